@@ -1,0 +1,82 @@
+"""Which weights share a scale, as values. Shapes are of a weight ``[out, in]``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """One scale for all: ``[out, in] -> []``."""
+
+    name = "per-tensor"
+
+    def scale_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:
+        return ()
+
+    def expand(self, scale: Tensor, shape: tuple[int, int]) -> Tensor:
+        return scale.reshape(1, 1)
+
+    def amax(self, weight: Tensor) -> Tensor:
+        return largest(weight, (0, 1))
+
+
+@dataclass(frozen=True)
+class PerRow:
+    """One scale for each output channel: ``[out, in] -> [out, 1]``."""
+
+    name = "per-row"
+
+    def scale_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:
+        return (shape[0], 1)
+
+    def expand(self, scale: Tensor, shape: tuple[int, int]) -> Tensor:
+        return scale.reshape(-1, 1)
+
+    def amax(self, weight: Tensor) -> Tensor:
+        return largest(weight, (1,)).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class PerBlock:
+    """One scale for each tile of rows x cols: ``[out, in] -> [ceil(out / rows), ceil(in / cols)]``."""
+
+    rows: int = 128
+    cols: int = 128
+    name = "block"
+
+    def scale_shape(self, shape: tuple[int, int]) -> tuple[int, ...]:
+        return (ceil(shape[0] / self.rows), ceil(shape[1] / self.cols))
+
+    def expand(self, scale: Tensor, shape: tuple[int, int]) -> Tensor:
+        tall = scale.repeat_interleave(self.rows, 0)[: shape[0]]
+        return tall.repeat_interleave(self.cols, 1)[:, : shape[1]]
+
+    def amax(self, weight: Tensor) -> Tensor:
+        m, n = self.scale_shape((weight.shape[0], weight.shape[1]))
+        padding = (0, n * self.cols - weight.shape[1], 0, m * self.rows - weight.shape[0])
+        return largest(F.pad(weight, padding).view(m, self.rows, n, self.cols), (1, 3))
+
+
+@dataclass(frozen=True)
+class PerGroup(PerBlock):
+    """One scale for each run of cols inputs of one output: ``[out, in] -> [out, ceil(in / cols)]``."""
+
+    rows: int = 1
+    cols: int = 32
+    name = "group"
+
+
+Granularity = PerTensor | PerRow | PerBlock
+GRANULARITIES: dict[str, Granularity] = {g.name: g for g in (PerTensor(), PerRow(), PerBlock(), PerGroup())}
+
+
+def largest(weight: Tensor, dims: tuple[int, ...]) -> Tensor:
+    """Largest magnitude over dims in float32; NaN where there is one."""
+    # amax and amin read the tensor as it is; abs() would write a copy of it first
+    return torch.maximum(weight.amax(dims), -weight.amin(dims)).float()

@@ -1,0 +1,107 @@
+"""The resident form of a scaled weight: a comfy-kitchen layout for every granularity.
+
+A Parameter that wraps it keeps one byte a weight, moves and pins as one tensor, and reads from outside as the
+model's own dtype and shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import comfy_kitchen
+import torch
+from comfy_kitchen.tensor import QuantizedLayout, QuantizedTensor, register_layout_class
+from comfy_kitchen.tensor.base import BaseLayoutParams
+from torch import Tensor
+
+from .formats import Format, float8_e4m3fn, scale_from_amax
+from .granularity import Granularity, PerTensor
+from .weight import QuantizedWeight
+
+
+class ScaledWeightLayout(QuantizedLayout):
+    """A QuantizedWeight as a comfy-kitchen tensor; any operation without a kernel sees the dequantized weight."""
+
+    NAME = "ScaledWeightLayout"
+
+    @dataclass(frozen=True)
+    class Params(BaseLayoutParams):
+        format: Format = float8_e4m3fn
+        granularity: Granularity = PerTensor()
+        smooth: Tensor | None = None
+        rotation: int = 0
+
+        def _tensor_fields(self) -> list[str]:
+            return ["scale"] if self.smooth is None else ["scale", "smooth"]
+
+    @classmethod
+    def quantize(
+        cls,
+        tensor: Tensor,
+        scale: Tensor | str | None = None,
+        format: Format = float8_e4m3fn,
+        granularity: Granularity | None = None,
+        stochastic_rounding: int | None = 0,
+        inplace_ops: bool = False,
+    ) -> tuple[Tensor, Params]:
+        """Quantize ``[out, in]`` with new scales; a seed > 0 rounds stochastically, as ComfyUI does for LoRA."""
+        shape = (tensor.shape[0], tensor.shape[1])
+        granularity = granularity or PerTensor()
+        if not isinstance(scale, Tensor):
+            scale = scale_from_amax(granularity.amax(tensor), format.maximum)
+        scaled = tensor.float() / granularity.expand(scale, shape)
+        codes = round_to(scaled, format, stochastic_rounding or 0)
+        scale = scale.reshape(granularity.scale_shape(shape))
+        return codes, cls.Params(scale, tensor.dtype, shape, format, granularity)
+
+    @classmethod
+    def requantize_kwargs(cls, qtensor: QuantizedTensor) -> dict[str, object]:
+        return {"format": qtensor._params.format, "granularity": qtensor._params.granularity}
+
+    @classmethod
+    def dequantize(cls, qdata: Tensor, params: Params) -> Tensor:
+        return scaled_weight(qdata, params).dequantize(params.orig_dtype)
+
+    @classmethod
+    def get_plain_tensors(cls, qtensor: QuantizedTensor) -> tuple[Tensor, Tensor]:
+        return qtensor._qdata, qtensor._params.scale
+
+    @classmethod
+    def state_dict_tensors(cls, qdata: Tensor, params: Params) -> dict[str, Tensor]:
+        return {"": qdata, "_scale": params.scale}
+
+
+register_layout_class(ScaledWeightLayout.NAME, ScaledWeightLayout)
+
+
+def round_to(scaled: Tensor, format: Format, seed: int) -> Tensor:
+    """Clamp to the format's range and round: to nearest, or stochastically with a seed > 0."""
+    scaled = scaled.clamp(-format.maximum, format.maximum)
+    if not seed:
+        return scaled.to(format.dtype)
+    generator = torch.Generator(device=scaled.device).manual_seed(seed)
+    noise = torch.randint(0, 256, scaled.shape, dtype=torch.uint8, device=scaled.device, generator=generator)
+    return comfy_kitchen.stochastic_rounding_fp8(scaled, noise, format.dtype)
+
+
+def scaled_weight(codes: Tensor, params: ScaledWeightLayout.Params) -> QuantizedWeight:
+    return QuantizedWeight(
+        params.format, codes, params.scale, params.granularity, params.orig_shape,
+        smooth=params.smooth, rotation=params.rotation,
+    )  # fmt: skip
+
+
+def to_tensor(weight: QuantizedWeight, dtype: torch.dtype) -> QuantizedTensor:
+    """The weight as one tensor ``[out, in]`` that reads as dtype; codes and scale are shared, not copied."""
+    params = ScaledWeightLayout.Params(
+        weight.scale, dtype, weight.shape, weight.format, weight.granularity, weight.smooth, weight.rotation
+    )
+    return QuantizedTensor(weight.codes, ScaledWeightLayout.NAME, params)
+
+
+def from_tensor(tensor: Tensor) -> QuantizedWeight | None:
+    """The QuantizedWeight inside a tensor of this layout or of comfy-kitchen's own FP8 layouts; None for any other."""
+    inner = tensor.data if isinstance(tensor, torch.nn.Parameter) else tensor
+    if not isinstance(inner, QuantizedTensor):
+        return None
+    return scaled_weight(inner._qdata, inner._params) if inner._layout_cls == ScaledWeightLayout.NAME else None
