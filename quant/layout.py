@@ -6,7 +6,8 @@ model's own dtype and shape.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import comfy_kitchen
 import torch
@@ -18,6 +19,9 @@ from .formats import Format, float8_e4m3fn, scale_from_amax
 from .granularity import Granularity, PerTensor
 from .weight import QuantizedWeight
 
+if TYPE_CHECKING:
+    from .plan import Choice
+
 
 class ScaledWeightLayout(QuantizedLayout):
     """A QuantizedWeight as a comfy-kitchen tensor; any operation without a kernel sees the dequantized weight."""
@@ -26,13 +30,18 @@ class ScaledWeightLayout(QuantizedLayout):
 
     @dataclass(frozen=True)
     class Params(BaseLayoutParams):
+        """What a QuantizedWeight holds beside its codes, and the kernel chosen for it (a plan.Choice)."""
+
         format: Format = float8_e4m3fn
         granularity: Granularity = PerTensor()
+        input_scale: Tensor | None = None
         smooth: Tensor | None = None
         rotation: int = 0
+        # not compared: it counts calls, and torch.compile would take a new count for a new weight
+        choice: Choice | None = field(default=None, compare=False)
 
         def _tensor_fields(self) -> list[str]:
-            return ["scale"] if self.smooth is None else ["scale", "smooth"]
+            return [name for name in ("scale", "input_scale", "smooth") if getattr(self, name) is not None]
 
     @classmethod
     def quantize(
@@ -43,6 +52,8 @@ class ScaledWeightLayout(QuantizedLayout):
         granularity: Granularity | None = None,
         stochastic_rounding: int | None = 0,
         inplace_ops: bool = False,
+        input_scale: Tensor | None = None,
+        choice: Choice | None = None,
     ) -> tuple[Tensor, Params]:
         """Quantize ``[out, in]`` with new scales; a seed > 0 rounds stochastically, as ComfyUI does for LoRA."""
         shape = (tensor.shape[0], tensor.shape[1])
@@ -52,11 +63,12 @@ class ScaledWeightLayout(QuantizedLayout):
         scaled = tensor.float() / granularity.expand(scale, shape)
         codes = round_to(scaled, format, stochastic_rounding or 0)
         scale = scale.reshape(granularity.scale_shape(shape))
-        return codes, cls.Params(scale, tensor.dtype, shape, format, granularity)
+        return codes, cls.Params(scale, tensor.dtype, shape, format, granularity, input_scale, choice=choice)
 
     @classmethod
     def requantize_kwargs(cls, qtensor: QuantizedTensor) -> dict[str, object]:
-        return {"format": qtensor._params.format, "granularity": qtensor._params.granularity}
+        """What a LoRA merge keeps; smooth and rotation are inside the dequantized weight already."""
+        return {name: getattr(qtensor._params, name) for name in ("format", "granularity", "input_scale", "choice")}
 
     @classmethod
     def dequantize(cls, qdata: Tensor, params: Params) -> Tensor:
@@ -87,21 +99,29 @@ def round_to(scaled: Tensor, format: Format, seed: int) -> Tensor:
 def scaled_weight(codes: Tensor, params: ScaledWeightLayout.Params) -> QuantizedWeight:
     return QuantizedWeight(
         params.format, codes, params.scale, params.granularity, params.orig_shape,
-        smooth=params.smooth, rotation=params.rotation,
+        params.input_scale, params.smooth, params.rotation,
     )  # fmt: skip
 
 
-def to_tensor(weight: QuantizedWeight, dtype: torch.dtype) -> QuantizedTensor:
-    """The weight as one tensor ``[out, in]`` that reads as dtype; codes and scale are shared, not copied."""
+def to_tensor(weight: QuantizedWeight, dtype: torch.dtype, choice: Choice | None = None) -> QuantizedTensor:
+    """The weight as one tensor ``[out, in]`` that reads as dtype; codes and scales are shared, not copied."""
     params = ScaledWeightLayout.Params(
-        weight.scale, dtype, weight.shape, weight.format, weight.granularity, weight.smooth, weight.rotation
-    )
+        weight.scale, dtype, weight.shape, weight.format, weight.granularity,
+        weight.input_scale, weight.smooth, weight.rotation, choice,
+    )  # fmt: skip
     return QuantizedTensor(weight.codes, ScaledWeightLayout.NAME, params)
 
 
-def from_tensor(tensor: Tensor) -> QuantizedWeight | None:
-    """The QuantizedWeight inside a tensor of this layout or of comfy-kitchen's own FP8 layouts; None for any other."""
-    inner = tensor.data if isinstance(tensor, torch.nn.Parameter) else tensor
-    if not isinstance(inner, QuantizedTensor):
-        return None
-    return scaled_weight(inner._qdata, inner._params) if inner._layout_cls == ScaledWeightLayout.NAME else None
+def is_scaled(tensor: object) -> bool:
+    """Whether tensor is of this layout."""
+    return isinstance(tensor, QuantizedTensor) and tensor._layout_cls == ScaledWeightLayout.NAME
+
+
+def from_tensor(tensor: QuantizedTensor) -> QuantizedWeight:
+    """The QuantizedWeight inside a tensor of this layout."""
+    return scaled_weight(tensor._qdata, tensor._params)
+
+
+def with_choice(tensor: QuantizedTensor, choice: Choice) -> QuantizedTensor:
+    """The same weight with another kernel chosen for it; nothing is copied."""
+    return QuantizedTensor(tensor._qdata, tensor._layout_cls, replace(tensor._params, choice=choice))
