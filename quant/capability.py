@@ -1,0 +1,97 @@
+"""What a device can do: each kernel is run once on a small GEMM there, and its numbers checked against float32."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from .activation import quantize_activation
+from .formats import Format
+from .granularity import Granularity
+from .kernels import Kernel, Layer
+from .refusal import Refused
+from .weight import QuantizedWeight, quantize
+
+SHAPE = (48, 80)
+TOKENS = 32
+# Roundings to bfloat16 are 0.003 to 0.006, those to float8 0.026; a scale on the wrong axis is above 0.5.
+BOUND = 0.015
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One kernel on one device. error: relative, of the worst token, None if it raised; reason: None if it works."""
+
+    error: float | None
+    reason: str | None
+
+    @property
+    def works(self) -> bool:
+        return self.reason is None
+
+
+def prove(kernel: Kernel, layer: Layer) -> Proof:
+    """Whether kernel computes such layers right on their device; measured once, on a shape of its own."""
+    if layer.device.type == "meta":
+        raise Refused("A layer on the meta device has no weights to compute with; load them first.")
+    device = torch.empty(0, device=layer.device).device
+    return measured(kernel, replace(layer, shape=SHAPE, device=device, has_transform=False))
+
+
+@torch.compiler.disable
+@cache
+def measured(kernel: Kernel, layer: Layer) -> Proof:
+    try:
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(layer.device.type, enabled=False):
+            error = probe_error(kernel, layer)
+    except Exception as problem:  # whatever a device throws is the answer
+        return Proof(None, f"is not in this torch on {layer.device}: {first_line(problem)}")
+    wrong = None if error <= BOUND else f"is wrong on {layer.device}: relative error {error:.3g}, above {BOUND:g}"
+    return Proof(error, wrong)
+
+
+def probe_error(kernel: Kernel, layer: Layer) -> float:
+    """Relative error of the worst token against float32 arithmetic on the CPU."""
+    weight, x, bias = sample(layer)
+    scale = (x.abs().amax() / layer.format.maximum).float() if layer.activation == "static" else None
+    there = [None if t is None else t.to(layer.device) for t in (x, bias, scale)]
+    got = kernel.run(there[0], weight.to(layer.device), there[1], there[2]).float().cpu()  # type: ignore[arg-type]
+    expected = seen(kernel, x, scale) @ weight.dequantize().T + bias.float()
+    return float(((got - expected).norm(dim=1) / expected.norm(dim=1)).max())
+
+
+def seen(kernel: Kernel, x: Tensor, scale: Tensor | None) -> Tensor:
+    """The activations as this kernel's GEMM sees them, float32."""
+    if kernel.family != "scaled_mm":
+        return x.float()
+    codes, x_scale = quantize_activation(x, scale)
+    return codes.float() * x_scale
+
+
+def sample(layer: Layer) -> tuple[QuantizedWeight, Tensor, Tensor]:
+    """A seeded weight, activations and bias on the CPU, with rows of unlike size so that a wrong axis shows."""
+    generator = torch.Generator().manual_seed(0)
+    outputs, inputs = layer.shape
+    tall = torch.logspace(-1, 1, outputs).unsqueeze(1)
+    weight = torch.randn(outputs, inputs, generator=generator) * tall
+    x = torch.randn(TOKENS, inputs, generator=generator) * torch.logspace(1, -1, TOKENS).unsqueeze(1)
+    bias = torch.randn(outputs, generator=generator)
+    return sample_weight(weight, layer.format, layer.granularity), x.to(layer.dtype), bias.to(layer.dtype)
+
+
+def sample_weight(weight: Tensor, format: Format, granularity: Granularity) -> QuantizedWeight:
+    if format.dtype.is_floating_point:
+        return quantize(weight, format, granularity)
+    # any byte is a code of an integer format
+    codes = (weight * 60).to(torch.int32).to(torch.uint8).view(format.dtype)[:, :: format.per_byte].contiguous()
+    shape = (weight.shape[0], weight.shape[1])
+    scale = torch.linspace(0.5, 2, 4096)[: max(1, torch.Size(granularity.scale_shape(shape)).numel())]
+    return QuantizedWeight(format, codes, scale.reshape(granularity.scale_shape(shape)), granularity, shape)
+
+
+def first_line(problem: BaseException) -> str:
+    lines = str(problem).strip().splitlines()
+    return f"{type(problem).__name__}: {lines[0][:160]}" if lines else type(problem).__name__

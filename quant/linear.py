@@ -1,0 +1,81 @@
+"""The forward of a Linear with a scaled weight, for inputs of any shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .activation import same_device
+from .plan import Choice
+from .refusal import Refused
+from .weight import QuantizedWeight
+
+
+def run(
+    x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, choice: Choice, input_scale: Tensor | None = None
+) -> Tensor:
+    """``[..., in] -> [..., out]``, as F.linear, from codes ``[out, in]`` and scale of a weight without transform."""
+    if choice.layer.has_transform:
+        raise Refused("A weight with smoothing or rotation needs linear.apply, which knows of them.")
+    weight = QuantizedWeight(choice.format, codes, scale, choice.granularity, choice.shape, input_scale)
+    return apply(x, weight, bias, choice)
+
+
+def apply(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
+    """``[..., in] -> [..., out]`` in x's dtype, autocast's where that is on; x is only read.
+
+    Gradients reach x and bias, through the dequantized weight; the weight itself is frozen.
+    """
+    outputs, inputs = choice.shape
+    if x.ndim == 0 or x.shape[-1] != inputs:
+        raise Refused(f"A Linear of {inputs} inputs got an activation of shape {list(x.shape)}.")
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return flat(as_autocast(x, kind), weight, bias, choice).view(*x.shape[:-1], outputs)
+    return flat(x, weight, bias, choice).view(*x.shape[:-1], outputs)
+
+
+def as_autocast(x: Tensor, kind: str) -> Tensor:
+    """Autocast leaves float64 alone."""
+    return x if x.dtype == torch.float64 else x.to(torch.get_autocast_dtype(kind))
+
+
+def flat(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
+    if not torch.compiler.is_compiling():
+        choice.calls.total += 1
+    x = x.reshape(-1, choice.shape[1]) if choice.shape[1] else x.reshape(x.shape[:-1].numel(), 0)
+    bias = None if bias is None else bias.to(x.dtype)
+    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+        return Frozen.apply(x, bias, weight, choice)
+    return forward(x, weight, bias, choice)
+
+
+def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
+    """``[tokens, in] -> [tokens, out]``."""
+    if not x.numel() or not choice.shape[0]:
+        empty = x.new_zeros(x.shape[0], choice.shape[0])
+        return empty if bias is None else empty + bias
+    scale = same_device(weight.scale, x)
+    if scale is not weight.scale:
+        weight = QuantizedWeight(**{**vars(weight), "scale": scale})
+    input_scale = same_device(weight.input_scale, x) if choice.activation == "static" else None
+    return choice.kernel.run(x, weight, bias, input_scale)
+
+
+class Frozen(torch.autograd.Function):
+    """Gradients of x and bias through a weight that has none; saves the codes, not a dequantized copy a layer."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: QuantizedWeight, choice: Choice) -> Tensor:
+        ctx.weight = weight
+        return forward(x, weight, bias, choice)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        x = gradient @ ctx.weight.dequantize(gradient.dtype) if ctx.needs_input_grad[0] else None
+        bias = gradient.sum(0) if ctx.needs_input_grad[1] else None
+        return x, bias, None, None

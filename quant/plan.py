@@ -1,0 +1,116 @@
+"""Which kernel computes a layer: decided once, with a reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from .activation import implausible
+from .capability import Proof, prove
+from .formats import Format
+from .granularity import Granularity
+from .kernels import KERNELS, Kernel, Layer
+from .refusal import Refused
+
+# compute -> kernel families in the order in which they are asked
+FAMILIES: dict[str, tuple[str, ...]] = {
+    "auto": ("scaled_mm", "block", "upcast"),
+    "scaled_mm": ("scaled_mm", "block", "upcast"),
+    "upcast": ("upcast",),
+}
+ACTIVATION_SCALES = ("dynamic", "static")
+
+
+class Calls:
+    """How often a layer ran; the one thing about a Choice that changes."""
+
+    total = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The kernel of one layer. refused: the better kernels, each with its reason; activation: None for upcast."""
+
+    kernel: Kernel
+    reason: str
+    refused: dict[str, str]
+    layer: Layer
+    activation: str | None
+    calls: Calls = field(default_factory=Calls)
+
+    @property
+    def format(self) -> Format:
+        return self.layer.format
+
+    @property
+    def granularity(self) -> Granularity:
+        return self.layer.granularity
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.layer.shape
+
+
+def choose(
+    format: Format,
+    granularity: Granularity,
+    shape: tuple[int, int],
+    device: torch.device | str,
+    dtype: torch.dtype,
+    compute: str = "auto",
+    activation_scale: str = "dynamic",
+    input_scale: Tensor | None = None,
+    has_transform: bool = False,
+) -> Choice:
+    """The first kernel that fits the layer ``[out, in]`` and is proven on its device for activations of dtype."""
+    check_names(compute, activation_scale)
+    doubt = implausible(input_scale) if activation_scale == "static" else None
+    activation = "static" if activation_scale == "static" and not doubt else "dynamic"
+    layer = Layer(format, granularity, shape, torch.device(device), dtype, has_transform, activation)
+    return decide(layer, compute, doubt)
+
+
+def decide(layer: Layer, compute: str, doubt: str | None) -> Choice:
+    refused: dict[str, str] = {}
+    for kernel in KERNELS:
+        if kernel.family not in FAMILIES[compute]:
+            continue
+        proof = kernel.refuses(layer) or prove(kernel, layer)
+        if isinstance(proof, Proof) and proof.works:
+            activation = layer.activation if kernel.family == "scaled_mm" else None
+            return Choice(kernel, why(kernel, compute, proof, refused, doubt), refused, layer, activation)
+        refused[kernel.name] = str(proof.reason if isinstance(proof, Proof) else proof)
+    raise Refused(f"No kernel computes {layer.format.name} weights on {layer.device}: {joined(refused)}.")
+
+
+def why(kernel: Kernel, compute: str, proof: Proof, refused: dict[str, str], doubt: str | None) -> str:
+    """The reason as people read it: asked for or proven, what was better and did not fit, what the activations get."""
+    if kernel.family != "scaled_mm":
+        return "as asked" if compute == "upcast" else joined(refused)
+    proven = f"proven here, error {proof.error:.1g}"
+    return f"{proven}; dynamic because {doubt}" if doubt else proven
+
+
+def joined(refused: dict[str, str]) -> str:
+    """One clause a family: its last kernel asks for least, so its reason is the one that matters."""
+    families = {kernel.family: f"{kernel.name} {refused[kernel.name]}" for kernel in KERNELS if kernel.name in refused}
+    return "; ".join(families.values())
+
+
+def require(choices: Iterable[Choice], compute: str) -> None:
+    """Refuse where compute was asked for by name and not one layer can have it."""
+    choices = list(choices)
+    if compute != "scaled_mm" or not choices or any(c.kernel.family == "scaled_mm" for c in choices):
+        return
+    reasons = "; ".join(dict.fromkeys(c.reason for c in choices))
+    raise Refused(f"compute 'scaled_mm' fits none of {len(choices)} layers: {reasons}; choose 'auto' or 'upcast'.")
+
+
+def check_names(compute: str, activation_scale: str) -> None:
+    if compute not in FAMILIES:
+        raise Refused(f"compute {compute!r} is unknown; choose one of {', '.join(FAMILIES)}.")
+    if activation_scale not in ACTIVATION_SCALES:
+        raise Refused(f"activation_scale {activation_scale!r} is unknown; choose {' or '.join(ACTIVATION_SCALES)}.")
