@@ -18,7 +18,7 @@ from .weight import QuantizedWeight
 
 @dataclass(frozen=True)
 class Layer:
-    """What decides whether a kernel fits. shape: ``(out, in)``; dtype and activation: the activations' and their scaling."""
+    """What decides whether a kernel fits. shape: ``(out, in)``; dtype: the activations'; activation: their scaling."""
 
     format: Format
     granularity: Granularity

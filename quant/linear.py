@@ -44,8 +44,7 @@ def as_autocast(x: Tensor, kind: str) -> Tensor:
 
 
 def flat(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
-    if not torch.compiler.is_compiling():
-        choice.calls.total += 1
+    choice.count(choice.kernel.name)
     x = x.reshape(-1, choice.shape[1]) if choice.shape[1] else x.reshape(x.shape[:-1].numel(), 0)
     bias = None if bias is None else bias.to(x.dtype)
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
@@ -24,22 +25,25 @@ FAMILIES: dict[str, tuple[str, ...]] = {
 ACTIVATION_SCALES = ("dynamic", "static")
 
 
-class Calls:
-    """How often a layer ran; the one thing about a Choice that changes."""
-
-    total = 0
-
-
 @dataclass(frozen=True, eq=False)
 class Choice:
-    """The kernel of one layer. refused: the better kernels, each with its reason; activation: None for upcast."""
+    """The kernel of one layer, or why not a better one.
+
+    refused: the kernels asked before, each with its reason; activation: how activations are scaled, None where they
+    are not; calls: kernel name -> how often it ran, the one thing here that changes.
+    """
 
     kernel: Kernel
     reason: str
     refused: dict[str, str]
     layer: Layer
     activation: str | None
-    calls: Calls = field(default_factory=Calls)
+    calls: Counter[str] = field(default_factory=Counter)
+
+    def count(self, name: str) -> None:
+        """Note that a kernel ran; not inside a compiled graph, which would be compiled anew for each count."""
+        if not torch.compiler.is_compiling():
+            self.calls[name] += 1
 
     @property
     def format(self) -> Format:
