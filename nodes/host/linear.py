@@ -1,0 +1,127 @@
+"""How a scaled weight lives in one of ComfyUI's Linears."""
+
+from __future__ import annotations
+
+import comfy.model_management
+import comfy.ops
+import torch
+from comfy.quant_ops import QuantizedTensor
+from torch import Tensor
+from torch.nn import Module, Parameter
+
+from ...quant.layout import from_tensor, is_scaled
+from ...quant.linear import apply
+from ...quant.plan import Choice, choose_for
+from ...quant.saving import native_tensors
+
+
+class ScaledLinear:
+    """Mixed in before one of ComfyUI's Linear classes: runs scaled weights, leaves every other to that class."""
+
+    def forward(self, x, *args, **kwargs):
+        if not isinstance(self, ScaledLinear):
+            # a bypass LoRA leaves on the module the bound method of a class since patched away
+            return type(self).forward(self, x, *args, **kwargs)
+        if not is_scaled(self.weight):
+            return super().forward(x, *args, **kwargs)
+        comfy.ops.run_every_op()
+        with comfy.ops.CastBiasWeightContext(
+            self,
+            dtype=self.weight.dtype,
+            device=x.device,
+            bias_dtype=x.dtype,
+            offloadable=True,
+            compute_dtype=x.dtype,
+            want_requant=True,
+        ) as (weight, bias):
+            return scaled_linear(x, weight, bias, choice_for(self.weight, x))
+
+    def convert_weight(self, weight, inplace=False, **kwargs):
+        return weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
+
+    def set_weight(self, weight, inplace_update=False, seed=None, return_weight=False, **kwargs):
+        if isinstance(self.weight, QuantizedTensor):
+            weight = self.weight.requantize_from_float(weight, scale="recalculate", stochastic_rounding=seed)
+        weight = weight.to(self.weight.dtype)
+        if return_weight:
+            return weight
+        self.weight = Parameter(weight, requires_grad=False)
+
+    def state_dict(self, *args, destination=None, prefix="", **kwargs):
+        if not is_scaled(self.weight):
+            return super().state_dict(*args, destination=destination, prefix=prefix, **kwargs)
+        destination = {} if destination is None else destination
+        if self.bias is not None:
+            destination[f"{prefix}bias"] = self.bias
+        destination.update(native_tensors(from_tensor(self.weight), prefix))
+        return destination
+
+    def _apply(self, fn, recurse=True):
+        return comfy.ops._quantized_apply(self, fn, recurse)
+
+
+def choice_for(weight: QuantizedTensor, x: Tensor) -> Choice:
+    """The kernel planned for weight; planned again where ComfyUI runs it on another device than it said."""
+    choice = weight._params.choice
+    planned = choice is not None and choice.layer.device == x.device
+    return choice if planned else choose_for(from_tensor(weight), x.device, x.dtype)
+
+
+def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, choice: Choice) -> Tensor:
+    """x ``[..., in]`` through the chosen kernel; in full precision where a LoRA was added on the fly."""
+    if not is_scaled(weight):
+        choice.count("full precision with LoRA")
+        return torch.nn.functional.linear(x, weight.to(x.dtype), bias)
+    return apply(x, from_tensor(weight), bias, choice)
+
+
+SCALED_CLASSES: dict[type, type] = {}
+
+
+def scaled_class(base: type) -> type:
+    """The scaled twin of one of ComfyUI's Linear classes; one a class, so that torch.compile sees one type."""
+    if issubclass(base, ScaledLinear):
+        return base
+    if base not in SCALED_CLASSES:
+        SCALED_CLASSES[base] = type("ScaledLinear", (ScaledLinear, base), {})
+    return SCALED_CLASSES[base]
+
+
+def scaled_ops(dtype: torch.dtype, device: torch.device, full_precision: bool = False) -> type:
+    """ComfyUI's mixed-precision operations with Linears that also take scaled weights from a state dict."""
+    base = comfy.ops.mixed_precision_ops({}, dtype, full_precision, disabled=emulated_formats(device))
+
+    class ScaledOps(base):
+        class Linear(ScaledLinear, base.Linear):
+            def _load_from_state_dict(self, state_dict, prefix, *args):
+                if isinstance(state_dict.get(f"{prefix}weight"), QuantizedTensor):
+                    take_weight(self, state_dict, prefix, *args)
+                else:
+                    super()._load_from_state_dict(state_dict, prefix, *args)
+
+        class Embedding(base.Embedding):
+            def _load_from_state_dict(self, state_dict, prefix, *args):
+                weight = state_dict.get(f"{prefix}weight")
+                if isinstance(weight, QuantizedTensor):
+                    state_dict[f"{prefix}weight"] = weight.dequantize()
+                super()._load_from_state_dict(state_dict, prefix, *args)
+
+    return ScaledOps
+
+
+def emulated_formats(device: torch.device) -> set[str]:
+    """Core's formats that device has no matrix units for, as core's pick_operations finds them."""
+    management = comfy.model_management
+    missing = set() if management.supports_nvfp4_compute(device) else {"nvfp4"}
+    return missing if management.supports_mxfp8_compute(device) else missing | {"mxfp8"}
+
+
+def take_weight(module, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:
+    """Give module the scaled weight of a state dict as it is, and the rest by torch's own loading."""
+    weight = state_dict.pop(f"{prefix}weight").to(dtype=module.factory_kwargs["dtype"])
+    if module.factory_kwargs["device"] is not None:
+        weight = weight.to(device=module.factory_kwargs["device"])
+    module.weight = Parameter(weight, requires_grad=False)
+    Module._load_from_state_dict(module, state_dict, prefix, metadata, strict, missing, unexpected, errors)
+    if f"{prefix}weight" in missing:
+        missing.remove(f"{prefix}weight")

@@ -1,0 +1,157 @@
+"""From a recognised checkpoint to ComfyUI's MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import comfy.model_detection
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from comfy.model_patcher import ModelPatcher
+from torch import Tensor
+
+from ... import quant
+from ...quant.layout import is_scaled, to_tensor
+from .diffusers import by_comfy_names
+from .linear import scaled_ops
+from .plan import plan_model
+
+# Prefixes that producers write and ComfyUI's own detection does not strip.
+FOREIGN_PREFIXES = ("diffusion_model.", "transformer.", "model.transformer.", "module.")
+
+
+def checkpoint_tensors(checkpoint: quant.Checkpoint) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint by its own name; each quantized weight as one scaled tensor ``[out, in]``."""
+    tensors = dict(checkpoint.tensors)
+    progress = comfy.utils.ProgressBar(len(checkpoint))
+    for name in checkpoint:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        tensors[f"{name}.weight"] = resident(checkpoint, name)
+        progress.update(1)
+    return tensors
+
+
+def resident(checkpoint: quant.Checkpoint, name: str) -> Tensor:
+    """A Linear's weight stays scaled; a convolution's, which ComfyUI cannot scale, is dequantized."""
+    weight, shape = checkpoint[name], checkpoint.spec(name).tensor_shape
+    if len(shape) > 2:
+        return weight.dequantize(torch.bfloat16).view(shape)
+    return to_tensor(weight, torch.bfloat16)
+
+
+def open_checkpoint(path: str) -> quant.Checkpoint:
+    return quant.read_checkpoint(path)
+
+
+def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for prefix in FOREIGN_PREFIXES:
+        if all(name.startswith(prefix) for name in tensors):
+            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
+
+
+def unet_tensors(checkpoint: quant.Checkpoint) -> dict[str, Tensor]:
+    """The diffusion model's tensors by ComfyUI's names, before its own renames for the model family."""
+    tensors = without_prefix(checkpoint_tensors(checkpoint))
+    prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
+    own = comfy.utils.state_dict_prefix_replace(dict(tensors), {prefix: ""}, filter_keys=True) or tensors
+    return own if comfy.model_detection.model_config_from_unet(own, "") else by_comfy_names(own)
+
+
+def unet_ops(tensors: dict[str, Tensor], prefix: str) -> type:
+    """Operations that compute as ComfyUI computes this architecture on this device."""
+    device = comfy.model_management.get_torch_device()
+    config = comfy.model_detection.model_config_from_unet(tensors, prefix)
+    supported = config.supported_inference_dtypes if config else [torch.bfloat16, torch.float32]
+    return scaled_ops(comfy.model_management.unet_manual_cast(None, device, supported), device)
+
+
+def text_encoder_ops() -> type:
+    device = comfy.model_management.text_encoder_device()
+    return scaled_ops(comfy.model_management.text_encoder_dtype(device), device, full_precision=True)
+
+
+def load_diffusion_model(path: str, compute: str, activation_scale: str, disable_dynamic: bool = False) -> ModelPatcher:
+    """MODEL from a file that holds a diffusion model; also the factory by which ComfyUI builds it anew."""
+    checkpoint = open_checkpoint(path)
+    tensors = unet_tensors(checkpoint)
+    options = {"custom_operations": unet_ops(tensors, "")}
+    metadata = dict(checkpoint.source.metadata)
+    model = comfy.sd.load_diffusion_model_state_dict(tensors, options, metadata, disable_dynamic)
+    if model is None:
+        raise quant.Refused(f"{Path(path).name} holds no diffusion model that this ComfyUI knows.")
+    plan_model(model, compute, activation_scale)
+    model.cached_patcher_init = (load_diffusion_model, (path, compute, activation_scale))
+    model.set_attachments("scaled_fp8_verdict", checkpoint.verdict)
+    return model
+
+
+def load_checkpoint(path: str, compute: str, activation_scale: str, disable_dynamic: bool = False) -> tuple:
+    """(MODEL, CLIP or None, VAE or None) from an all-in-one checkpoint."""
+    checkpoint = open_checkpoint(path)
+    tensors = checkpoint_tensors(checkpoint)
+    prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
+    config = comfy.model_detection.model_config_from_unet(tensors, prefix)
+    if config is None:
+        return load_diffusion_model(path, compute, activation_scale, disable_dynamic), None, None
+    dequantize_others(tensors, (prefix, *config.text_encoder_key_prefix))
+    parts = {
+        "output_vae": any(name.startswith(tuple(config.vae_key_prefix)) for name in tensors),
+        "output_clip": any(name.startswith(tuple(config.text_encoder_key_prefix)) for name in tensors),
+    }
+    model, clip, vae, _ = comfy.sd.load_state_dict_guess_config(
+        tensors,
+        **parts,
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        model_options={"custom_operations": unet_ops(tensors, prefix)},
+        te_model_options={"custom_operations": text_encoder_ops()},
+        metadata=dict(checkpoint.source.metadata),
+        disable_dynamic=disable_dynamic,
+    )
+    plan_model(model, compute, activation_scale)
+    model.set_attachments("scaled_fp8_verdict", checkpoint.verdict)
+    request = (path, compute, activation_scale)
+    model.cached_patcher_init = (load_checkpoint, request, 0)
+    if clip is not None:
+        plan_model(clip.patcher, "upcast", "dynamic")
+        clip.patcher.cached_patcher_init = (load_checkpoint_clip, request)
+    if vae is not None:
+        vae.patcher.cached_patcher_init = (load_checkpoint_vae, request)
+    return model, clip, vae
+
+
+def load_checkpoint_clip(*request: str, disable_dynamic: bool = False) -> ModelPatcher:
+    return load_checkpoint(*request, disable_dynamic=disable_dynamic)[1].patcher
+
+
+def load_checkpoint_vae(*request: str, disable_dynamic: bool = False) -> ModelPatcher:
+    return load_checkpoint(*request, disable_dynamic=disable_dynamic)[2].patcher
+
+
+def dequantize_others(tensors: dict[str, Tensor], scaled_prefixes: tuple[str, ...]) -> None:
+    """Dequantize in place of the scaled tensors what goes to modules without scaled Linears, a VAE for example."""
+    for name, tensor in tensors.items():
+        if is_scaled(tensor) and not name.startswith(scaled_prefixes):
+            tensors[name] = tensor.dequantize()
+
+
+def load_text_encoder(paths: tuple[str, ...], type_name: str, disable_dynamic: bool = False):
+    """CLIP from one or two text encoder files; type_name as in ComfyUI's own CLIP loaders."""
+    checkpoints = [open_checkpoint(path) for path in paths]
+    clip = comfy.sd.load_text_encoder_state_dicts(
+        [without_prefix(checkpoint_tensors(checkpoint)) for checkpoint in checkpoints],
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        clip_type=getattr(comfy.sd.CLIPType, type_name.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION),
+        model_options={"custom_operations": text_encoder_ops()},
+        disable_dynamic=disable_dynamic,
+    )
+    plan_model(clip.patcher, "upcast", "dynamic")
+    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (paths, type_name))
+    return clip, [checkpoint.verdict for checkpoint in checkpoints]
+
+
+def load_text_encoder_patcher(paths: tuple[str, ...], type_name: str, disable_dynamic: bool = False) -> ModelPatcher:
+    return load_text_encoder(paths, type_name, disable_dynamic)[0].patcher

@@ -1,0 +1,46 @@
+"""The inputs that several nodes share."""
+
+from __future__ import annotations
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+from ..quant.plan import ACTIVATION_SCALES, FAMILIES
+
+CATEGORY = "Scaled FP8"
+MODEL_FOLDERS = ("diffusion_models", "checkpoints")
+NONE = "none"
+
+
+def model_files() -> list[str]:
+    """Every file a diffusion model may be in, as folder/name."""
+    return [f"{folder}/{name}" for folder in MODEL_FOLDERS for name in folder_paths.get_filename_list(folder)]
+
+
+def model_path(choice: str) -> str:
+    """Path of a file as model_files lists it; an error of ComfyUI's own for any other."""
+    folder, _, name = choice.partition("/")
+    if folder not in MODEL_FOLDERS:
+        raise ValueError(f"{choice!r} is in none of {', '.join(MODEL_FOLDERS)}.")
+    return folder_paths.get_full_path_or_raise(folder, name)
+
+
+def compute_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "compute",
+        options=list(FAMILIES),
+        default="auto",
+        tooltip="auto: the best kernel this device was seen to compute correctly. scaled_mm: FP8 matrix units, "
+        "an error where there are none. upcast: dequantize each layer as it is used.",
+    )
+
+
+def activation_scale_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "activation_scale",
+        options=list(ACTIVATION_SCALES),
+        default="dynamic",
+        advanced=True,
+        tooltip="dynamic: scale activations per token as they come. static: the file's input_scale where it is "
+        "plausible, which is faster on some GPUs and less exact.",
+    )

@@ -1,0 +1,53 @@
+"""Load FP8 Checkpoint: any dialect, as MODEL, CLIP and VAE."""
+
+from __future__ import annotations
+
+import os
+
+from comfy_api.v0_0_2 import io
+
+from .host.load import load_checkpoint, load_diffusion_model
+from .host.plan import model_report
+from .inputs import CATEGORY, activation_scale_input, compute_input, model_files, model_path
+
+
+class LoadFP8Checkpoint(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoadFP8Checkpoint",
+            display_name="Load FP8 Checkpoint",
+            category=CATEGORY,
+            description="Loads an FP8 checkpoint of any producer with its scales, or says in one sentence why not.",
+            search_aliases=["fp8", "scaled fp8", "float8", "e4m3", "ltx fp8", "quantized checkpoint", "load fp8"],
+            inputs=[
+                io.Combo.Input(
+                    "checkpoint",
+                    options=model_files(),
+                    tooltip="A diffusion model or an all-in-one checkpoint, quantized or not.",
+                ),
+                compute_input(),
+                activation_scale_input(),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL"),
+                io.Clip.Output(display_name="CLIP", tooltip="None where the file holds no text encoder."),
+                io.Vae.Output(display_name="VAE", tooltip="None where the file holds no VAE."),
+                io.String.Output(display_name="report", tooltip="What the file is, what each layer runs on."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, checkpoint: str, **settings: str) -> tuple:
+        file = os.stat(model_path(checkpoint))
+        return (checkpoint, file.st_mtime_ns, file.st_size, *settings.values())
+
+    @classmethod
+    def execute(cls, checkpoint: str, compute: str, activation_scale: str) -> io.NodeOutput:
+        path = model_path(checkpoint)
+        if checkpoint.startswith("checkpoints/"):
+            model, clip, vae = load_checkpoint(path, compute, activation_scale)
+        else:
+            model, clip, vae = load_diffusion_model(path, compute, activation_scale), None, None
+        verdict = model.get_attachment("scaled_fp8_verdict")
+        return io.NodeOutput(model, clip, vae, f"{verdict.sentence()}\n\n{model_report(model).table()}")

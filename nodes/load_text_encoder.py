@@ -1,0 +1,64 @@
+"""Load FP8 Text Encoder: any dialect, as CLIP."""
+
+from __future__ import annotations
+
+import os
+
+import folder_paths
+from comfy_api.v0_0_2 import io
+
+import nodes
+
+from .host.load import load_text_encoder
+from .host.plan import model_report
+from .inputs import CATEGORY, NONE
+
+
+def encoder_types() -> list[str]:
+    """The types of ComfyUI's own loaders for one and for two text encoders."""
+    loaders = (nodes.CLIPLoader, nodes.DualCLIPLoader)
+    return list(dict.fromkeys(name for loader in loaders for name in loader.INPUT_TYPES()["required"]["type"][0]))
+
+
+def encoder_paths(text_encoder: str, text_encoder_2: str) -> tuple[str, ...]:
+    names = [name for name in (text_encoder, text_encoder_2) if name != NONE]
+    return tuple(folder_paths.get_full_path_or_raise("text_encoders", name) for name in names)
+
+
+class LoadFP8TextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        files = folder_paths.get_filename_list("text_encoders")
+        return io.Schema(
+            node_id="LoadFP8TextEncoder",
+            display_name="Load FP8 Text Encoder",
+            category=CATEGORY,
+            description="Loads one or two FP8 text encoders of any producer with their scales.",
+            search_aliases=["fp8 clip", "fp8 t5", "fp8 text encoder", "scaled clip", "load clip fp8"],
+            inputs=[
+                io.Combo.Input("text_encoder", options=files, tooltip="The text encoder, quantized or not."),
+                io.Combo.Input(
+                    "text_encoder_2",
+                    options=[NONE, *files],
+                    default=NONE,
+                    optional=True,
+                    tooltip="A second one, for models that take two (FLUX.1: CLIP-L and T5).",
+                ),
+                io.Combo.Input("type", options=encoder_types(), tooltip="The model family, as in ComfyUI's Load CLIP."),
+            ],
+            outputs=[
+                io.Clip.Output(display_name="CLIP"),
+                io.String.Output(display_name="report", tooltip="What the files are and how each layer runs."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, text_encoder: str, type: str, text_encoder_2: str = NONE) -> tuple:
+        files = [os.stat(path) for path in encoder_paths(text_encoder, text_encoder_2)]
+        return (type, *((file.st_mtime_ns, file.st_size) for file in files))
+
+    @classmethod
+    def execute(cls, text_encoder: str, type: str, text_encoder_2: str = NONE) -> io.NodeOutput:
+        clip, verdicts = load_text_encoder(encoder_paths(text_encoder, text_encoder_2), type)
+        sentences = "\n".join(verdict.sentence() for verdict in verdicts)
+        return io.NodeOutput(clip, f"{sentences}\n\n{model_report(clip.patcher).table()}")

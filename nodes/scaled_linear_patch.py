@@ -1,0 +1,57 @@
+"""Scaled Linear Patch: run the FP8 layers of a loaded model right, with scales from its file if need be."""
+
+from __future__ import annotations
+
+import os
+
+from comfy_api.v0_0_2 import io
+
+from .host.patch import patch_model
+from .host.plan import model_report
+from .inputs import CATEGORY, NONE, activation_scale_input, compute_input, model_files, model_path
+
+
+class ScaledLinearPatch(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="ScaledLinearPatch",
+            display_name="Scaled Linear Patch",
+            category=CATEGORY,
+            description="Runs a loaded model's FP8 layers with their scales, also where its loader dropped them.",
+            search_aliases=["fp8 patch", "scaled_mm", "fp8 noise", "fix fp8", "fp8 scales"],
+            inputs=[
+                io.Model.Input("model"),
+                compute_input(),
+                activation_scale_input(),
+                io.String.Input(
+                    "layers",
+                    default=".*",
+                    advanced=True,
+                    tooltip="Regular expression searched in the layer names; the others stay as they are.",
+                ),
+                io.Combo.Input(
+                    "scales_from",
+                    options=[NONE, *model_files()],
+                    default=NONE,
+                    tooltip="The file this model came from, if its loader dropped the scales and it makes noise.",
+                ),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL"),
+                io.String.Output(display_name="report", tooltip="Which kernel each layer runs on, and why."),
+            ],
+        )
+
+    @classmethod
+    def fingerprint_inputs(cls, scales_from: str, **settings: str) -> tuple:
+        if scales_from == NONE:
+            return ()
+        file = os.stat(model_path(scales_from))
+        return (file.st_mtime_ns, file.st_size)
+
+    @classmethod
+    def execute(cls, model, compute: str, activation_scale: str, layers: str, scales_from: str) -> io.NodeOutput:
+        path = None if scales_from == NONE else model_path(scales_from)
+        patched = patch_model(model, compute, activation_scale, layers, path)
+        return io.NodeOutput(patched, model_report(patched).table())
