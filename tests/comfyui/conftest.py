@@ -1,0 +1,103 @@
+"""Contract tests against a real ComfyUI: found by COMFYUI_PATH and COMFYUI_PYTHON, driven as a subprocess."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parent
+REPOSITORY = HERE.parents[1]
+DATA = REPOSITORY / "tests" / "data"
+COMFYUI = Path(os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser()
+# The autoencoder is another author's, so it lies beside the repository, not in it.
+AUTOENCODER = REPOSITORY.parent / "shared" / "models" / "digits-flux2"
+BF16 = "digits-flux2-bf16.safetensors"
+
+
+def comfy_python() -> Path | None:
+    """ComfyUI's own interpreter, or None where there is no ComfyUI."""
+    if not (COMFYUI / "main.py").is_file():
+        return None
+    places = (os.environ.get("COMFYUI_PYTHON"), COMFYUI / ".venv/bin/python", COMFYUI / "venv/bin/python")
+    return next((Path(place) for place in places if place and Path(place).exists()), Path(sys.executable))
+
+
+PYTHON = comfy_python()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if PYTHON is None:
+        absent = pytest.mark.skip(reason=f"no ComfyUI at {COMFYUI}; set COMFYUI_PATH")
+        for item in items:
+            if HERE in item.path.parents:
+                item.add_marker(absent)
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    def count(*outcomes: str) -> int:
+        reports = [r for outcome in outcomes for r in terminalreporter.stats.get(outcome, [])]
+        return len({r.nodeid for r in reports if "tests/comfyui/" in getattr(r, "nodeid", "")})
+
+    for line in FIGURES:
+        terminalreporter.write_line(line)
+    reason = f" (no ComfyUI at {COMFYUI})" if PYTHON is None else f" ({COMFYUI})"
+    ran, skipped = count("passed", "failed", "error"), count("skipped")
+    terminalreporter.write_line(f"ComfyUI contract tests: {ran} ran, {skipped} skipped{reason}")
+
+
+FIGURES: list[str] = []
+
+
+@pytest.fixture(scope="session")
+def figure() -> Callable[[str], None]:
+    """Notes one line for the end of the test run."""
+    return FIGURES.append
+
+
+@pytest.fixture(scope="session")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A clean ComfyUI base directory that holds this pack, the digits model and the test-only nodes."""
+    base = tmp_path_factory.mktemp("comfyui")
+    for folder in ("diffusion_models", "checkpoints", "loras", "text_encoders", "vae", "vae_approx"):
+        (base / "models" / folder).mkdir(parents=True)
+    for folder in ("custom_nodes", "input", "output", "user", "temp"):
+        (base / folder).mkdir()
+    (base / "custom_nodes" / "scaled-fp8").symlink_to(REPOSITORY)
+    shutil.copytree(HERE / "digits_nodes", base / "custom_nodes" / "digits_nodes")
+    shutil.copy(DATA / BF16, base / "models" / "diffusion_models")
+    shutil.copy(DATA / "digits-conditioning.safetensors", base / "input")
+    for name in ("taef2_encoder.safetensors", "taef2_decoder.safetensors"):
+        if (AUTOENCODER / name).exists():
+            shutil.copy(AUTOENCODER / name, base / "models" / "vae_approx")
+    return base
+
+
+@pytest.fixture(scope="session")
+def contract(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
+    """Runs a script of scripts/ inside ComfyUI's python; what it answered."""
+    folder = tmp_path_factory.mktemp("answers")
+
+    def run(name: str, **request: object) -> dict:
+        asked, answered = folder / f"{name}.request.json", folder / f"{name}.json"
+        asked.write_text(json.dumps({"base": str(base), "data": str(DATA), **request}))
+        command = [str(PYTHON), str(HERE / "scripts" / f"{name}.py"), str(asked), str(answered)]
+        done = subprocess.run(
+            command, cwd=base, env=inside_environment(), capture_output=True, text=True, timeout=900, check=False
+        )
+        assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}"
+        return json.loads(answered.read_text())
+
+    return run
+
+
+def inside_environment() -> dict[str, str]:
+    """This environment with ComfyUI importable, and without the outer python's own settings."""
+    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
+    return env | {"PYTHONPATH": str(COMFYUI), "PYTHONDONTWRITEBYTECODE": "1"}
