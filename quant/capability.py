@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import cache
+from importlib.metadata import version
 
 import torch
 from torch import Tensor
 
 from .activation import quantize_activation
-from .formats import Format
-from .granularity import Granularity
-from .kernels import Kernel, Layer
+from .formats import Format, float8_e4m3fn
+from .granularity import Granularity, PerBlock, PerRow, PerTensor
+from .kernels import KERNELS, Kernel, Layer
 from .refusal import Refused
+from .table import text_table
 from .weight import QuantizedWeight, quantize
 
 SHAPE = (48, 80)
@@ -48,7 +51,7 @@ def measured(kernel: Kernel, layer: Layer) -> Proof:
         with torch.inference_mode(False), torch.no_grad(), torch.autocast(layer.device.type, enabled=False):
             error = probe_error(kernel, layer)
     except Exception as problem:  # whatever a device throws is the answer
-        return Proof(None, f"is not in this torch on {layer.device}: {first_line(problem)}")
+        return Proof(None, f"raises on {layer.device}: {first_line(problem)}")
     wrong = None if error <= BOUND else f"is wrong on {layer.device}: relative error {error:.3g}, above {BOUND:g}"
     return Proof(error, wrong)
 
@@ -94,4 +97,82 @@ def sample_weight(weight: Tensor, format: Format, granularity: Granularity) -> Q
 
 def first_line(problem: BaseException) -> str:
     lines = str(problem).strip().splitlines()
-    return f"{type(problem).__name__}: {lines[0][:160]}" if lines else type(problem).__name__
+    return f"{type(problem).__name__}: {lines[0][:120]}" if lines else type(problem).__name__
+
+
+##### This machine, for people
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One kernel on one device, for activations of dtype."""
+
+    device: str
+    dtype: str
+    kernel: str
+    works: bool
+    error: float | None
+    reason: str | None
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """What this machine can do."""
+
+    versions: dict[str, str]
+    devices: dict[str, str]
+    findings: tuple[Finding, ...]
+
+    def table(self) -> str:
+        """Versions, devices, and a line a kernel."""
+        versions = "  ".join(f"{name} {number}" for name, number in self.versions.items())
+        devices = (f"{device}: {name}" for device, name in self.devices.items())
+        columns = ("device", "activations", "kernel", "works", "error", "reason")
+        return "\n".join((versions, *devices, "", text_table(columns, [cells(f) for f in self.findings])))
+
+    def to_json(self) -> dict[str, object]:
+        kernels = [asdict(finding) for finding in self.findings]
+        return {"versions": self.versions, "devices": self.devices, "kernels": kernels}
+
+
+def cells(finding: Finding) -> list[str]:
+    error = "" if finding.error is None else f"{finding.error:.2g}"
+    works = "yes" if finding.works else "no"
+    return [finding.device, finding.dtype, finding.kernel, works, error, finding.reason or ""]
+
+
+def doctor() -> Diagnosis:
+    """Every kernel tried on every device of this machine, with float8_e4m3fn weights."""
+    versions = {"torch": torch.__version__, "comfy-kitchen": version("comfy-kitchen")}
+    found = devices()
+    findings = (
+        finding for device in found for dtype in (torch.bfloat16, torch.float32) for finding in probe(device, dtype)
+    )
+    return Diagnosis(versions, found, tuple(findings))
+
+
+def probe(device: torch.device | str, dtype: torch.dtype) -> Iterator[Finding]:
+    """What each kernel does on device."""
+    for kernel in KERNELS:
+        proof = prove(kernel, typical(kernel, torch.device(device), dtype))
+        name = str(dtype).removeprefix("torch.")
+        yield Finding(str(device), name, kernel.name, proof.works, proof.error, proof.reason)
+
+
+def typical(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Layer:
+    """The first layer that kernel does not refuse."""
+    layers = (
+        Layer(float8_e4m3fn, granularity, SHAPE, device, dtype, activation=activation)
+        for granularity in (PerRow(), PerTensor(), PerBlock(16, 16))
+        for activation in ("dynamic", "static")
+    )
+    return next(layer for layer in layers if kernel.refuses(layer) is None)
+
+
+def devices() -> dict[str, str]:
+    """Devices of this machine -> their names."""
+    found = {"cpu": torch.backends.cpu.get_cpu_capability()}
+    for kind in (torch.cuda, torch.xpu):
+        short = kind.__name__.removeprefix("torch.")
+        found |= {f"{short}:{i}": kind.get_device_name(i) for i in range(kind.device_count())}
+    return found | ({"mps:0": "Apple GPU"} if torch.backends.mps.is_available() else {})

@@ -15,6 +15,7 @@ from .formats import Format
 from .granularity import Granularity
 from .kernels import KERNELS, Kernel, Layer
 from .refusal import Refused
+from .weight import QuantizedWeight
 
 # compute -> kernel families in the order in which they are asked
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -75,6 +76,21 @@ def choose(
     activation = "static" if activation_scale == "static" and not doubt else "dynamic"
     layer = Layer(format, granularity, shape, torch.device(device), dtype, has_transform, activation)
     return decide(layer, compute, doubt)
+
+
+def choose_for(
+    weight: QuantizedWeight,
+    device: torch.device,
+    dtype: torch.dtype,
+    compute: str = "auto",
+    activation_scale: str = "dynamic",
+) -> Choice:
+    """The kernel for a weight as it is."""
+    transformed = weight.smooth is not None or weight.rotation > 0
+    return choose(
+        weight.format, weight.granularity, weight.shape, device, dtype, compute, activation_scale,
+        weight.input_scale, transformed,
+    )  # fmt: skip
 
 
 def decide(layer: Layer, compute: str, doubt: str | None) -> Choice:

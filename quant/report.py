@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 from .plan import Choice
+from .table import text_table
 
 
 @dataclass(frozen=True)
 class Row:
-    """One layer. shape: ``[out, in]``; calls: how often it ran so far, outside of compiled graphs."""
+    """One layer. shape: ``[out, in]``; calls: how often it ran outside of compiled graphs; ran: the same by kernel."""
 
     layer: str
     kernel: str
@@ -21,6 +22,7 @@ class Row:
     shape: tuple[int, int]
     activation: str
     calls: int
+    ran: dict[str, int]
 
     @property
     def slow(self) -> bool:
@@ -76,13 +78,5 @@ def row(name: str, choice: Choice) -> Row:
         choice.shape,
         choice.activation or "as they are",
         choice.calls.total(),
+        dict(choice.calls),
     )
-
-
-def text_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Lines of cells as text, each column as wide as its widest cell."""
-    widths = [max(map(len, cells)) for cells in zip(columns, *lines, strict=True)]
-    padded = (
-        " ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (columns, *lines)
-    )
-    return "\n".join(line.rstrip() for line in padded)

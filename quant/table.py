@@ -1,0 +1,14 @@
+"""Tables as text."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def text_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Lines of cells as text, each column as wide as its widest cell."""
+    widths = [max(map(len, cells)) for cells in zip(columns, *lines, strict=True)]
+    padded = (
+        " ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (columns, *lines)
+    )
+    return "\n".join(line.rstrip() for line in padded)
