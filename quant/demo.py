@@ -19,6 +19,7 @@ from .demo_picture import Panel, draw
 from .formats import float8_e4m3fn
 from .granularity import PerTensor
 from .patch import patch_linears
+from .refusal import Refused
 from .table import text_table
 from .weight import quantize
 
@@ -61,7 +62,7 @@ def main(out_dir: Path | str = "scaled-fp8-demo", as_json: bool = False) -> int:
 def run(out_dir: Path) -> tuple[Demo, str]:
     """The demonstration and its two tables as text."""
     start = time.perf_counter()
-    out_dir.mkdir(parents=True, exist_ok=True)
+    folder(out_dir)
     original = load_model(load_file(ORIGINAL))
     true, maxima = observed(original)
     path = out_dir / "digits-ltx-fp8.safetensors"
@@ -80,6 +81,13 @@ def run(out_dir: Path) -> tuple[Demo, str]:
     seconds = time.perf_counter() - start
     demo = Demo(picture, path, ckpt.verdict.to_json(), images, layers, kernels, restored, seconds)
     return demo, f"{ckpt.verdict.table()}\n\n{error_table(layers)}\n\n"
+
+
+def folder(path: Path) -> None:
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise Refused(f"{path}: no folder can be made here ({problem.strerror}); name another with --out.") from None
 
 
 ##### The three models

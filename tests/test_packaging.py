@@ -19,7 +19,7 @@ NOT_SOURCE = shutil.ignore_patterns(
 ACCELERATORS = {
     "GPU :: NVIDIA CUDA", "GPU :: AMD ROCm", "GPU :: Intel Arc", "GPU :: Apple Metal", "NPU :: Huawei Ascend"
 }  # fmt: skip
-INSIDE = ("quant/__init__.py", "quant/demo_digits.safetensors", "nodes/__init__.py", "nodes/host.py")
+DEMO = "quant/demo_digits.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,14 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def project() -> dict:
     tomllib = pytest.importorskip("tomllib")
     return tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+
+
+def shipped(copy: Path) -> set[str]:
+    """Every file of the engine, the nodes and the browser's side."""
+    folders = [copy / name for name in ("quant", "nodes", "web")]
+    files = {p.relative_to(copy).as_posix() for folder in folders for p in folder.rglob("*") if p.is_file()}
+    assert {DEMO, "quant/__init__.py", "nodes/__init__.py"} <= files
+    return files
 
 
 def comfy(copy: Path, *command: str) -> str:
@@ -57,8 +65,7 @@ def test_the_wheel_holds_engine_nodes_web_and_the_demo(copy: Path, tmp_path: Pat
     subprocess.run(command, check=True, capture_output=True)
     with zipfile.ZipFile(next(tmp_path.glob("scaled_fp8-*.whl"))) as wheel:
         names = set(wheel.namelist())
-    web = {f"scaled_fp8/{p.relative_to(copy).as_posix()}" for p in (copy / "web").rglob("*") if p.is_file()}
-    assert {f"scaled_fp8/{name}" for name in INSIDE} | web <= names
+    assert {f"scaled_fp8/{name}" for name in shipped(copy)} <= names
     assert not [name for name in names if name.startswith(("tests/", "scaled_fp8/tests/", "scaled_fp8/training/"))]
 
 
@@ -80,7 +87,7 @@ def test_the_archive_holds_the_pack_and_no_tests(copy: Path) -> None:
     assert "node.zip" in said
     with zipfile.ZipFile(copy / "node.zip") as archive:
         names = set(archive.namelist())
-    assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", *INSIDE} <= names
+    assert {"__init__.py", "pyproject.toml", "requirements.txt", "README.md", "LICENSE", *shipped(copy)} <= names
     assert not [name for name in names if name.startswith(("tests/", "training/", "benchmarks/", ".ci/"))]
 
 
