@@ -1,0 +1,30 @@
+"""Fixtures that all tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from zoo import tiny_model
+
+DATA = Path(__file__).parent / "data"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def two_threads() -> None:
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def tiny() -> dict[str, Tensor]:
+    """A small transformer's state dict, bf16."""
+    return tiny_model()
+
+
+@pytest.fixture(scope="session")
+def digits() -> dict[str, Tensor]:
+    """digits-flux2: a small, really trained FLUX.2 diffusion model, bf16, ComfyUI's key names."""
+    return load_file(DATA / "digits-flux2-bf16.safetensors")
