@@ -1,0 +1,55 @@
+"""Truths for Linears: float32 products, SQNR, and torchao's per-row Float8 arithmetic carried out in float32."""
+
+from __future__ import annotations
+
+import torch
+from scaled_fp8 import quant
+from torch import Tensor
+from torchao.quantization.quant_primitives import (
+    _choose_scale_float8,
+    _dequantize_affine_float8,
+    _quantize_affine_float8,
+)
+
+E4M3 = quant.FORMATS["float8_e4m3fn"]
+DTYPES = (torch.bfloat16, torch.float16, torch.float32)
+# What activations are like: a standard deviation, or four channels 200 times the others
+SPREADS: dict[str, float | str] = {"std 1e-3": 1e-3, "std 1": 1.0, "std 300": 300.0, "outlier channels": "outliers"}
+
+
+def rng(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def weight(outputs: int, inputs: int, format: quant.Format = E4M3, granularity=None) -> quant.QuantizedWeight:
+    """A random weight with rows of unlike size, quantized."""
+    values = torch.randn(outputs, inputs, generator=rng(1)) * torch.logspace(-2, 0, max(outputs, 1))[:outputs, None]
+    return quant.quantize(values, format, granularity or quant.PerRow())
+
+
+def activation(spread: float | str, *shape: int) -> Tensor:
+    x = torch.randn(*shape, generator=rng(2))
+    if spread != "outliers":
+        return x * spread
+    return torch.cat((x[..., :4] * 200, x[..., 4:]), -1)
+
+
+def product(x: Tensor, w: quant.QuantizedWeight, bias: Tensor | None = None) -> Tensor:
+    """``x @ W.T + bias`` in float32."""
+    y = x.float() @ w.dequantize().T
+    return y if bias is None else y + bias.float()
+
+
+def sqnr(got: Tensor, want: Tensor) -> float:
+    """Signal to quantization noise in dB."""
+    noise = (got.double() - want.double()).square().sum()
+    return float("inf") if noise == 0 else float(10 * torch.log10(want.double().square().sum() / noise))
+
+
+def torchao_rounded(x: Tensor) -> Tensor:
+    """Activations ``[tokens, in]`` as torchao's dynamic per-row quantization rounds them, float32."""
+    block = [1, x.shape[1]]
+    x = x.float()
+    scale = _choose_scale_float8(x, block, torch.float8_e4m3fn)
+    codes = _quantize_affine_float8(x, scale, torch.float8_e4m3fn)
+    return _dequantize_affine_float8(codes, scale, torch.float32)

@@ -1,0 +1,164 @@
+"""Every kernel against float32 arithmetic: numbers, shapes, paddings, and the clauses by which it refuses."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from products import DTYPES, E4M3, SPREADS, activation, product, sqnr, torchao_rounded, weight
+from scaled_fp8 import quant
+from scaled_fp8.quant import kernels
+from scaled_fp8.quant.capability import Proof, prove, typical
+from scaled_fp8.quant.kernels import KERNELS, Layer
+
+NAMED = {kernel.name: kernel for kernel in KERNELS}
+PER_TOKEN = ("scaled_mm per-row", "scaled_mm emulated per-row")
+CPU = torch.device("cpu")
+LAYER = Layer(E4M3, quant.PerRow(), (48, 80), CPU, torch.bfloat16)
+
+
+def runnable(name: str) -> kernels.Kernel:
+    """The kernel, where this torch has it."""
+    kernel = NAMED[name]
+    proof: Proof = prove(kernel, typical(kernel, CPU, torch.float32))
+    if not proof.works and "raises" in str(proof.reason):
+        pytest.skip(f"{name} {proof.reason}")
+    return kernel
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("spread", SPREADS.values(), ids=SPREADS)
+@pytest.mark.parametrize("name", PER_TOKEN)
+def test_per_token_kernels_reach_28_db(name, spread, dtype):
+    x, w = activation(spread, 64, 512).to(dtype), weight(256, 512)
+    assert sqnr(runnable(name).run(x, w, None, None), product(x, w)) >= 28
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("name", PER_TOKEN)
+def test_per_token_kernels_are_torchaos_arithmetic(name, dtype):
+    x, w = activation(1.0, 32, 128).to(dtype), weight(96, 128)
+    want = torchao_rounded(x) @ w.dequantize().T
+    # what is left is the rounding of the output
+    assert sqnr(runnable(name).run(x, w, None, None), want) >= (90 if dtype == torch.float32 else 45)
+
+
+@pytest.mark.parametrize("granularity", (quant.PerTensor(), quant.PerRow()), ids=lambda g: g.name)
+@pytest.mark.parametrize("format", ("float8_e4m3fn", "float8_e5m2"))
+@pytest.mark.parametrize("name", PER_TOKEN)
+def test_per_token_kernels_take_both_granularities_and_formats(name, format, granularity):
+    x, w = activation(1.0, 16, 64), weight(48, 64, quant.FORMATS[format], granularity)
+    assert sqnr(runnable(name).run(x, w, None, None), torchao_rounded(x) @ w.dequantize().T) >= 90
+
+
+@pytest.mark.parametrize("format", ("float8_e4m3fn", "float8_e5m2"))
+def test_per_tensor_kernel_uses_the_files_scale(format):
+    x, w = activation(3.0, 16, 64), weight(48, 64, quant.FORMATS[format], quant.PerTensor())
+    input_scale = x.abs().amax() / quant.FORMATS[format].maximum
+    assert sqnr(NAMED["scaled_mm per-tensor"].run(x, w, None, input_scale), product(x, w)) >= 28
+
+
+@pytest.mark.parametrize("name", ("scaled_mm per-tensor", *PER_TOKEN))
+def test_static_activations_are_clamped(name):
+    w = weight(48, 64, granularity=quant.PerTensor())
+    x = torch.full((4, 64), 100.0)
+    got = runnable(name).run(x, w, None, torch.tensor(50.0 / E4M3.maximum))
+    torch.testing.assert_close(got, product(torch.full((4, 64), 50.0), w), rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
+def test_sums_of_large_codes_do_not_overflow(dtype):
+    w = quant.quantize(torch.full((16, 4096), 1e-4), E4M3, quant.PerRow())
+    x = torch.full((2, 4096), 0.5, dtype=dtype)
+    for name in PER_TOKEN:
+        torch.testing.assert_close(runnable(name).run(x, w, None, None).float(), product(x, w), rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("shape", ((33, 50), (1, 1), (16, 7), (5, 128)), ids=str)
+@pytest.mark.parametrize("step", (1, 16), ids=("as on a CPU", "padded as on a GPU"))
+@pytest.mark.parametrize("name", ("scaled_mm per-tensor", *PER_TOKEN))
+def test_any_shape(name, step, shape, monkeypatch):
+    monkeypatch.setattr(kernels, "alignment", lambda device: step)
+    granularity = quant.PerTensor() if name == "scaled_mm per-tensor" else quant.PerRow()
+    w, x = weight(*shape, granularity=granularity), activation(1.0, 3, shape[1])
+    scale = x.abs().amax() / E4M3.maximum
+    want = (x / scale).to(torch.float8_e4m3fn).float() * scale @ w.dequantize().T
+    got = runnable(name).run(x, w, None, scale)
+    assert got.is_contiguous()
+    torch.testing.assert_close(got, want, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "format", [f for f in quant.FORMATS.values() if f.dtype.is_floating_point], ids=lambda f: f.name
+)
+@pytest.mark.parametrize(
+    "granularity", (quant.PerBlock(128, 128), quant.PerBlock(16, 32), quant.PerGroup(1, 32)), ids=str
+)
+def test_dequantized_block(format, granularity):
+    w, x = weight(200, 130, format, granularity), activation(1.0, 5, 130)
+    torch.testing.assert_close(NAMED["dequantized block"].run(x, w, None, None), product(x, w))
+
+
+@pytest.mark.parametrize(
+    "format", [f for f in quant.FORMATS.values() if f.dtype.is_floating_point], ids=lambda f: f.name
+)
+def test_the_table_has_every_code(format):
+    codes = torch.arange(256, dtype=torch.uint8).view(16, 16).view(format.dtype)
+    w = quant.QuantizedWeight(format, codes, torch.tensor(0.5), quant.PerTensor(), (16, 16))
+    x = torch.eye(16)[:1]
+    got, want = (NAMED[name].run(x, w, None, None) for name in ("upcast by table", "upcast"))
+    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+    looked_up = kernels.table(format.dtype, CPU)
+    torch.testing.assert_close(looked_up.view(16, 16), codes.float(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
+def test_bias_and_dtype(kernel, dtype):
+    layer = typical(kernel, CPU, dtype)
+    w, x = weight(48, 80, granularity=layer.granularity), activation(1.0, 7, 80).to(dtype)
+    bias = torch.linspace(-3, 3, 48).to(dtype)
+    scale = x.abs().amax().float() / E4M3.maximum if layer.activation == "static" else None
+    got = runnable(kernel.name).run(x, w, bias, scale)
+    assert got.dtype == dtype
+    assert sqnr(got, product(x, w, bias)) >= 28
+    assert sqnr(got, product(x, w, bias)) > sqnr(got, product(x, w)) + 3
+
+
+REFUSALS = {
+    "scaled_mm per-tensor": [
+        ({"has_transform": True}, "needs a weight without smoothing or rotation"),
+        ({"granularity": quant.PerRow()}, "needs a per-tensor scale, not per-row"),
+        ({"granularity": quant.PerTensor()}, "needs a static activation scale"),
+        ({"format": quant.FORMATS["int8"]}, "needs float8_e4m3fn or float8_e5m2 codes, not int8"),
+        ({"dtype": torch.float64}, "needs bfloat16, float16 or float32 activations"),
+    ],
+    "scaled_mm per-row": [
+        ({"granularity": quant.PerBlock()}, "needs per-row scales, not block"),
+        ({"format": quant.FORMATS["float8_e4m3fnuz"]}, "needs float8_e4m3fn or float8_e5m2 codes"),
+        ({}, None),
+        ({"granularity": quant.PerTensor()}, None),
+    ],
+    "scaled_mm emulated per-row": [({"granularity": quant.PerGroup()}, "needs per-row scales, not group"), ({}, None)],
+    "dequantized block": [
+        ({}, "needs block or group scales, not float8_e4m3fn per-row"),
+        ({"format": quant.FORMATS["nvfp4"], "granularity": quant.PerGroup(1, 16)}, "needs block or group scales"),
+        ({"granularity": quant.PerBlock()}, None),
+    ],
+    "upcast": [({"has_transform": True, "format": quant.FORMATS["nvfp4"]}, None)],
+    "upcast by table": [({"format": quant.FORMATS["nvfp4"]}, "needs one float8 a byte, not nvfp4"), ({}, None)],
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "clause"),
+    [pytest.param(name, *case, id=f"{name}-{i}") for name in REFUSALS for i, case in enumerate(REFUSALS[name])],
+)
+def test_refusals_name_what_is_needed(name, change, clause):
+    said = NAMED[name].refuses(replace(LAYER, **change))
+    assert said is None if clause is None else str(said).startswith(clause)
+
+
+def test_every_kernel_has_its_refusals_tested():
+    assert set(REFUSALS) == set(NAMED)
