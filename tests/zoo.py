@@ -171,6 +171,16 @@ def comfy_quant(format: str = "float8_e4m3fn", **more: Any) -> Beside:
     return lambda layer: {f"{layer.name}.comfy_quant": json_bytes({"format": format, **more})}
 
 
+def with_shape(format: str, group_size: int) -> Beside:
+    """convert_to_quant's marker of formats that it pads."""
+
+    def marker(layer: Layer) -> StateDict:
+        shape = {"orig_dtype": "torch.bfloat16", "orig_shape": list(layer.weight.shape)}
+        return comfy_quant(format, group_size=group_size, **shape)(layer)
+
+    return marker
+
+
 def layerwise(format: str = "float8_e4m3fn", **more: Any) -> Callable[[list[Layer]], Metadata]:
     """ComfyUI's header: every layer and its format."""
 
@@ -306,7 +316,7 @@ def aredden(layer: Layer) -> StateDict:
 
 def nvfp4(hi_first: bool = True, linear: bool = False) -> Encoding:
     def encode(weight: Tensor, dtype: torch.dtype, stored: torch.dtype) -> tuple[Tensor, Tensor]:
-        codes, scale = comfy_kitchen.quantize_nvfp4(weight.to(BF16), nvfp4_global(weight), hi_first=hi_first)
+        codes, scale = comfy_kitchen.quantize_nvfp4(weight.to(BF16), nvfp4_global(weight), 0.0, True, hi_first)
         if linear:
             scale = comfy_kitchen.from_blocked(scale, weight.shape[0], weight.shape[1] // 16)
         return codes, scale
@@ -339,7 +349,7 @@ def smooth_companions(layer: Layer) -> StateDict:
 
 
 def mxfp8_comfy(weight: Tensor, dtype: torch.dtype, stored: torch.dtype) -> tuple[Tensor, Tensor]:
-    codes, scale = comfy_kitchen.quantize_mxfp8(weight.to(BF16))
+    codes, scale = comfy_kitchen.quantize_mxfp8(weight.to(BF16), pad_32x=True)
     return codes, scale.view(stored)
 
 
@@ -357,6 +367,13 @@ def w4a8_companions(layer: Layer) -> StateDict:
     made = comfy_kitchen.quantize_w4a8_int8_weight(layer.weight.to(BF16), convrot_groupsize=64)
     named = {"weight_s_channel": made[2], "weight_correction": made[3], "weight_codebook": made[4]}
     return {f"{layer.name}.{key}": value for key, value in named.items() if value is not None}
+
+
+def blocks_or_rows(weight: Tensor, dtype: torch.dtype, stored: torch.dtype) -> tuple[Tensor, Tensor]:
+    """convert_to_quant's blockwise: rows ``[out]`` where 64 does not divide the shape, under the same marker."""
+    if any(size % 64 for size in weight.shape):
+        return shaped(per_row, -1)(weight, dtype, stored)
+    return block64(weight, dtype, stored)
 
 
 def fused_thirds(weight: Tensor, dtype: torch.dtype, stored: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -551,8 +568,8 @@ SPECIMENS = [
              container=quanto_files("qfloat8_e4m3fnuz")), ROW, format="float8_e4m3fnuz"),
     Specimen("flux-fp8-api", "D20", flux_fp8_api, words="flux-fp8-api|flumina"),
     Specimen("ctq-rows", "D22", ctq, ROW),
-    Specimen("ctq-blocks", "D22", replace(ctq, encoding=block64,
-             beside=(comfy_quant("float8_e4m3fn_blockwise", group_size=64),), select=multiple(64)), BLOCK),
+    Specimen("ctq-blocks", "D22", replace(ctq, encoding=blocks_or_rows,
+             beside=(comfy_quant("float8_e4m3fn_blockwise", orig_dtype="torch.bfloat16", group_size=64),)), "any"),
     Specimen("ctq-blocks-nested", "D22", replace(ctq, encoding=block64, select=multiple(64),
              beside=(comfy_quant("float8_e4m3fn_blockwise", params={"group_size": 64}),)), BLOCK),
     Specimen("ctq-block3d", "D22", replace(ctq, encoding=group64_3d, select=multiple(64),
@@ -564,6 +581,8 @@ SPECIMENS = [
                                           for n in ("attn.proj", "mlp.2")})),
     # microscaling, four bits, int8
     Specimen("mxfp8", "D23", mxfp8, GROUP, format="mxfp8"),
+    Specimen("mxfp8-padded", "D23", replace(mxfp8, select=big, beside=(with_shape("mxfp8", 32),)), GROUP,
+             format="mxfp8"),
     Specimen("mxfp8-e8m0", "D23", replace(mxfp8, stored=E8M0), GROUP, format="mxfp8"),
     Specimen("mxfp8-hand-swizzled", "D23", replace(mxfp8, encoding=swizzled(group32), header=layerwise("mxfp8"),
              beside=()), GROUP, format="mxfp8"),
@@ -573,6 +592,8 @@ SPECIMENS = [
     Specimen("mxfp8-hybrid", "D23c", replace(mxfp8, beside=(comfy_quant("hybrid_mxfp8"),
              constant("{}.weight_scalar", 0.001))), GROUP, format="mxfp8"),
     Specimen("nvfp4", "D24", nvfp4_comfy, GROUP, tolerance=0.13, format="nvfp4"),
+    Specimen("nvfp4-padded", "D24", replace(nvfp4_comfy, select=big, beside=(global_scale, with_shape("nvfp4", 16))),
+             GROUP, tolerance=0.13, format="nvfp4"),
     Specimen("nvfp4-pre-quant-scale", "D24", replace(nvfp4_comfy, encoding=smoothed, beside=(smooth_companions,
              comfy_quant("nvfp4"))), GROUP, tolerance=0.13, format="nvfp4"),
     Specimen("nvfp4-compressed", "D24b", Recipe(nvfp4(False, True), weight="{}.weight_packed", select=multiple(32),

@@ -274,3 +274,27 @@ def test_rows_alone_tell_the_layout_of_square_weights(tmp_path):
         checkpoint = quant.read_checkpoint(ZOO[name].write(model, tmp_path / f"{name}.safetensors"))
         for key, original in model.items():
             assert error(checkpoint[key.removesuffix(".weight")].dequantize(), original) < 0.04, name
+
+
+CTQ = {
+    "tensor": ((), 0.04),
+    "rows": (("--scaling_mode", "row", "--save-quant-metadata"), 0.04),
+    "blocks": (("--scaling_mode", "block", "--block_size", "64"), 0.04),
+    "text encoder": (("--t5xxl",), 0.04),
+    "mxfp8": (("--mxfp8",), 0.04),
+    "nvfp4": (("--nvfp4",), 0.13),
+}
+
+
+@pytest.mark.parametrize("mode", CTQ)
+def test_reads_what_convert_to_quant_itself_writes(mode, tiny, tmp_path, monkeypatch):
+    ctq = pytest.importorskip("convert_to_quant.cli.main")
+    save_file(tiny, tmp_path / "tiny.safetensors")
+    options, tolerance = CTQ[mode]
+    files = ("-i", str(tmp_path / "tiny.safetensors"), "-o", str(tmp_path / "made.safetensors"))
+    monkeypatch.setattr("sys.argv", ["ctq", *files, "--comfy_quant", "--simple", "--device", "cpu", *options])
+    ctq.main()
+    checkpoint = quant.read_checkpoint(tmp_path / "made.safetensors")
+    assert len(checkpoint) >= 9
+    for name, weight in checkpoint.items():
+        assert error(weight.dequantize(), tiny[f"{name}.weight"]) < tolerance, name
