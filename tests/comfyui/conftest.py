@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from text_encoders import write_text_encoders
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -55,6 +57,19 @@ def pytest_terminal_summary(terminalreporter) -> None:
 FIGURES: list[str] = []
 
 
+@dataclass(frozen=True)
+class ComfyUI:
+    path: Path
+    python: Path
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def comfyui() -> ComfyUI:
+    assert PYTHON is not None
+    return ComfyUI(COMFYUI, PYTHON, inside_environment())
+
+
 @pytest.fixture(scope="session")
 def figure() -> Callable[[str], None]:
     """Notes one line for the end of the test run."""
@@ -80,6 +95,14 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
+def autoencoder() -> Path:
+    """Folder of the autoencoder that turns the digits' latents into pictures."""
+    if not (AUTOENCODER / "taef2_decoder.safetensors").exists():
+        pytest.skip(f"no autoencoder at {AUTOENCODER}")
+    return AUTOENCODER
+
+
+@pytest.fixture(scope="session")
 def contract(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
     """Runs a script of scripts/ inside ComfyUI's python; what it answered."""
     folder = tmp_path_factory.mktemp("answers")
@@ -95,6 +118,13 @@ def contract(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         return json.loads(answered.read_text())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def clip_l(contract, base) -> dict[str, str]:
+    """CLIP-L with random weights in models/text_encoders, in bf16 and several dialects: dialect -> file name."""
+    contract("text_encoder", write=True)
+    return write_text_encoders(base / "models" / "text_encoders", "clip_l.safetensors")
 
 
 def inside_environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Test-only nodes: a conditioning without a text encoder, and numbers that leave the server in a file."""
+"""Test-only nodes: the digits model's conditioning, and numbers that leave the server in a file."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from safetensors.torch import load_file, save_file
 
 
 class DigitsConditioning:
-    """The trained context of each digit in a string, as one CONDITIONING batch."""
+    """The trained context of each digit in a string, as one CONDITIONING batch.
+
+    Takes the place of a text encoder's CONDITIONING, which must be sound though the digits model cannot read it.
+    """
 
     RETURN_TYPES = ("CONDITIONING",)
     FUNCTION = "encode"
@@ -18,9 +21,14 @@ class DigitsConditioning:
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"digits": ("STRING", {"default": "0123"})}}
+        return {
+            "required": {"digits": ("STRING", {"default": "0123"})},
+            "optional": {"conditioning": ("CONDITIONING",)},
+        }
 
-    def encode(self, digits: str):
+    def encode(self, digits: str, conditioning=None):
+        for context, _ in conditioning or []:
+            assert context.isfinite().all() and context.std() > 0, "the text encoder's output is broken"
         table = load_file(Path(folder_paths.get_input_directory()) / "digits-conditioning.safetensors")
         return ([[torch.cat([table[digit] for digit in digits]), {}]],)
 

@@ -1,4 +1,4 @@
-"""What every contract script needs, inside ComfyUI's own python: a clean ComfyUI, the pack, the digits model, measures."""
+"""What every contract script needs inside ComfyUI's python: a clean ComfyUI, the pack, the digits model, measures."""
 
 from __future__ import annotations
 
@@ -17,9 +17,11 @@ comfy.cli_args.args.base_directory = str(BASE)
 import comfy.model_management  # noqa: E402
 import comfy.utils  # noqa: E402
 import folder_paths  # noqa: E402
-import nodes  # noqa: E402
 import torch  # noqa: E402
+from comfy.quant_ops import QuantizedTensor  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
+
+import nodes  # noqa: E402
 
 torch.set_num_threads(2)
 # ComfyUI's executor runs every node so
@@ -172,8 +174,20 @@ def write_lora(name: str, strength: float, rank: int = 8, seed: int = 1) -> None
 
 
 def state(model) -> dict[str, torch.Tensor]:
-    """Every tensor of a MODEL's weights and buffers as raw bytes, quantized ones by their pieces."""
-    return {k: v.detach().clone() for k, v in model.model.state_dict().items()}
+    """Every tensor of a MODEL as it stands, quantized ones by their pieces, and the class of every module."""
+    found = {}
+    for name, module in model.model.named_modules():
+        found[f"{name}!{type(module).__qualname__}"] = torch.zeros(())
+        tensors = [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]
+        found |= {f"{name}.{k}{part}": v for k, tensor in tensors for part, v in pieces(tensor.data)}
+    return {k: v.detach().clone() for k, v in found.items()}
+
+
+def pieces(tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    if not isinstance(tensor, QuantizedTensor):
+        return [("", tensor)]
+    params = [(f".{k}", v) for k, v in vars(tensor._params).items() if isinstance(v, torch.Tensor)]
+    return [(".codes", tensor._qdata), *params]
 
 
 def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
@@ -182,9 +196,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def identical(a: torch.Tensor, b: torch.Tensor) -> bool:
-    if a.dtype != b.dtype or a.shape != b.shape or type(a) is not type(b):
-        return False
-    return torch.equal(as_bytes(a), as_bytes(b))
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(as_bytes(a), as_bytes(b))
 
 
 def as_bytes(tensor: torch.Tensor) -> torch.Tensor:

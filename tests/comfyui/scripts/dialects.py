@@ -1,0 +1,31 @@
+"""One forward of the digits model from each dialect's file: core's UNETLoader beside LoadFP8Checkpoint."""
+
+from __future__ import annotations
+
+from inside import BF16, REQUEST, answer, error, forward, fp8, pack, unet, unload
+
+pack()
+want = forward(unet(BF16))
+
+
+def core(name: str) -> float | str:
+    try:
+        return error(forward(unet(name)), want)
+    except Exception as failure:
+        return type(failure).__name__
+    finally:
+        unload()
+
+
+def ours(name: str) -> dict:
+    try:
+        model, _, _, report = fp8(name)
+        got = error(forward(model), want)
+    except Exception as failure:
+        return {"refused": f"{type(failure).__name__}: {failure}"}
+    finally:
+        unload()
+    return {"error": got, "report": report, "dialect": model.get_attachment("scaled_fp8_verdict").dialect}
+
+
+answer({name: {"core": core(file), **ours(file)} for name, file in REQUEST["files"].items()})

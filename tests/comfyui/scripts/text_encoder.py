@@ -1,0 +1,61 @@
+"""CLIP-L with random weights at its real names and shapes: FP8 without a marker against bf16, and core's loader."""
+
+from __future__ import annotations
+
+import torch
+from inside import BASE, REQUEST, answer, call, error, identical, pack
+from safetensors.torch import save_file
+
+FOLDER = BASE / "models" / "text_encoders"
+
+
+def clip_l() -> dict[str, torch.Tensor]:
+    """Random weights, sized so that a token's way through 12 layers neither dies nor explodes."""
+    generator = torch.Generator().manual_seed(3)
+
+    def matrix(rows: int, columns: int) -> torch.Tensor:
+        return (torch.randn(rows, columns, generator=generator) / columns**0.5).bfloat16()
+
+    embeddings, model = "text_model.embeddings", {}
+    model[f"{embeddings}.token_embedding.weight"] = matrix(49408, 768)
+    model[f"{embeddings}.position_embedding.weight"] = matrix(77, 768)
+    shapes = {f"self_attn.{x}_proj": (768, 768) for x in ("q", "k", "v", "out")}
+    shapes |= {"mlp.fc1": (3072, 768), "mlp.fc2": (768, 3072)}
+    for i in range(12):
+        for name, (rows, columns) in shapes.items():
+            model[f"text_model.encoder.layers.{i}.{name}.weight"] = matrix(rows, columns)
+            model[f"text_model.encoder.layers.{i}.{name}.bias"] = torch.zeros(rows).bfloat16()
+        for norm in ("layer_norm1", "layer_norm2"):
+            model |= norm_of(f"text_model.encoder.layers.{i}.{norm}")
+    return model | norm_of("text_model.final_layer_norm")
+
+
+def norm_of(name: str) -> dict[str, torch.Tensor]:
+    return {f"{name}.weight": torch.ones(768).bfloat16(), f"{name}.bias": torch.zeros(768).bfloat16()}
+
+
+def conditioning(clip) -> torch.Tensor:
+    return call("CLIPTextEncode", clip=clip, text="a handwritten digit, seven, black on white")[0][0][0].float()
+
+
+def ours(file: str, **more: str):
+    return call("LoadFP8TextEncoder", text_encoder=file, type="stable_diffusion", **more)
+
+
+if REQUEST.get("write"):
+    save_file(clip_l(), FOLDER / "clip_l.safetensors")
+    answer({})
+else:
+    pack()
+    want = conditioning(call("CLIPLoader", clip_name="clip_l.safetensors", type="stable_diffusion")[0])
+    figures = {}
+    for name, file in REQUEST["files"].items():
+        clip, report = ours(file)
+        got = conditioning(clip)
+        try:
+            core = error(conditioning(call("CLIPLoader", clip_name=file, type="stable_diffusion")[0]), want)
+        except Exception as failure:
+            core = type(failure).__name__
+        steady = identical(conditioning(clip), got)
+        figures[name] = {"error": error(got, want), "core": core, "report": report, "steady": steady}
+    answer(figures)

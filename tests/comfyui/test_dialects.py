@@ -1,0 +1,69 @@
+"""Each dialect of the zoo through LoadFP8Checkpoint in a real ComfyUI: one forward of a trained FLUX.2."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from zoo import CORE, ZOO
+
+# Beside the thirteen of the design: other scales, other number formats, other layouts.
+MORE = (
+    "plain-e5m2", "comfy-rows", "comfy-net", "legacy-prefixed", "legacy-e5m2", "lightx2v-transposed",
+    "lightx2v-square-transposed", "ltx-mixed", "musubi-rows", "kijai-input", "ctq-rows", "ctq-blocks", "quanto-e5m2",
+    "torchao-rows", "fnuz", "modelopt-bytes", "vllm-fused", "fbgemm", "mxfp8", "nvfp4", "int8", "int8-rows",
+    "int8-convrot",
+)  # fmt: skip
+DIALECTS = (*CORE, *MORE)
+REFUSED = ("modelopt-native", "sdnq-no-config", "nunchaku", "transformer-engine", "nvfp4-compressed")
+# Relative error of one forward: two mantissa bits against three; four bits with a scale for 16.
+ALLOWED = {"float8_e5m2": 0.10, "nvfp4": 0.25}
+
+
+@pytest.fixture(scope="module")
+def measured(contract, base, figure, digits) -> dict:
+    files = {name: written(name, base, digits) for name in (*DIALECTS, *REFUSED)}
+    answers = contract("dialects", files=files)
+    figure("one forward of digits-flux2, relative error:   core      ours  dialect")
+    for name, row in answers.items():
+        core = row["core"] if isinstance(row["core"], str) else f"{row['core']:.3g}"
+        figure(f"  {name:30} {core:>20} {row.get('error', float('nan')):9.3g}  {row.get('dialect', 'refused')}")
+    return answers
+
+
+def written(name: str, base: Path, digits: dict) -> str:
+    """Name under models/diffusion_models of the dialect's safetensors file."""
+    folder = base / "models" / "diffusion_models"
+    (folder / "zoo").mkdir(exist_ok=True)
+    path = ZOO[name].write(digits, folder / "zoo" / f"{name}.safetensors")
+    return str((path if path.is_file() else next(path.glob("*.safetensors"))).relative_to(folder))
+
+
+@pytest.fixture(scope="module")
+def digits(base) -> dict:
+    return load_file(base / "models" / "diffusion_models" / "digits-flux2-bf16.safetensors")
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_forward(measured, name):
+    row = measured[name]
+    assert "refused" not in row, row
+    assert row["error"] <= ALLOWED.get(ZOO[name].format, 0.06)
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_report_names_the_dialect(measured, name):
+    row = measured[name]
+    assert row["dialect"] and row["dialect"] in row["report"]
+    assert re.search(ZOO[name].words, row["report"])
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refusal_is_one_sentence_that_names_the_file(measured, name):
+    sentence = measured[name]["refused"]
+    assert sentence.startswith("Refused: ")
+    assert re.search(ZOO[name].words, sentence)
+    assert "\n" not in sentence
+    assert ".safetensors" in sentence

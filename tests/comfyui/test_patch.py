@@ -1,0 +1,46 @@
+"""ScaledLinearPatch on models of core's own UNETLoader."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def patch(contract, figure) -> dict:
+    figures = contract("patch")
+    figure(f"ScaledLinearPatch: {figures['noise']:.2f} -> {figures['healed']:.3f} (one forward, LTX dialect)")
+    figure(f"TorchCompileModel after it: {figures['compiled']:.1e} from eager, graph breaks {figures['graph_breaks']}")
+    figure(
+        f"ModelSave after it, loaded by core: {figures['saved_by_core']:.3f}; own forward {figures['saved_same']:.1e}"
+    )
+    return figures
+
+
+def test_core_made_noise(patch):
+    assert patch["noise"] > 0.5
+
+
+@pytest.mark.parametrize("case", ["healed", "healed_lowvram", "upcast", "scaled_mm", "patched_marked"])
+def test_heals(patch, case):
+    assert patch[case] <= 0.06
+
+
+@pytest.mark.parametrize(
+    "fact",
+    [
+        "original_output_same", "original_state_same", "final_state_same", "clones_steady", "clones_differ",
+        "last_wins", "last_wins_without_file", "layers_add_up", "core_marked_same", "after_compile_same",
+    ],
+)  # fmt: skip
+def test_leaves_nothing_behind(patch, fact):
+    assert patch[fact]
+
+
+def test_saved_file_loads_in_core_with_the_same_weights(patch):
+    assert patch["saved_by_core"] <= 0.06
+    assert patch["saved_same"] == 0
+
+
+def test_compiled(patch):
+    # fused float32 arithmetic rounds elsewhere, and one flipped FP8 code is 6 %
+    assert patch["compiled"] <= 0.01

@@ -1,0 +1,30 @@
+"""LoadFP8TextEncoder on CLIP-L (random weights, real names and shapes)."""
+
+from __future__ import annotations
+
+import pytest
+from text_encoders import TEXT_ENCODERS as DIALECTS
+
+
+@pytest.fixture(scope="module")
+def encoded(contract, clip_l, figure) -> dict:
+    figures = contract("text_encoder", files=clip_l)
+    for name, row in figures.items():
+        figure(f"CLIP-L {name}: conditioning {row['error']:.3g} from bf16, core {row['core']}")
+    return figures
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_conditioning(encoded, name):
+    assert encoded[name]["error"] <= 0.06
+    assert encoded[name]["steady"]
+
+
+def test_a_file_that_is_not_quantized_is_loaded_as_it_is(encoded):
+    assert encoded["bf16"]["error"] <= 1e-5
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+def test_report_lists_every_layer(encoded, name):
+    report = encoded[name]["report"]
+    assert all(f"layers.{i}.mlp.fc2" in report for i in range(12))

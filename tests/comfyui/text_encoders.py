@@ -1,0 +1,24 @@
+"""A text encoder in several dialects."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+from safetensors.torch import load_file
+
+TEXT_ENCODERS = ("ltx-bare", "lightx2v-rows", "legacy-2", "comfy-header", "deepseek-alone")
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the zoo
+
+
+def write_text_encoders(folder: Path, original: str) -> dict[str, str]:
+    """Dialect -> name of its file beside the original, which is "bf16"."""
+    from zoo import ZOO
+
+    weights = load_file(folder / original)
+    files = {name: original.replace(".safetensors", f"-{name}.safetensors") for name in TEXT_ENCODERS}
+    for name, file in files.items():
+        # producers leave the embeddings in high precision
+        replace(ZOO[name].recipe, keep="embedding").write(weights, folder / file)
+    return {"bf16": original} | files
