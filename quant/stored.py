@@ -61,6 +61,12 @@ class Source(Mapping[str, TensorInfo]):
         """Of all tensors' data."""
         return sum(stored.info.nbytes for stored in self.stored.values())
 
+    @property
+    def files(self) -> set[Path]:
+        """Every file that data is read from."""
+        on_disk = (stored.file.path for stored in self.stored.values() if isinstance(stored, OnDisk))
+        return {*on_disk, *([self.path] if self.path else [])}
+
     def origin(self, name: str) -> str:
         """The name of the file that a tensor came from."""
         return self.stored[name].origin

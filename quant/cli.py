@@ -1,0 +1,186 @@
+"""The command line. Exit 0: done, 2: refused, in one sentence on stderr, 1: anything else."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Iterable
+from math import isfinite
+from typing import Any, NoReturn, TypeVar
+
+# torch and what needs it are imported by the commands: --help is instant
+from .refusal import Refused
+
+DONE, FAILED, REFUSED = 0, 1, 2
+DEBUG = "SCALED_FP8_DEBUG"
+FILE = "a .safetensors file, a sharded index.json or a diffusers folder"
+T = TypeVar("T")
+Arguments = argparse.Namespace
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    prepare_streams()
+    try:
+        parsed = parser().parse_args(arguments)
+        return int(parsed.run(parsed))
+    except Refused as refusal:
+        return complain(str(refusal), REFUSED)
+    except KeyboardInterrupt:
+        return complain("Interrupted; nothing was left behind.", FAILED)
+    except Exception as problem:
+        return complain(unexpected(problem), FAILED)
+
+
+##### Commands
+
+
+def inspect(arguments: Arguments) -> int:
+    from .checkpoint import inspect_checkpoint
+
+    try:
+        verdict = inspect_checkpoint(arguments.file, check=arguments.check)
+    except Refused as refusal:
+        # no file to look into is a verdict too
+        if arguments.json:
+            put_json({"accepted": False, "dialect": "", "reasons": [str(refusal)], "layers": [], "totals": {}})
+        raise
+    put_json(verdict.to_json()) if arguments.json else put(verdict.table())
+    return DONE if verdict.accepted else complain(verdict.sentence(), REFUSED)
+
+
+def convert(arguments: Arguments) -> int:
+    from .convert import convert
+
+    convert(arguments.src, arguments.dst, arguments.format, bar)
+    return DONE
+
+
+def compare(arguments: Arguments) -> int:
+    from .compare import compare
+
+    comparison = compare(arguments.a, arguments.b, bar)
+    put_json(comparison.to_json()) if arguments.json else put(comparison.table())
+    return DONE
+
+
+def doctor(arguments: Arguments) -> int:
+    from .capability import doctor
+
+    diagnosis = doctor()
+    put_json(diagnosis.to_json()) if arguments.json else put(diagnosis.table())
+    return DONE
+
+
+def demo(arguments: Arguments) -> int:
+    from .demo import main
+
+    return main(arguments.out, arguments.json)
+
+
+##### Arguments
+
+
+class Parser(argparse.ArgumentParser):
+    """Refuses in one sentence."""
+
+    def error(self, message: str) -> NoReturn:
+        raise Refused(f"{message}; see {self.prog} --help.")
+
+
+def parser() -> Parser:
+    top = Parser(
+        "scaled-fp8", description="FP8 checkpoints: what is in them, what they become, what this machine can do."
+    )
+    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    one = command(commands, inspect, "say what dialect a checkpoint is in and what each layer is")
+    one.add_argument("file", help=FILE)
+    one.add_argument("--check", choices=("sample", "all"), default="sample", help="look at some codes (default) or all")
+    one = command(commands, convert, "write a checkpoint without quantization", as_json=False)
+    one.add_argument("src", help=FILE)
+    one.add_argument("dst", help="the .safetensors file to write; appears whole or not at all")
+    one.add_argument("--format", required=True, help="float32, float16 or bfloat16")
+    one = command(commands, compare, "measure how far the weights of two checkpoints are apart")
+    one.add_argument("a", help=f"what B is measured against: {FILE}")
+    one.add_argument("b", help="another one of the same model")
+    command(commands, doctor, "try each kernel on each device of this machine")
+    one = command(commands, demo, "the whole story on an embedded model")
+    one.add_argument("--out", default="scaled-fp8-demo", help="folder for the picture and the files")
+    return top
+
+
+def command(commands: Any, run: Callable[[Arguments], int], what: str, as_json: bool = True) -> argparse.ArgumentParser:
+    one: argparse.ArgumentParser = commands.add_parser(run.__name__, help=what, description=f"{what.capitalize()}.")
+    one.set_defaults(run=run)
+    if as_json:
+        one.add_argument("--json", action="store_true", help="print one JSON object")
+    return one
+
+
+##### Output
+
+
+def put(text: str) -> None:
+    """Print, and go on in silence where nobody reads any more."""
+    try:
+        sys.stdout.write(printable(text) + "\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def put_json(value: object) -> None:
+    put(json.dumps(finite(value), indent=2))
+
+
+def complain(sentence: str, code: int) -> int:
+    sys.stderr.write(printable(" ".join(sentence.split())) + "\n")
+    return code
+
+
+def printable(text: str) -> str:
+    """Without control characters: names come from files, and a terminal obeys."""
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+
+
+def finite(value: Any) -> Any:
+    """JSON has neither NaN nor infinity: None."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not isfinite(value) else value
+
+
+def bar(items: Iterable[T], count: int) -> Iterable[T]:
+    """The items, with a progress bar if a person looks on."""
+    from tqdm import tqdm
+
+    shown: Iterable[T] = tqdm(items, total=count, unit="tensor", disable=None)
+    return shown
+
+
+def unexpected(problem: Exception) -> str:
+    if os.environ.get(DEBUG):
+        traceback.print_exc()
+    text = str(problem).strip().splitlines()
+    return f"Unexpected {type(problem).__name__}: {text[0] if text else 'no message'} (set {DEBUG}=1 to see where)."
+
+
+def prepare_streams() -> None:
+    """Quiet libraries, names in any encoding, and an end that cleans up."""
+    if not os.environ.get(DEBUG):
+        warnings.simplefilter("ignore")
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
