@@ -1,0 +1,146 @@
+"""Numeric checks on codes and scales: what a header cannot show. All sampled, all deterministic."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Limit:
+    """A threshold with the reason it has this value."""
+
+    value: float
+    reason: str
+
+
+LIMITS = {
+    "std": Limit(1.0, "weights of a Linear have std 0.01 to 0.1; codes without their scale 26 (LTX) to 176"),
+    "narrow_std": Limit(16.0, "divided by sqrt(in): layers with few inputs have larger weights, at 16 inputs std 4"),
+    "max": Limit(64.0, "plain casts rarely exceed 8, heavy tails reach 60"),
+    "max_std": Limit(0.25, "with it a large maximum is an outlier of a sound layer, not a lost scale"),
+    "exempt_std": Limit(16.0, "embeddings and modulation are large by design; absmax codes are larger still"),
+    "tiny_std": Limit(1e-6, "no trained layer is so small: scaled twice, or divided instead of multiplied"),
+    "few": Limit(64, "fewer elements than this say nothing about std"),
+    "all_groups": Limit(0.99, "absmax scaling puts a top code into every group that shares a scale"),
+    "some_groups": Limit(0.9, "an axis below this is not the one that the scales run along"),
+    "seam": Limit(0.6, "block std varies less under the right grid; about equal means that the grids agree"),
+    "amax_low": Limit(0.5, "smallest amax of activations that a calibrated input_scale can mean"),
+    "amax_high": Limit(5e4, "largest amax of activations that a calibrated input_scale can mean"),
+}  # fmt: skip
+
+
+def limit(name: str) -> float:
+    return LIMITS[name].value
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Some values of a weight before (raw) and after (scaled) its scale: float32 ``[n]`` each."""
+
+    raw: Tensor
+    scaled: Tensor
+
+    @property
+    def zero(self) -> bool:
+        return not bool(self.raw.any())
+
+
+def bad_scale(scale: Tensor, zeros: bool = False) -> str:
+    """What is wrong with scales in any shape, "" for nothing; zeros: a zero is sound (blocks of zeros)."""
+    scale = scale.float()
+    if not bool(torch.isfinite(scale).all()):
+        return "a scale is NaN or infinite"
+    if bool((scale < 0).any()):
+        return "a scale is negative"
+    if not zeros and bool((scale == 0).any()):
+        return "a scale is zero (float16 underflow, or never filled in)"
+    return ""
+
+
+def bad_codes(raw: Tensor) -> str:
+    if bool(torch.isfinite(raw).all()):
+        return ""
+    return "its codes hold NaN or infinity, which a scaled cast never writes: damaged, or bits of another FP8 format"
+
+
+def implausible(values: Tensor, inputs: int, exempt: bool = False) -> str:
+    """Why values ``[n]`` cannot be weights of a Linear with so many inputs, "" when they can."""
+    if values.numel() < limit("few") or not bool(values.any()):
+        return ""
+    std, largest = float(values.double().pow(2).mean().sqrt()), float(values.abs().max())
+    if exempt:
+        return f"std {std:.3g}" if std > limit("exempt_std") and largest > limit("max") else ""
+    if std > max(limit("std"), limit("narrow_std") / max(inputs, 1) ** 0.5):
+        return f"std {std:.3g}, far above the 0.01 to 0.1 of weights"
+    if largest > limit("max") and std > limit("max_std"):
+        return f"max {largest:.3g} at std {std:.3g}"
+    return f"std {std:.3g}, far below any trained layer" if std < limit("tiny_std") else ""
+
+
+def top_fractions(raw: Tensor) -> tuple[float, float]:
+    """Fraction of the rows, and of the columns, of raw ``[r, c]`` that reach the top code; zero ones left out."""
+    magnitude = raw.abs()
+    # the top that is used, not the format's: some producers stop at 240, or lower
+    top = magnitude.max() * 0.92
+    return tuple(reaching(magnitude.amax(dim), top) for dim in (1, 0))  # type: ignore[return-value]
+
+
+def reaching(amax: Tensor, top: Tensor) -> float:
+    used = amax[amax > 0]
+    return float((used >= top).float().mean()) if used.numel() else 0.0
+
+
+def scaled_axis(raw: Tensor) -> str:
+    """Which axis of raw ``[r, c]`` its scales run along, by the top codes: "rows", "columns" or "" for undecided."""
+    rows, columns = top_fractions(raw)
+    if rows >= limit("all_groups") and columns < limit("some_groups"):
+        return "rows"
+    if columns >= limit("all_groups") and rows < limit("some_groups"):
+        return "columns"
+    return ""
+
+
+def block_std(raw: Tensor, rows: int, cols: int) -> Tensor:
+    """Root mean square of each whole tile of raw ``[r, c]``: ``[r // rows, c // cols]``."""
+    m, n = raw.shape[0] // rows, raw.shape[1] // cols
+    tiles = raw[: m * rows, : n * cols].reshape(m, rows, n, cols)
+    return tiles.pow(2).mean(dim=(1, 3)).sqrt()
+
+
+def roughness(spread: Tensor, scale: Tensor) -> float:
+    """Variance of log(std) over the blocks when these scales are applied; the right scales give the least."""
+    product = spread * scale[: spread.shape[0], : spread.shape[1]]
+    used = product[product > 0]
+    return float(used.log().var()) if used.numel() > 2 else 0.0
+
+
+def smoother(spread: Tensor, first: Tensor, second: Tensor) -> str:
+    """Which of two readings of the scales suits block stds better: "first", "second" or "" for undecided."""
+    a, b = roughness(spread, first), roughness(spread, second)
+    if a < limit("seam") * b:
+        return "first"
+    return "second" if b < limit("seam") * a else ""
+
+
+def plausible_input_scale(scale: Tensor, weight_scale: Tensor, maximum: float) -> bool:
+    """Whether an input_scale is a calibrated amax / maximum, not one of the known placeholders."""
+    if scale.numel() != 1:
+        return False
+    value = float(scale.float().reshape(()))
+    copied = weight_scale.numel() == 1 and value == float(weight_scale)
+    # NaN fails the comparison
+    return value != 1.0 and not copied and limit("amax_low") <= value * maximum <= limit("amax_high")
+
+
+# largest magnitude byte that absmax scaling leaves in each format
+TOP_BYTES = {0x7E: "float8_e4m3fn", 0x7B: "float8_e5m2", 0x7F: "float8_e4m3fnuz"}
+
+
+def byte_format(codes: Tensor) -> str | None:
+    """Name of the FP8 format that absmax-scaled bytes hold, by the largest; None when they could be several."""
+    name = TOP_BYTES.get(int((codes & 0x7F).max()))
+    # the only NaN of fnuz, the negative zero of the others
+    return None if name == "float8_e4m3fnuz" and bool((codes == 0x80).any()) else name

@@ -1,0 +1,136 @@
+"""A bounded number of a layer's elements, always the same ones, with the scale that belongs to each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from .evidence import Sample, bad_codes, bad_scale, implausible
+from .layer import NVFP4, UNSCALED, Layer
+
+T = TypeVar("T")
+RUNS, RUN = 4, 4096  # contiguous elements read at evenly spaced places
+LAYERS = 64  # scaled layers whose codes are looked at
+CASTS = 400  # unscaled ones: each must be proven, so nearly all
+FEW_SCALES = 1 << 14  # read whole up to here, sampled above
+DOUBTFUL = (1e-4, 64.0)  # amax by the scale alone outside of which a layer is looked at in any case
+# large or zero-initialised by design; section "layers usually kept in high precision" of the catalogue
+EXEMPT = re.compile(
+    r"embed|shared|relative_attention_bias|modulation|adaln|adaLN|_mod\.|time_in|guidance_in|vector_in|final_layer"
+    r"|proj_out|lm_head|\bhead\b|norm|scale_shift|pos_|codebook|lora"
+)
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """At most count items, evenly spaced, the first and the last among them."""
+    if len(items) <= count:
+        return list(items)
+    return [items[i * (len(items) - 1) // (count - 1)] for i in range(count)]
+
+
+def sample(layer: Layer, everything: bool = False) -> Sample:
+    """Values of the layer before and after scaling; everything: all of them."""
+    total = layer.stored[0] * layer.stored[1]
+    runs = [(0, total)] if everything else run_starts(total)
+    raw = torch.cat([run(layer, start, stop) for start, stop in runs])
+    places = torch.cat([torch.arange(start, stop) for start, stop in runs])
+    return Sample(raw, raw if layer.kind is UNSCALED else raw * scales_at(layer, places))
+
+
+def run_starts(total: int) -> list[tuple[int, int]]:
+    if total <= RUNS * RUN:
+        return [(0, total)]
+    # even, for codes packed in pairs
+    starts = [i * (total - RUN) // (RUNS - 1) & ~1 for i in range(RUNS)]
+    return [(start, start + RUN) for start in starts]
+
+
+def run(layer: Layer, start: int, stop: int) -> Tensor:
+    """Unscaled values of the flat elements [start, stop)."""
+    packed = layer.format.per_byte
+    piece = layer.module.source.piece(layer.module.key("weight") or "", start // packed, stop // packed)
+    return layer.values(piece).flatten()
+
+
+def scales_at(layer: Layer, places: Tensor) -> Tensor:
+    """The scale of each flat element of the stored matrix."""
+    grid, (rows, cols) = layer.grid(), layer.fits[0].tile(layer.stored)
+    if grid.numel() == 1:
+        return grid.reshape(())
+    return grid[places // layer.stored[1] // rows, places % layer.stored[1] // cols]
+
+
+def scale_values(layer: Layer, everything: bool = False) -> Tensor:
+    """Float32 scales as the file has them, all or some."""
+    key = layer.module.key("scale") or layer.module.key("quant_scale") or layer.module.key("channel_scale") or ""
+    info, source = layer.module.source[key], layer.module.source
+    total = info.numel
+    if everything or total <= FEW_SCALES:
+        return as_float(source.tensor(key).flatten())
+    return as_float(torch.cat([source.piece(key, start, stop) for start, stop in run_starts(total)]))
+
+
+def as_float(scale: Tensor) -> Tensor:
+    return scale.view(torch.float8_e8m0fnu).float() if scale.dtype == torch.uint8 else scale.float()
+
+
+##### Judgement of one layer
+
+
+def scale_problem(layer: Layer, everything: bool = False) -> tuple[str, bool]:
+    """What is wrong with a layer's scales by themselves, and whether they make its codes worth a look."""
+    if layer.plain:
+        return "", False
+    scale = scale_values(layer, everything)
+    problem = bad_scale(scale, zeros=layer.kind is NVFP4)
+    low, high = DOUBTFUL
+    largest = float(scale.max()) * layer.format.maximum
+    return problem or nested_problem(layer), not low < largest < high
+
+
+def nested_problem(layer: Layer) -> str:
+    return bad_scale(layer.tensor("global_scale")) if layer.kind is NVFP4 else ""
+
+
+def code_problem(layer: Layer, everything: bool = False) -> str:
+    """What is wrong with a layer's codes and their scale, "" for nothing that the numbers show."""
+    seen = sample(layer, everything)
+    exempt = bool(EXEMPT.search(layer.name)) or len(layer.full) > 2
+    problem = bad_codes(seen.raw) or implausible(seen.scaled, layer.stored[1], exempt)
+    if not problem or "codes hold" in problem:
+        return problem
+    if layer.plain:
+        # an embedding may be this large, but only absmax scaling reaches the very last code
+        return "" if exempt and not reaches_top(layer) else lost_scale(problem)
+    return wrong_scale(layer, seen, problem)
+
+
+def reaches_top(layer: Layer) -> bool:
+    largest = layer.values(layer.tensor("weight")).abs().max()
+    return float(largest) >= 0.9 * layer.format.maximum
+
+
+def lost_scale(problem: str) -> str:
+    return f"its codes have {problem}: they were scaled and the scale is missing; get the file with its scale keys"
+
+
+def wrong_scale(layer: Layer, seen: Sample, problem: str) -> str:
+    if inverted_fits(layer, seen):
+        return f"its weight would have {problem}, but be sound if divided: the scale is a reciprocal"
+    return f"its weight would have {problem}: the scale is of another layer or format, or a placeholder"
+
+
+def inverted_fits(layer: Layer, seen: Sample) -> bool:
+    """Whether the weight is plausible when the scale is inverted."""
+    factor = torch.where(seen.raw == 0, torch.ones(()), seen.scaled / seen.raw)
+    return not implausible(seen.raw / factor, layer.stored[1])
+
+
+def inverted(layer: Layer) -> bool:
+    """Whether only the inverted scale makes a plausible weight."""
+    seen = sample(layer)
+    return bool(implausible(seen.scaled, layer.stored[1])) and inverted_fits(layer, seen)
