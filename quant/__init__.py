@@ -1,23 +1,32 @@
 """The engine: reads, quantizes and runs scaled weights. Needs torch and safetensors, never ComfyUI."""
 
-from .formats import FORMATS, Format
-from .granularity import GRANULARITIES, PerBlock, PerGroup, PerRow, PerTensor
-from .patch import Handle, patch_linears, restore_linears
-from .refusal import Refused
-from .weight import QuantizedWeight, quantize
+from __future__ import annotations
 
-__all__ = [
-    "FORMATS",
-    "GRANULARITIES",
-    "Format",
-    "Handle",
-    "PerBlock",
-    "PerGroup",
-    "PerRow",
-    "PerTensor",
-    "QuantizedWeight",
-    "Refused",
-    "patch_linears",
-    "quantize",
-    "restore_linears",
-]
+from importlib import import_module
+
+# module -> what of it is public; imported when first asked for, so that the command line answers without torch
+PUBLIC: dict[str, tuple[str, ...]] = {
+    "checkpoint": ("Checkpoint", "inspect_checkpoint", "read_checkpoint"),
+    "encode": ("quantize",),
+    "formats": ("FORMATS", "Format"),
+    "fuse": ("fuse_rows",),
+    "granularity": ("GRANULARITIES", "PerBlock", "PerGroup", "PerRow", "PerTensor"),
+    "patch": ("Handle", "patch_linears", "restore_linears"),
+    "refusal": ("Refused",),
+    "source": ("Source", "StateDictSource", "open_source"),
+    "verdict": ("Verdict",),
+    "weight": ("QuantizedWeight",),
+}
+HOMES = {name: module for module, names in PUBLIC.items() for name in names}
+
+__all__ = [*HOMES]
+
+
+def __getattr__(name: str) -> object:
+    if name not in HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(globals() | HOMES)
