@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from .activation import quantize_activation
-from .formats import Format, float8_e4m3fn
+from .formats import Format, float8_e4m3fn, scale_from_amax
 from .granularity import Granularity, PerBlock, PerRow, PerTensor
 from .kernels import KERNELS, Kernel, Layer
 from .refusal import Refused
 from .table import text_table
-from .weight import QuantizedWeight, quantize
+from .weight import QuantizedWeight
 
 SHAPE = (48, 80)
 TOKENS = 32
@@ -86,12 +86,14 @@ def sample(layer: Layer) -> tuple[QuantizedWeight, Tensor, Tensor]:
 
 
 def sample_weight(weight: Tensor, format: Format, granularity: Granularity) -> QuantizedWeight:
-    if format.dtype.is_floating_point:
-        return quantize(weight, format, granularity)
-    # any byte is a code of an integer format
-    codes = (weight * 60).to(torch.int32).to(torch.uint8).view(format.dtype)[:, :: format.per_byte].contiguous()
+    """In any granularity, those that nobody writes included; for integer formats any byte is a code."""
     shape = (weight.shape[0], weight.shape[1])
-    scale = torch.linspace(0.5, 2, 4096)[: max(1, torch.Size(granularity.scale_shape(shape)).numel())]
+    scale = scale_from_amax(granularity.amax(weight), format.maximum)
+    scaled = weight / granularity.expand(scale, shape)
+    if format.dtype.is_floating_point:
+        codes = scaled.clamp(-format.maximum, format.maximum).to(format.dtype)
+    else:
+        codes = (scaled * 16).to(torch.int32).to(torch.uint8).view(format.dtype)[:, :: format.per_byte].contiguous()
     return QuantizedWeight(format, codes, scale.reshape(granularity.scale_shape(shape)), granularity, shape)
 
 

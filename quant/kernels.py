@@ -83,7 +83,7 @@ def static_activations(layer: Layer) -> str | None:
     return None if layer.activation == "static" else "needs a static activation scale; dynamic ones are per token"
 
 
-def tiles(layer: Layer) -> str | None:
+def tile_scales(layer: Layer) -> str | None:
     fits = isinstance(layer.granularity, PerBlock) and layer.format.per_byte == 1
     return None if fits else f"needs block or group scales, not {layer.format.name} {layer.granularity.name}"
 
@@ -161,11 +161,9 @@ def dequantized_block(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, _
 
 def dequantized_tiles(weight: QuantizedWeight) -> Tensor:
     """A block-scaled weight ``[out, in]`` float32, without a scale of its size in memory."""
-    rows, cols = weight.granularity.rows, weight.granularity.cols  # type: ignore[union-attr]
-    m, n = weight.scale.shape
-    values = weight.format.values(weight.codes)
-    values = F.pad(values, (0, n * cols - weight.shape[1], 0, m * rows - weight.shape[0]))
-    values.view(m, rows, n, cols).mul_(weight.scale.view(m, 1, n, 1))
+    tiles = weight.granularity.tiled(weight.format.values(weight.codes))  # type: ignore[union-attr]
+    m, rows, n, cols = tiles.shape
+    values = tiles.mul_(weight.scale.view(m, 1, n, 1)).view(m * rows, n * cols)
     return values[: weight.shape[0], : weight.shape[1]]
 
 
@@ -193,7 +191,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("scaled_mm per-tensor", "scaled_mm", (*SCALED_MM, tensor_scale, static_activations), per_tensor),
     Kernel("scaled_mm per-row", "scaled_mm", (*SCALED_MM, row_scales), per_row),
     Kernel("scaled_mm emulated per-row", "scaled_mm", (*SCALED_MM, row_scales), emulated_per_row),
-    Kernel("dequantized block", "block", (untransformed, tiles), dequantized_block),
+    Kernel("dequantized block", "block", (untransformed, tile_scales), dequantized_block),
     Kernel("upcast", "upcast", (), upcast),
     Kernel("upcast by table", "upcast", (byte_floats,), upcast_by_table),
 )

@@ -13,7 +13,7 @@ from .activation import same_device
 from .layout import from_tensor, is_scaled, to_tensor
 from .plan import Choice, choose_for
 from .refusal import Refused
-from .saving import native_tensors
+from .saving import PARTS, native_tensors
 from .weight import QuantizedWeight
 
 
@@ -21,8 +21,8 @@ def run(
     x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, choice: Choice, input_scale: Tensor | None = None
 ) -> Tensor:
     """``[..., in] -> [..., out]``, as F.linear, from codes ``[out, in]`` and scale of a weight without transform."""
-    if choice.layer.has_transform:
-        raise Refused("A weight with smoothing or rotation needs linear.apply, which knows of them.")
+    if choice.layer.has_transform or choice.format.grid:
+        raise Refused("A weight with smoothing, rotation or two levels of scales needs linear.apply.")
     weight = QuantizedWeight(choice.format, codes, scale, choice.granularity, choice.shape, input_scale)
     return apply(x, weight, bias, choice)
 
@@ -64,7 +64,7 @@ def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Cho
         empty = x.new_zeros(x.shape[0], choice.shape[0])
         return empty if bias is None else empty + bias
     if weight.scale.device != x.device:
-        weight = replace(weight, scale=weight.scale.to(x.device), smooth=same_device(weight.smooth, x))
+        weight = replace(weight.to(x.device), codes=weight.codes)
     input_scale = same_device(weight.input_scale, x) if choice.activation == "static" else None
     return choice.kernel.run(x, weight, bias, input_scale)
 
@@ -151,6 +151,9 @@ class ScaledLinear(nn.Linear):
             super()._load_from_state_dict(state_dict, prefix, *report)
             return
         weight, own = self.quantized(), native_tensors(self.quantized(), prefix)
+        if weight.format.name in PARTS:
+            report[4].append(f"{prefix}weight: {weight.format.name} is loaded by reading the file and patching again.")
+            return
         if wrong := [name for name in own if name in state_dict and not alike(state_dict[name], own[name])]:
             report[4].append(f"{', '.join(wrong)}: not of the format and shape that this layer has.")
             return

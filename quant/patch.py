@@ -163,10 +163,11 @@ def patch_of(linear: nn.Linear) -> Patch | None:
 
 def planned(linear: nn.Linear, weight: QuantizedWeight, wish: tuple[str, str], token: object) -> Patch:
     """The patch of one Linear, with the kernel for activations of the weight's own dtype and device."""
-    before, place = patch_of(linear), (weight.codes.device, reads_as(linear))
-    parameter = before.original if before else linear._parameters["weight"]
-    assert parameter is not None  # unfit has looked
-    patch = Patch(before.base if before else type(linear), parameter, place, token, *wish)
+    place = (weight.codes.device, reads_as(linear))
+    if before := patch_of(linear):
+        patch = Patch(before.base, before.original, before.placed, token, *wish)
+    else:
+        patch = Patch(type(linear), linear._parameters["weight"], place, token, *wish)  # type: ignore[arg-type]
     patch.choice(weight, *place)
     return patch
 
@@ -186,7 +187,7 @@ def install(
     try:
         for name, linear in linears.items():
             patch = patches[name]
-            put(linear, scaled_class(patch.base), frozen(weights[name], patch.placed[1]), patch)
+            put(linear, scaled_class(patch.base), frozen(weights[name], reads_as(linear)), patch)
     except BaseException:
         for state in before:
             put(*state)

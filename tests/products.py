@@ -21,10 +21,19 @@ def rng(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+def quantized(values: Tensor, format: quant.Format = E4M3, granularity=None) -> quant.QuantizedWeight:
+    """Values ``[out, in]`` in any granularity, whether or not anybody writes it."""
+    shape, granularity = tuple(values.shape), granularity or quant.PerRow()
+    top = torch.finfo(format.dtype).max
+    scale = granularity.amax(values) / top
+    codes = (values / granularity.expand(scale, shape)).clamp(-top, top).to(format.dtype)
+    return quant.QuantizedWeight(format, codes, scale.reshape(granularity.scale_shape(shape)), granularity, shape)
+
+
 def weight(outputs: int, inputs: int, format: quant.Format = E4M3, granularity=None) -> quant.QuantizedWeight:
-    """A random weight with rows of unlike size, quantized."""
-    values = torch.randn(outputs, inputs, generator=rng(1)) * torch.logspace(-2, 0, max(outputs, 1))[:outputs, None]
-    return quant.quantize(values, format, granularity or quant.PerRow())
+    """A random weight with rows of unlike size."""
+    values = torch.randn(outputs, inputs, generator=rng(1)) * torch.logspace(-2, 0, outputs)[:, None]
+    return quantized(values, format, granularity)
 
 
 def activation(spread: float | str, *shape: int) -> Tensor:
@@ -42,6 +51,7 @@ def product(x: Tensor, w: quant.QuantizedWeight, bias: Tensor | None = None) -> 
 
 def sqnr(got: Tensor, want: Tensor) -> float:
     """Signal to quantization noise in dB."""
+    got, want = got.detach(), want.detach()
     noise = (got.double() - want.double()).square().sum()
     return float("inf") if noise == 0 else float(10 * torch.log10(want.double().square().sum() / noise))
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from products import DTYPES, E4M3, SPREADS, activation, product, sqnr, torchao_rounded, weight
+from products import DTYPES, E4M3, SPREADS, activation, product, quantized, sqnr, torchao_rounded, weight
 from scaled_fp8 import quant
 from scaled_fp8.quant import kernels
 from scaled_fp8.quant.capability import Proof, prove, typical
@@ -69,7 +69,7 @@ def test_static_activations_are_clamped(name):
 
 @pytest.mark.parametrize("dtype", (torch.float16, torch.bfloat16), ids=str)
 def test_sums_of_large_codes_do_not_overflow(dtype):
-    w = quant.quantize(torch.full((16, 4096), 1e-4), E4M3, quant.PerRow())
+    w = quantized(torch.full((16, 4096), 1e-4), E4M3, quant.PerRow())
     x = torch.full((2, 4096), 0.5, dtype=dtype)
     for name in PER_TOKEN:
         torch.testing.assert_close(runnable(name).run(x, w, None, None).float(), product(x, w), rtol=1e-2, atol=0)
