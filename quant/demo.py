@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from .checkpoint import Checkpoint, read_checkpoint
 from .demo_model import CLASSES, SIDE, DigitsTransformer, sample
 from .demo_picture import Panel, draw
+from .encode import quantize
 from .formats import float8_e4m3fn
 from .granularity import PerTensor
 from .patch import patch_linears
 from .refusal import Refused
 from .table import text_table
-from .weight import quantize
 
 ORIGINAL = Path(__file__).parent / "demo_digits.safetensors"
 PREFIX = "model.diffusion_model."

@@ -25,6 +25,9 @@ class PerTensor:
     def amax(self, weight: Tensor) -> Tensor:
         return largest(weight, (0, 1))
 
+    def total(self, values: Tensor) -> Tensor:
+        return values.sum()
+
 
 @dataclass(frozen=True)
 class PerRow:
@@ -40,6 +43,9 @@ class PerRow:
 
     def amax(self, weight: Tensor) -> Tensor:
         return largest(weight, (1,)).unsqueeze(1)
+
+    def total(self, values: Tensor) -> Tensor:
+        return values.sum(1, keepdim=True)
 
 
 @dataclass(frozen=True)
@@ -58,9 +64,17 @@ class PerBlock:
         return tall.repeat_interleave(self.cols, 1)[:, : shape[1]]
 
     def amax(self, weight: Tensor) -> Tensor:
-        m, n = self.scale_shape((weight.shape[0], weight.shape[1]))
-        padding = (0, n * self.cols - weight.shape[1], 0, m * self.rows - weight.shape[0])
-        return largest(F.pad(weight, padding).view(m, self.rows, n, self.cols), (1, 3))
+        return largest(self.tiled(weight), (1, 3))
+
+    def total(self, values: Tensor) -> Tensor:
+        return self.tiled(values).sum((1, 3))
+
+    def tiled(self, values: Tensor) -> Tensor:
+        """``[out, in] -> [m, rows, n, cols]``, filled up with zeros."""
+        m, n = self.scale_shape((values.shape[0], values.shape[1]))
+        padding = (0, n * self.cols - values.shape[1], 0, m * self.rows - values.shape[0])
+        filled = F.pad(values, padding) if any(padding) else values
+        return filled.view(m, self.rows, n, self.cols)
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-import comfy_kitchen
 import torch
 from comfy_kitchen.tensor import QuantizedLayout, QuantizedTensor, register_layout_class
 from comfy_kitchen.tensor.base import BaseLayoutParams
 from torch import Tensor
 
-from .formats import Format, float8_e4m3fn, scale_from_amax
+from .encode import Job, generator, quantize
+from .formats import Format, float8_e4m3fn
 from .granularity import Granularity, PerTensor
 from .weight import QuantizedWeight
 
@@ -37,11 +37,14 @@ class ScaledWeightLayout(QuantizedLayout):
         input_scale: Tensor | None = None
         smooth: Tensor | None = None
         rotation: int = 0
+        outer: Tensor | None = None
+        codebook: Tensor | None = None
         # not compared: it counts calls, and torch.compile would take a new count for a new weight
         choice: Choice | None = field(default=None, compare=False)
 
         def _tensor_fields(self) -> list[str]:
-            return [name for name in ("scale", "input_scale", "smooth") if getattr(self, name) is not None]
+            names = ("scale", "input_scale", "smooth", "outer", "codebook")
+            return [name for name in names if getattr(self, name) is not None]
 
     @classmethod
     def quantize(
@@ -56,13 +59,13 @@ class ScaledWeightLayout(QuantizedLayout):
         choice: Choice | None = None,
     ) -> tuple[Tensor, Params]:
         """Quantize ``[out, in]`` with new scales; a seed > 0 rounds stochastically, as ComfyUI does for LoRA."""
-        shape = (tensor.shape[0], tensor.shape[1])
-        granularity = granularity or PerTensor()
+        granularity, seed = granularity or PerTensor(), stochastic_rounding or 0
         if not isinstance(scale, Tensor):
-            scale = scale_from_amax(granularity.amax(tensor), format.maximum)
-        scaled = tensor.float() / granularity.expand(scale, shape)
-        codes = round_to(scaled, format, stochastic_rounding or 0)
-        scale = scale.reshape(granularity.scale_shape(shape))
+            weight = quantize(tensor, format, granularity, seed=seed)
+            return weight.codes, params_of(weight, tensor.dtype, choice, input_scale)
+        shape = (tensor.shape[0], tensor.shape[1])
+        scale = scale.float().reshape(granularity.scale_shape(shape))
+        codes = Job(format, granularity, generator=generator(seed, tensor.device)).codes(tensor.float(), scale)
         return codes, cls.Params(scale, tensor.dtype, shape, format, granularity, input_scale, choice=choice)
 
     @classmethod
@@ -86,29 +89,25 @@ class ScaledWeightLayout(QuantizedLayout):
 register_layout_class(ScaledWeightLayout.NAME, ScaledWeightLayout)
 
 
-def round_to(scaled: Tensor, format: Format, seed: int) -> Tensor:
-    """Clamp to the format's range and round: to nearest, or stochastically with a seed > 0."""
-    scaled = scaled.clamp(-format.maximum, format.maximum)
-    if not seed:
-        return scaled.to(format.dtype)
-    generator = torch.Generator(device=scaled.device).manual_seed(seed)
-    noise = torch.randint(0, 256, scaled.shape, dtype=torch.uint8, device=scaled.device, generator=generator)
-    return comfy_kitchen.stochastic_rounding_fp8(scaled, noise, format.dtype)
-
-
 def scaled_weight(codes: Tensor, params: ScaledWeightLayout.Params) -> QuantizedWeight:
     return QuantizedWeight(
         params.format, codes, params.scale, params.granularity, params.orig_shape,
-        params.input_scale, params.smooth, params.rotation,
+        params.input_scale, params.smooth, params.rotation, params.outer, params.codebook,
+    )  # fmt: skip
+
+
+def params_of(
+    weight: QuantizedWeight, dtype: torch.dtype, choice: Choice | None, input_scale: Tensor | None
+) -> ScaledWeightLayout.Params:
+    return ScaledWeightLayout.Params(
+        weight.scale, dtype, weight.shape, weight.format, weight.granularity,
+        input_scale, weight.smooth, weight.rotation, weight.outer, weight.codebook, choice,
     )  # fmt: skip
 
 
 def to_tensor(weight: QuantizedWeight, dtype: torch.dtype, choice: Choice | None = None) -> QuantizedTensor:
     """The weight as one tensor ``[out, in]`` that reads as dtype; codes and scales are shared, not copied."""
-    params = ScaledWeightLayout.Params(
-        weight.scale, dtype, weight.shape, weight.format, weight.granularity,
-        weight.input_scale, weight.smooth, weight.rotation, choice,
-    )  # fmt: skip
+    params = params_of(weight, dtype, choice, weight.input_scale)
     return QuantizedTensor(weight.codes, ScaledWeightLayout.NAME, params)
 
 

@@ -3,30 +3,111 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
+import comfy_kitchen
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from .granularity import PerBlock, PerGroup
+from .formats import Format, inner_scale
+from .granularity import Granularity, PerBlock, PerGroup
 from .weight import QuantizedWeight
-
-
-def native_tensors(weight: QuantizedWeight, prefix: str) -> dict[str, Tensor]:
-    """weight, weight_scale, comfy_quant and what else the layer needs, each name after prefix ("blocks.0.q.")."""
-    scale = weight.scale.unsqueeze(-1) if isinstance(weight.granularity, PerGroup) else weight.scale
-    tensors = {"weight": weight.codes, "weight_scale": scale, "comfy_quant": marker(weight)}
-    optional = {"input_scale": weight.input_scale, "pre_quant_scale": weight.smooth}
-    tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
-    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
-
 
 # Granularity -> suffix of the format's name; convert_to_quant's names, which core refuses rather than misreads.
 SUFFIXES = {"per-tensor": "", "per-row": "_rowwise", "block": "_blockwise", "group": "_block3d"}
 
 
+def loads_in_core(format: Format, granularity: Granularity) -> bool:
+    """Whether ComfyUI core 0.33 loads such weights without this pack."""
+    if format.comfy is None:
+        return False
+    if format.name in ("float8_e4m3fn", "float8_e5m2"):
+        return granularity.name == "per-tensor"
+    return granularity.name in {g.name for g in format.granularities}
+
+
+def native_tensors(weight: QuantizedWeight, prefix: str) -> dict[str, Tensor]:
+    """weight, weight_scale, comfy_quant and what else the layer needs, each name after prefix ("blocks.0.q.")."""
+    tensors = PARTS.get(weight.format.name, plain)(weight) | {"comfy_quant": marker(weight)}
+    optional = {"input_scale": weight.input_scale, "pre_quant_scale": weight.smooth}
+    tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+    return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
+
+
 def marker(weight: QuantizedWeight) -> Tensor:
     """ComfyUI's per-layer description as uint8 JSON."""
-    entry: dict[str, object] = {"format": weight.format.name + SUFFIXES[weight.granularity.name]}
-    if isinstance(weight.granularity, PerBlock):
-        entry["group_size"] = weight.granularity.cols
-    return torch.tensor(list(json.dumps(entry).encode()), dtype=torch.uint8)
+    return torch.tensor(list(json.dumps(description(weight)).encode()), dtype=torch.uint8)
+
+
+def description(weight: QuantizedWeight) -> dict[str, object]:
+    """What ComfyUI's comfy_quant and _quantization_metadata say of the layer."""
+    if not loads_in_core(weight.format, weight.granularity):
+        entry: dict[str, object] = {"format": weight.format.name + SUFFIXES[weight.granularity.name]}
+        blocks = isinstance(weight.granularity, PerBlock)
+        return entry | ({"group_size": weight.granularity.cols} if blocks else {})  # type: ignore[union-attr]
+    entry = {"format": weight.format.comfy}
+    if weight.format.grid:
+        entry["group_size"] = weight.granularity.cols  # type: ignore[union-attr]
+    if weight.rotation:
+        entry |= {"convrot": True} if weight.format.comfy == "int8_tensorwise" else {}
+        entry["convrot_groupsize"] = weight.rotation
+    return entry
+
+
+##### What each format keeps beside its marker
+
+
+def plain(weight: QuantizedWeight) -> dict[str, Tensor]:
+    scale = weight.scale.unsqueeze(-1) if isinstance(weight.granularity, PerGroup) else weight.scale
+    return {"weight": weight.codes, "weight_scale": scale}
+
+
+def mxfp8(weight: QuantizedWeight) -> dict[str, Tensor]:
+    """Weight filled up to multiples of 32; exponents of the scales as bytes, in cuBLAS tiles."""
+    exponents = (torch.frexp(weight.scale).exponent + 126).to(torch.uint8)
+    codes, tiles = filled(weight.codes, 32, 32), filled(exponents, 32, 1)
+    return {"weight": codes, "weight_scale": comfy_kitchen.to_blocked(tiles, flatten=False)}
+
+
+def nvfp4(weight: QuantizedWeight) -> dict[str, Tensor]:
+    """Weight filled up to multiples of 16; float8_e4m3fn block scales in cuBLAS tiles, and the tensor's scale."""
+    outer = outer_of(weight)
+    inner = filled(inner_scale(weight.scale, outer).view(torch.uint8), 16, 1)
+    tiles = comfy_kitchen.to_blocked(inner, flatten=False).view(torch.float8_e4m3fn)
+    return {"weight": filled(weight.codes, 16, 8), "weight_scale": tiles, "weight_scale_2": outer}
+
+
+def int4(weight: QuantizedWeight) -> dict[str, Tensor]:
+    outer = outer_of(weight)
+    inner = inner_scale(weight.scale, outer)
+    tensors = {"weight": weight.codes, "weight_s_rel": inner, "weight_s_channel": outer.flatten()}
+    return tensors if weight.codebook is None else tensors | {"weight_codebook": weight.codebook}
+
+
+def int4_convrot(weight: QuantizedWeight) -> dict[str, Tensor]:
+    return {"weight": weight.codes, "weight_scale": weight.scale.flatten()}
+
+
+PARTS: dict[str, Callable[[QuantizedWeight], dict[str, Tensor]]] = {
+    "mxfp8": mxfp8,
+    "nvfp4": nvfp4,
+    "int4": int4,
+    "int4_convrot": int4_convrot,
+}
+
+
+def filled(codes: Tensor, row_step: int, column_step: int) -> Tensor:
+    """Codes filled up with zeros to multiples of the steps."""
+    rows, columns = codes.shape
+    # float8 has no pad of its own
+    padded = F.pad(codes.view(torch.uint8), (0, -columns % column_step, 0, -rows % row_step))
+    return padded.view(codes.dtype)
+
+
+def outer_of(weight: QuantizedWeight) -> Tensor:
+    """The scale one level up; where a weight came without, the one that uses all of the block scales' range."""
+    if weight.outer is not None:
+        return weight.outer
+    assert weight.format.outer_maximum, f"{weight.format.name} weights need their outer scale"
+    return weight.scale.amax() / weight.format.outer_maximum

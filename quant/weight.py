@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .formats import Format, scale_from_amax
+from .formats import Format, inner_scale
 from .granularity import Granularity
 
 
@@ -21,6 +21,8 @@ class QuantizedWeight:
     activations / format.maximum, or None where the file has none or a placeholder.
     smooth: ``[in]``, multiplies the activations (AWQ, SmoothQuant), so here the columns of W.
     rotation: group of a ConvRot Hadamard rotation along in, 0 for none.
+    outer: the scale one level above, ``[]`` (NVFP4) or ``[out, 1]`` (INT4); scale is the product of both.
+    codebook: ``[16]``, the values of 4-bit codes that are not the format's own.
     """
 
     format: Format
@@ -31,15 +33,26 @@ class QuantizedWeight:
     input_scale: Tensor | None = None
     smooth: Tensor | None = None
     rotation: int = 0
+    outer: Tensor | None = None
+    codebook: Tensor | None = None
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight ``[out, in]``, computed in float32."""
-        weight = self.format.values(self.codes) * self.granularity.expand(self.scale, self.shape)
+        weight = self.scaled_values()
         if self.rotation:
-            weight = unrotate(weight, self.rotation)
+            weight = rotate(weight, self.rotation)
         if self.smooth is not None:
             weight = weight * self.smooth
         return weight.to(dtype)
+
+    def scaled_values(self) -> Tensor:
+        """Values times scales, before rotation and smoothing are undone."""
+        values = self.format.values(self.codes, self.codebook)
+        if not self.format.grid or self.outer is None:
+            return values.mul_(self.granularity.expand(self.scale, self.shape))
+        inner = inner_scale(self.scale, self.outer).float()
+        on_grid = values.mul_(self.granularity.expand(inner, self.shape)).round_().clamp_(-127, 127)
+        return on_grid.mul_(self.outer)
 
     def to(self, device: torch.device | str) -> QuantizedWeight:
         """The same weight on device."""
@@ -47,17 +60,8 @@ class QuantizedWeight:
         return replace(self, **moved)
 
 
-def quantize(weight: Tensor, format: Format, granularity: Granularity) -> QuantizedWeight:
-    """Round weight ``[out, in]`` to a float8 format's codes, scaled so that each amax is the largest code."""
-    shape = (weight.shape[0], weight.shape[1])
-    scale = scale_from_amax(granularity.amax(weight), format.maximum)
-    scaled = weight.float() / granularity.expand(scale, shape)
-    codes = scaled.clamp(-format.maximum, format.maximum).to(format.dtype)
-    return QuantizedWeight(format, codes, scale.reshape(granularity.scale_shape(shape)), granularity, shape)
-
-
-def unrotate(weight: Tensor, group: int) -> Tensor:
-    """Undo a ConvRot rotation of weight ``[out, in]``: the matrix is symmetric and orthogonal, its own inverse."""
+def rotate(weight: Tensor, group: int) -> Tensor:
+    """ConvRot's rotation of weight ``[out, in]`` float32; the matrix is symmetric and orthogonal, its own inverse."""
     return (weight.reshape(-1, group) @ hadamard(group).to(weight.device)).view_as(weight)
 
 
