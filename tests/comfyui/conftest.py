@@ -110,7 +110,8 @@ def contract(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     def run(name: str, **request: object) -> dict:
         asked, answered = folder / f"{name}.request.json", folder / f"{name}.json"
         asked.write_text(json.dumps({"base": str(base), "data": str(DATA), **request}))
-        command = [str(PYTHON), str(HERE / "scripts" / f"{name}.py"), str(asked), str(answered)]
+        scripts = HERE / "scripts"
+        command = [str(PYTHON), str(scripts / "start.py"), str(scripts / f"{name}.py"), str(asked), str(answered)]
         done = subprocess.run(
             command, cwd=base, env=inside_environment(), capture_output=True, text=True, timeout=900, check=False
         )

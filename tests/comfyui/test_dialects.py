@@ -13,7 +13,7 @@ from zoo import CORE, ZOO
 MORE = (
     "plain-e5m2", "comfy-rows", "comfy-net", "legacy-prefixed", "legacy-e5m2", "lightx2v-transposed",
     "lightx2v-square-transposed", "ltx-mixed", "musubi-rows", "kijai-input", "ctq-rows", "ctq-blocks", "quanto-e5m2",
-    "torchao-rows", "fnuz", "modelopt-bytes", "vllm-fused", "fbgemm", "mxfp8", "nvfp4", "int8", "int8-rows",
+    "torchao-rows", "fnuz", "modelopt-bytes", "fbgemm", "mxfp8", "nvfp4", "int8", "int8-rows",
     "int8-convrot",
 )  # fmt: skip
 DIALECTS = (*CORE, *MORE)
@@ -36,8 +36,8 @@ def measured(contract, base, figure, digits) -> dict:
 def written(name: str, base: Path, digits: dict) -> str:
     """Name under models/diffusion_models of the dialect's safetensors file."""
     folder = base / "models" / "diffusion_models"
-    (folder / "zoo").mkdir(exist_ok=True)
-    path = ZOO[name].write(digits, folder / "zoo" / f"{name}.safetensors")
+    (folder / name).mkdir()
+    path = ZOO[name].write(digits, folder / name / f"{name}.safetensors")
     return str((path if path.is_file() else next(path.glob("*.safetensors"))).relative_to(folder))
 
 

@@ -7,22 +7,17 @@ import json
 import sys
 from pathlib import Path
 
-import comfy.cli_args
+import comfy.model_management
+import comfy.utils
+import folder_paths
+import torch
+from comfy.quant_ops import QuantizedTensor
+from safetensors.torch import load_file, save_file
 
-REQUEST = json.loads(Path(sys.argv[1]).read_text())
+import nodes
+
+REQUEST = json.loads(Path(sys.argv[2]).read_text())
 BASE = Path(REQUEST["base"])
-comfy.cli_args.args.cpu = True
-comfy.cli_args.args.base_directory = str(BASE)
-
-import comfy.model_management  # noqa: E402
-import comfy.utils  # noqa: E402
-import folder_paths  # noqa: E402
-import torch  # noqa: E402
-from comfy.quant_ops import QuantizedTensor  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-import nodes  # noqa: E402
-
 torch.set_num_threads(2)
 # ComfyUI's executor runs every node so
 INFERENCE = torch.inference_mode()
@@ -35,7 +30,7 @@ CPU = torch.device("cpu")
 
 def answer(figures: dict) -> None:
     """Hand the measured figures to the test that started this script."""
-    Path(sys.argv[2]).write_text(json.dumps(figures))
+    Path(sys.argv[3]).write_text(json.dumps(figures))
 
 
 def pack() -> dict[str, type]:
