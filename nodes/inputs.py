@@ -13,8 +13,14 @@ NONE = "none"
 
 
 def model_files() -> list[str]:
-    """Every file a diffusion model may be in, as folder/name."""
-    return [f"{folder}/{name}" for folder in MODEL_FOLDERS for name in folder_paths.get_filename_list(folder)]
+    """Every file a diffusion model may be in, as folder/name; sharded ones by their index."""
+    listed = {folder: [*folder_paths.get_filename_list(folder), *shard_indexes(folder)] for folder in MODEL_FOLDERS}
+    return [f"{folder}/{name}" for folder, names in listed.items() for name in names]
+
+
+def shard_indexes(folder: str) -> list[str]:
+    found = [folder_paths.recursive_search(path)[0] for path in folder_paths.get_folder_paths(folder)]
+    return sorted({name for names in found for name in names if name.endswith(".safetensors.index.json")})
 
 
 def model_path(choice: str) -> str:

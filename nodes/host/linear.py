@@ -12,7 +12,8 @@ from torch.nn import Module, Parameter
 from ...quant.layout import from_tensor, is_scaled
 from ...quant.linear import apply
 from ...quant.plan import Choice, choose_for
-from ...quant.saving import native_tensors
+from ...quant.saving import loads_in_core, native_tensors
+from ...quant.weight import QuantizedWeight
 
 
 class ScaledLinear:
@@ -94,10 +95,13 @@ def scaled_ops(dtype: torch.dtype, device: torch.device, full_precision: bool = 
     class ScaledOps(base):
         class Linear(ScaledLinear, base.Linear):
             def _load_from_state_dict(self, state_dict, prefix, *args):
-                if isinstance(state_dict.get(f"{prefix}weight"), QuantizedTensor):
+                weight = state_dict.get(f"{prefix}weight")
+                if is_scaled(weight) and not runs_in_core(from_tensor(weight)):
                     take_weight(self, state_dict, prefix, *args)
-                else:
-                    super()._load_from_state_dict(state_dict, prefix, *args)
+                    return
+                if is_scaled(weight):
+                    state_dict.update(native_tensors(from_tensor(weight), prefix))
+                super()._load_from_state_dict(state_dict, prefix, *args)
 
         class Embedding(base.Embedding):
             def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -114,6 +118,11 @@ def emulated_formats(device: torch.device) -> set[str]:
     management = comfy.model_management
     missing = set() if management.supports_nvfp4_compute(device) else {"nvfp4"}
     return missing if management.supports_mxfp8_compute(device) else missing | {"mxfp8"}
+
+
+def runs_in_core(weight: QuantizedWeight) -> bool:
+    """Whether core's own kernels run it: all formats it knows but FP8, whose activations it scales by 1."""
+    return loads_in_core(weight.format, weight.granularity) and not weight.format.name.startswith("float8")
 
 
 def take_weight(module, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:

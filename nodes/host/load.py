@@ -15,6 +15,8 @@ from torch import Tensor
 
 from ... import quant
 from ...quant.layout import is_scaled, to_tensor
+from ...quant.source import STORES
+from ...quant.stored import loaded
 from .diffusers import by_comfy_names
 from .linear import scaled_ops
 from .plan import plan_model
@@ -29,21 +31,33 @@ def checkpoint_tensors(checkpoint: quant.Checkpoint) -> dict[str, Tensor]:
     progress = comfy.utils.ProgressBar(len(checkpoint))
     for name in checkpoint:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        tensors[f"{name}.weight"] = resident(checkpoint, name)
+        tensors[checkpoint.weight_key(name)] = resident(checkpoint, name)
         progress.update(1)
     return tensors
 
 
 def resident(checkpoint: quant.Checkpoint, name: str) -> Tensor:
     """A Linear's weight stays scaled; a convolution's, which ComfyUI cannot scale, is dequantized."""
-    weight, shape = checkpoint[name], checkpoint.spec(name).tensor_shape
+    weight, shape = checkpoint[name], checkpoint.spec(name).full_shape
     if len(shape) > 2:
         return weight.dequantize(torch.bfloat16).view(shape)
     return to_tensor(weight, torch.bfloat16)
 
 
 def open_checkpoint(path: str) -> quant.Checkpoint:
-    return quant.read_checkpoint(path)
+    """A checkpoint whose tensors ComfyUI itself maps from disk, so that it streams them as its own."""
+    source = quant.open_source(path)
+    for name, tensor in mapped_tensors(path).items():
+        source.stored[name] = loaded(name, tensor, source.origin(name))
+    return quant.read_checkpoint(source)
+
+
+def mapped_tensors(path: str) -> dict[str, Tensor]:
+    try:
+        return comfy.utils.load_torch_file(path) if path.endswith(STORES) else {}
+    except KeyError:
+        # a dtype that ComfyUI's reader has no name for; this pack's own reads it
+        return {}
 
 
 def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch.nn import Module, Parameter
 
 from ...quant.layout import from_tensor, is_scaled, with_choice
 from ...quant.plan import choose_for, require
-from ...quant.report import Report, report_choices
+from ...quant.report import Report, Row, report_choices
 
 
 def linears(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
@@ -51,5 +51,20 @@ def scaled_weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
 
 
 def model_report(model: ModelPatcher) -> Report:
-    """What runs where and why, with the calls counted so far."""
-    return report_choices({name: weight._params.choice for name, weight in scaled_weights(model)})
+    """What runs where and why, with the calls counted so far; the layers that core's own kernels run last."""
+    scaled = report_choices({name: weight._params.choice for name, weight in scaled_weights(model)})
+    return Report((*scaled.rows, *(core_row(name, module) for name, module in linears(model) if in_core(module))))
+
+
+def in_core(module: Module) -> bool:
+    return isinstance(module.weight, QuantizedTensor) and not is_scaled(module.weight)
+
+
+def core_row(name: str, module: Module) -> Row:
+    """A layer in one of ComfyUI core's own formats; core does not count its calls."""
+    format, weight = module.quant_format, module.weight
+    granularity = "per-row" if weight._params.scale.numel() == weight.shape[0] else ""
+    shape, short = (weight.shape[0], weight.shape[1]), name.removeprefix("diffusion_model.")
+    return Row(
+        short, f"ComfyUI core {format}", "core has this format's own kernel", format, granularity, shape, "", 0, {}
+    )
