@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from scaled_fp8 import quant
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torchao.quantization.quant_primitives import (
     _choose_scale_float8,
     _dequantize_affine_float8,
@@ -12,6 +15,8 @@ from torchao.quantization.quant_primitives import (
 )
 
 E4M3 = quant.FORMATS["float8_e4m3fn"]
+# Tensors of no contents that claim to be on any device; whoever asks for a value gets an exception
+FAKE = FakeTensorMode()
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # What activations are like: a standard deviation, or four channels 200 times the others
 SPREADS: dict[str, float | str] = {"std 1e-3": 1e-3, "std 1": 1.0, "std 300": 300.0, "outlier channels": "outliers"}
@@ -63,3 +68,12 @@ def torchao_rounded(x: Tensor) -> Tensor:
     scale = _choose_scale_float8(x, block, torch.float8_e4m3fn)
     codes = _quantize_affine_float8(x, scale, torch.float8_e4m3fn)
     return _dequantize_affine_float8(codes, scale, torch.float32)
+
+
+def fake(tensor: Tensor, device: str) -> Tensor:
+    meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device="meta")
+    return FakeTensor(FAKE, meta, torch.device(device))
+
+
+def faked(w: quant.QuantizedWeight, device: str) -> quant.QuantizedWeight:
+    return replace(w, codes=fake(w.codes, device), scale=fake(w.scale, device))

@@ -6,7 +6,20 @@ from dataclasses import replace
 
 import pytest
 import torch
-from products import DTYPES, E4M3, SPREADS, activation, product, quantized, sqnr, torchao_rounded, weight
+from products import (
+    DTYPES,
+    E4M3,
+    FAKE,
+    SPREADS,
+    activation,
+    fake,
+    faked,
+    product,
+    quantized,
+    sqnr,
+    torchao_rounded,
+    weight,
+)
 from scaled_fp8 import quant
 from scaled_fp8.quant import kernels
 from scaled_fp8.quant.capability import Proof, prove, typical
@@ -124,6 +137,20 @@ def test_bias_and_dtype(kernel, dtype):
     assert got.dtype == dtype
     assert sqnr(got, product(x, w, bias)) >= 28
     assert sqnr(got, product(x, w, bias)) > sqnr(got, product(x, w)) + 3
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch knows nothing of CUDA")
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("shape", ((48, 80), (33, 50), (1, 1)), ids=str)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
+def test_a_fake_gpu_accepts_the_shapes(kernel, shape, dtype):
+    """Torch's own checks of what a GPU's kernel takes (alignment, order in memory, scales) need no GPU."""
+    layer = typical(kernel, CPU, dtype)
+    w = faked(weight(*shape, granularity=layer.granularity), "cuda")
+    scale = fake(torch.tensor(0.1), "cuda") if layer.activation == "static" else None
+    with FAKE, torch.no_grad():
+        y = kernel.run(fake(torch.zeros(3, shape[1], dtype=dtype), "cuda"), w, None, scale)
+    assert (y.shape, y.dtype, y.device.type) == ((3, shape[0]), dtype, "cuda")
 
 
 REFUSALS = {

@@ -9,7 +9,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
-from products import DTYPES, E4M3, SPREADS, activation, product, quantized, sqnr, weight
+from products import DTYPES, E4M3, FAKE, SPREADS, activation, fake, faked, product, quantized, sqnr, weight
 from safetensors.torch import load, save
 from scaled_fp8 import quant
 from scaled_fp8.quant.linear import ScaledLinear, apply, run
@@ -169,14 +169,18 @@ def test_calls_are_counted_but_not_in_a_compiled_graph():
 
 @pytest.mark.parametrize("compute", COMPUTE)
 def test_no_host_synchronisation(compute):
-    """On the meta device any look at a value raises; so does reading one of a fake tensor."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    w = weight(16, 64)
+    choice, unreal = chosen(w, compute=compute), faked(w, "cpu")
+    with FAKE, torch.no_grad():
+        assert apply(fake(activation(1.0, 3, 64), "cpu"), unreal, None, choice).shape == (3, 16)
 
-    w, x = weight(16, 64), activation(1.0, 3, 64)
-    choice = chosen(w, compute=compute)
-    with FakeTensorMode() as mode, torch.no_grad():
-        codes, scale, faked = (mode.from_tensor(t) for t in (w.codes, w.scale, x))
-        assert run(faked, codes, scale, None, choice).shape == (3, 16)
+
+def test_a_scale_on_another_device_comes_along():
+    w = weight(16, 64)
+    choice, there = chosen(w, compute="upcast"), faked(w, "cuda")
+    with FAKE, torch.no_grad():
+        y = run(fake(activation(1.0, 3, 64), "cuda"), there.codes, fake(w.scale, "cpu"), None, choice)
+    assert y.device.type == "cuda"
 
 
 ##### The module
