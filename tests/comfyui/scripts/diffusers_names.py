@@ -1,0 +1,95 @@
+"""A small FLUX.1 by diffusers' names: separate q, k and v with a scale each, which ComfyUI fuses to one weight."""
+
+from __future__ import annotations
+
+import comfy.ldm.flux.model
+import comfy.ops
+from inside import MODELS, answer, comfy, error, fp8, load, pack, save_file, torch, unet, unload
+
+HIDDEN, CONTEXT = 256, 64
+CONFIG = {"depth": 1, "depth_single_blocks": 1, "hidden_size": HIDDEN}
+
+
+def flux() -> dict[str, torch.Tensor]:
+    """Random weights of a FLUX.1 by ComfyUI's names."""
+    torch.manual_seed(0)
+    model = comfy.ldm.flux.model.Flux(
+        image_model="flux", in_channels=16, out_channels=16, vec_in_dim=32, context_in_dim=CONTEXT, hidden_size=HIDDEN,
+        mlp_ratio=4.0, num_heads=2, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
+        qkv_bias=True, guidance_embed=False, txt_ids_dims=[], dtype=torch.bfloat16, device="cpu", operations=comfy.ops.manual_cast,
+    )  # fmt: skip
+    return {
+        key: torch.ones_like(tensor) if tensor.ndim == 1 and "norm" in key else noise(tensor)
+        for key, tensor in model.state_dict().items()
+    }
+
+
+def noise(tensor: torch.Tensor) -> torch.Tensor:
+    size = tensor.shape[-1] ** -0.5 if tensor.ndim == 2 else 0.02
+    return (torch.randn(tensor.shape) * size).to(torch.bfloat16)
+
+
+def by_diffusers_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """ComfyUI's own map, read backwards."""
+    named = {}
+    for name, target in comfy.utils.flux_to_diffusers(CONFIG).items():
+        key, offset, *function = (target, None) if isinstance(target, str) else target
+        if key in weights and "ff.linear" not in name and "linear_in" not in name and "linear_out" not in name:
+            part = weights[key] if offset is None else weights[key].narrow(*offset)
+            named[name] = (function[0](part) if function else part).clone()
+    named.pop("single_transformer_blocks.0.attn.to_qkv_mlp_proj.weight", None)
+    named.pop("single_transformer_blocks.0.attn.to_out.weight", None)
+    return named
+
+
+def quantized(tensors: dict[str, torch.Tensor], per_row: bool) -> dict[str, torch.Tensor]:
+    """Every matrix with its own scale, without a marker."""
+    out = dict(tensors)
+    for key, weight in tensors.items():
+        if weight.ndim == 2:
+            amax = weight.float().abs().amax(dim=1, keepdim=True) if per_row else weight.float().abs().amax()
+            out[key + "_scale"] = amax / 448
+            out[key] = (weight.float() / out[key + "_scale"]).to(torch.float8_e4m3fn)
+    return out
+
+
+def velocity(model) -> torch.Tensor:
+    load(model)
+    generator = torch.Generator().manual_seed(3)
+    x, t = torch.randn(1, 16, 8, 8, generator=generator), torch.tensor([0.6])
+    context = torch.randn(1, 5, CONTEXT, generator=generator)
+    pooled = torch.randn(1, 32, generator=generator)
+    denoised = model.model.apply_model(x, t, c_crossattn=context, y=pooled, guidance=torch.tensor([3.5]))
+    unload()
+    return (x - denoised.float()) / 0.6
+
+
+def dequantized(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """What the quantized file means, for a reader that knows nothing of scales."""
+    scales = {key.removesuffix("_scale"): tensor for key, tensor in tensors.items() if key.endswith("_scale")}
+    plain = {key: tensor for key, tensor in tensors.items() if not key.endswith("_scale")}
+    return plain | {key: plain[key].float() * scale for key, scale in scales.items()}
+
+
+def figures(name: str, per_row: bool) -> dict:
+    """Errors against core on the dequantized file, and whether fusing changed a value."""
+    tensors = quantized(by_diffusers_names(flux()), per_row)
+    meant = dequantized(tensors)
+    save_file(tensors, MODELS / f"{name}.safetensors")
+    save_file(meant, MODELS / f"{name}-meant.safetensors")
+    want = velocity(unet(f"{name}-meant.safetensors"))
+    model, _, _, report = fp8(f"{name}.safetensors")
+    weight = model.get_model_object("diffusion_model.double_blocks.0.img_attn.qkv.weight")
+    stem = "transformer_blocks.0.attn"
+    parts = torch.cat([meant[f"{stem}.to_{part}.weight"] for part in "qkv"])
+    return {
+        "scaled_mm": error(velocity(model), want),
+        "upcast": error(velocity(fp8(f"{name}.safetensors", compute="upcast")[0]), want),
+        "granularity": weight._params.granularity.name,
+        "exact": torch.equal(weight.to(dtype=torch.float32).dequantize(), parts),
+        "report": report,
+    }
+
+
+pack()
+answer({"per-tensor": figures("diffusers-tensor", False), "per-row": figures("diffusers-row", True)})

@@ -1,0 +1,20 @@
+"""Diffusers' separate q, k and v, each with its own scale, become ComfyUI's one qkv with a scale for each row."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def figures(contract) -> dict:
+    return contract("diffusers_names")
+
+
+@pytest.mark.parametrize("stored", ["per-tensor", "per-row"])
+def test_fused_weights_keep_their_values_and_stay_scaled(figures, figure, stored):
+    got = figures[stored]
+    figure(f"diffusers names, {stored}: scaled_mm {got['scaled_mm']:.4f}, upcast {got['upcast']:.4f}")
+    assert got["exact"]
+    assert got["granularity"] == "per-row"
+    assert got["upcast"] <= 0.01
+    assert got["scaled_mm"] <= 0.06
