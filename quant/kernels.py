@@ -112,7 +112,8 @@ def emulated_per_row(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, in
     # sums of unscaled codes leave float16's range; bfloat16 has float32's
     wide = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
     product = gemm(codes, weight.codes, one, one, wide)
-    return added(product.mul_(scale).mul_(rows_of(weight)), bias).to(x.dtype)
+    # the weight's scales first: they are small, and what the activations' make of the sum may overflow
+    return added(product.mul_(rows_of(weight)).mul_(scale), bias).to(x.dtype)
 
 
 def expected(input_scale: Tensor | None, weight: QuantizedWeight) -> Tensor | None:

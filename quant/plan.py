@@ -101,17 +101,27 @@ def decide(layer: Layer, compute: str, doubt: str | None) -> Choice:
         proof = kernel.refuses(layer) or prove(kernel, layer)
         if isinstance(proof, Proof) and proof.works:
             activation = layer.activation if kernel.family == "scaled_mm" else None
-            return Choice(kernel, why(kernel, compute, proof, refused, doubt), refused, layer, activation)
+            reason = why(kernel, compute, refused, (proven(proof), *remarks(layer, doubt)))
+            return Choice(kernel, reason, refused, layer, activation)
         refused[kernel.name] = str(proof.reason if isinstance(proof, Proof) else proof)
     raise Refused(f"No kernel computes {layer.format.name} weights on {layer.device}: {joined(refused)}.")
 
 
-def why(kernel: Kernel, compute: str, proof: Proof, refused: dict[str, str], doubt: str | None) -> str:
-    """The reason as people read it: asked for or proven, what was better and did not fit, what the activations get."""
-    if kernel.family != "scaled_mm":
-        return "as asked" if compute == "upcast" else joined(refused)
-    proven = f"proven here, error {proof.error:.1g}"
-    return f"{proven}; dynamic because {doubt}" if doubt else proven
+def why(kernel: Kernel, compute: str, refused: dict[str, str], remarks: tuple[str, ...]) -> str:
+    """The reason as people read it: asked for, or what did not fit, or the proof and what else is to know."""
+    if kernel.family == "scaled_mm":
+        return "; ".join(remarks)
+    return "as asked" if compute == "upcast" else joined(refused)
+
+
+def proven(proof: Proof) -> str:
+    return f"proven here, error {proof.error:.1g}"
+
+
+def remarks(layer: Layer, doubt: str | None) -> list[str]:
+    dynamic = [f"dynamic because {doubt}"] if doubt else []
+    # measured: 1.0 to 1.2 times upcast's time in float32, 1.6 to 2.6 in bfloat16 (256 tokens, 1024^2 and 3072^2)
+    return [*dynamic, "a CPU gains no time by it"] if layer.device.type == "cpu" else dynamic
 
 
 def joined(refused: dict[str, str]) -> str:
