@@ -74,6 +74,15 @@ class Module:
         return str(self.marker.get("format", "")).lower()
 
     @property
+    def unpadded(self) -> tuple[int, int] | None:
+        """``[out, in]`` before padding, from its marker or, for out, its bias; None where nothing says it."""
+        marked = self.marker.get("orig_shape")
+        if isinstance(marked, list) and len(marked) == 2 and all(isinstance(size, int) for size in marked):
+            return marked[0], marked[1]
+        bias, shape = self.shape("bias"), self.shape()
+        return (bias[0], shape[1] * (2 if self.dtype() == "U8" else 1)) if len(bias) == 1 and len(shape) == 2 else None
+
+    @property
     def micro(self) -> bool:
         """Block scales of 32 along in, by their dtype and number: MXFP8 whoever wrote it."""
         shape = self.shape()
@@ -132,9 +141,15 @@ def foreign_nvfp4(m: Module) -> bool:
     return m.has(".weight_packed", ".weight_global_scale") or ((packed or nvfp4_triple(m)) and m.format != "nvfp4")
 
 
+def grid_of_blocks(m: Module) -> bool:
+    """A `.scale` over blocks (DeepSeek-V4), not over rows or groups of them (SDNQ)."""
+    weight, scale = m.shape(), m.shape("scale")
+    return m.has(".scale") and len(weight) == len(scale) == 2 and scale[0] < weight[0] and scale != (1, weight[1])
+
+
 def sdnq(m: Module) -> bool:
-    parts = m.key("zero_point") is not None or "low_rank" in m.roles or m.dtype() in BYTES
-    return m.clues.method == "sdnq" or (m.has(".scale") and not m.has(".float8_data") and parts)
+    bare = m.has(".scale") and not m.has(".float8_data")
+    return m.clues.method == "sdnq" and m.key("scale") is not None or (bare and not grid_of_blocks(m))
 
 
 def ideogram(m: Module) -> bool:
@@ -172,7 +187,7 @@ DIALECTS = (
     Dialect("D22", "convert_to_quant row or block scales", "convert_to_quant, ComfyUI-QuantOps",
             marked("float8_e4m3fn_rowwise", "float8_e4m3fn_blockwise", "float8_e4m3fn_block3d")),
     Dialect("D13", "DeepSeek block weight_scale_inv", "DeepSeek, Qwen, Hugging Face FineGrainedFP8",
-            lambda m: m.has(".weight_scale_inv") or (m.has(".scale") and m.dtype() in FLOAT8), reciprocal=True),
+            lambda m: m.has(".weight_scale_inv") or grid_of_blocks(m), reciprocal=True),
     Dialect("D8", "HunyuanVideo fp8 map", "Tencent HunyuanVideo",
             lambda m: m.has(".fp8_map_scale") or (m.has("=") and m.scale_from("_map.pt"))),
     Dialect("D9", "AngelSlim fp8_scales", "Tencent AngelSlim",

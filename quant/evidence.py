@@ -22,7 +22,8 @@ LIMITS = {
     "max": Limit(64.0, "plain casts rarely exceed 8, heavy tails reach 60"),
     "max_std": Limit(0.25, "with it a large maximum is an outlier of a sound layer, not a lost scale"),
     "exempt_std": Limit(16.0, "embeddings and modulation are large by design; absmax codes are larger still"),
-    "tiny_std": Limit(1e-6, "no trained layer is so small: scaled twice, or divided instead of multiplied"),
+    "tiny_std": Limit(0.01, "divided by sqrt(in): a tenth of the smallest trained layers: scaled twice, or divided"),
+    "low_std": Limit(0.01, "divided by sqrt(in): trained layers have 0.1 to 20, and a tenth for good measure"),
     "few": Limit(64, "fewer elements than this say nothing about std"),
     "all_groups": Limit(0.99, "absmax scaling puts a top code into every group that shares a scale"),
     "some_groups": Limit(0.9, "an axis below this is not the one that the scales run along"),
@@ -66,18 +67,23 @@ def bad_codes(raw: Tensor) -> str:
     return "its codes hold NaN or infinity, which a scaled cast never writes: damaged, or bits of another FP8 format"
 
 
-def implausible(values: Tensor, inputs: int, exempt: bool = False) -> str:
-    """Why values ``[n]`` cannot be weights of a Linear with so many inputs, "" when they can."""
+def implausible(values: Tensor, inputs: int, exempt: bool = False, low: bool = True) -> str:
+    """Why values ``[n]`` cannot be weights of a Linear with so many inputs, "" when they can.
+
+    exempt: a layer that is large or nearly zero by design; low: whether too small is a reason.
+    """
     if values.numel() < limit("few") or not bool(values.any()):
         return ""
     std, largest = float(values.double().pow(2).mean().sqrt()), float(values.abs().max())
+    root = max(inputs, 1) ** 0.5
     if exempt:
         return f"std {std:.3g}" if std > limit("exempt_std") and largest > limit("max") else ""
-    if std > max(limit("std"), limit("narrow_std") / max(inputs, 1) ** 0.5):
+    if std > max(limit("std"), limit("narrow_std") / root):
         return f"std {std:.3g}, far above the 0.01 to 0.1 of weights"
     if largest > limit("max") and std > limit("max_std"):
         return f"max {largest:.3g} at std {std:.3g}"
-    return f"std {std:.3g}, far below any trained layer" if std < limit("tiny_std") else ""
+    small = low and std < max(limit("tiny_std"), limit("low_std") / root)
+    return f"std {std:.3g}, far below that of trained layers" if small else ""
 
 
 def top_fractions(raw: Tensor) -> tuple[float, float]:

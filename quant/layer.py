@@ -83,9 +83,16 @@ class Layer:
     def shape(self) -> tuple[int, int]:
         """Logical ``[out, in]``, without padding."""
         rows, cols = self.stored[::-1] if self.turned else self.stored
-        bias = self.module.shape("bias")
-        cropped = self.kind.name in ("mxfp8", "nvfp4") and len(bias) == 1 and 0 <= rows - bias[0] < 32
-        return (bias[0] if cropped else rows, cols)
+        if self.kind not in (MXFP8, NVFP4):
+            return rows, cols
+        known, bias = self.module.marker.get("orig_shape"), self.module.shape("bias")
+        if not (isinstance(known, list) and len(known) == 2):
+            known = [bias[0] if len(bias) == 1 else rows, cols]
+        return unpadded(rows, known[0]), unpadded(cols, known[1])
+
+    @property
+    def inputs(self) -> int:
+        return self.shape[1]
 
     @property
     def full_shape(self) -> tuple[int, ...]:
@@ -109,11 +116,13 @@ class Layer:
         codes, grid = self.codes(), self.grid()
         if self.turned:
             codes, grid = codes.T.contiguous(), grid.T
-        rows = self.shape[0]
-        scale = grid[: self.granularity.scale_shape(self.shape)[0]] if grid.numel() > 1 else grid
-        scale = scale.contiguous().reshape(self.scale_shape)
+        rows, cols = self.shape
+        if grid.numel() > 1:
+            grid = grid[: self.scale_shape[0], : self.scale_shape[1]]
+        scale = grid.contiguous().reshape(self.scale_shape)
+        codes = codes[:rows, : cols // self.format.per_byte].contiguous()
         return QuantizedWeight(
-            self.format, codes[:rows], scale, self.granularity, self.shape, self.input_scale(scale),
+            self.format, codes, scale, self.granularity, self.shape, self.input_scale(scale),
             self.optional("smooth"), self.rotation, self.outer(rows), self.optional("codebook"),
         )  # fmt: skip
 
@@ -151,6 +160,12 @@ class Layer:
     def outer(self, rows: int) -> Tensor | None:
         found = self.kind.outer(self) if self.kind.outer else None
         return found if found is None or found.dim() == 0 else found[:rows]
+
+
+def unpadded(size: int, known: object) -> int:
+    """The known size where it is the stored one before padding to blocks and pairs."""
+    fits = isinstance(known, int) and 0 <= size - known < 32 and known > 0 and known % 2 == size % 2
+    return known if fits and isinstance(known, int) else size
 
 
 def as_e4m3(scale: Tensor) -> Tensor:

@@ -44,6 +44,11 @@ def codes_of(weight: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     return (scaled.round() if dtype == torch.int8 else scaled).to(dtype)
 
 
+def cast(weight: Tensor, dtype: torch.dtype = E4M3, stored: torch.dtype = torch.float32) -> Encoded:
+    """No scaling at all."""
+    return codes_of(weight, torch.ones(()), dtype), torch.ones((), dtype=stored)
+
+
 def per_tensor(weight: Tensor, dtype: torch.dtype = E4M3, stored: torch.dtype = torch.float32) -> Encoded:
     scale = scale_of(weight.abs().amax(), dtype, stored)
     return codes_of(weight, decoded(scale), dtype), scale

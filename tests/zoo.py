@@ -25,6 +25,7 @@ from arithmetic import (
     Encoding,
     block64,
     block128,
+    cast,
     group32,
     group64_3d,
     group128,
@@ -378,7 +379,7 @@ def blocks_or_rows(weight: Tensor, dtype: torch.dtype, stored: torch.dtype) -> t
 
 def fused_thirds(weight: Tensor, dtype: torch.dtype, stored: torch.dtype) -> tuple[Tensor, Tensor]:
     """vLLM's fused qkv: one scale for each third of the rows ``[3]``; other layers ``[1]``."""
-    parts = weight.chunk(3 if weight.shape[0] % 3 == 0 else 1)
+    parts = weight.chunk(3 if weight.shape[0] == 3 * weight.shape[1] else 1)
     made = [per_tensor(part, dtype, stored) for part in parts]
     return torch.cat([codes for codes, _ in made]), torch.stack([scale for _, scale in made])
 
@@ -396,6 +397,11 @@ def square(weight: Tensor) -> bool:
 
 def multiple(of: int) -> Callable[[Tensor], bool]:
     return lambda weight: big(weight) and not any(size % of for size in weight.shape)
+
+
+def nonzero(weight: Tensor) -> bool:
+    """torchao and optimum-quanto divide by the zero amax of a weight of zeros and store NaN for it."""
+    return big(weight) and bool(weight.any())
 
 
 def with_convs(weight: Tensor) -> bool:
@@ -416,7 +422,7 @@ def text_encoder_and_vae() -> StateDict:
 
 ROW, BLOCK, GROUP = "per-row", "block", "group"
 DIFFUSION = "model.diffusion_model."
-plain = Recipe(scale=None)
+plain = Recipe(cast, scale=None)
 legacy_weight_only = Recipe(scale="{}.scale_weight", once=legacy(2))
 legacy_matmul = replace(legacy_weight_only, once=legacy(0), beside=(calibrated("{}.scale_input"),))
 comfy = Recipe(beside=(comfy_quant(),))
@@ -434,11 +440,12 @@ compressed = Recipe(
 )  # fmt: skip
 modelopt = Recipe(beside=(calibrated(),), container=quantization(quant_method="modelopt", quant_algo="FP8"))
 torchao_new = Recipe(
-    torchao("row"), weight="{}._weight_qdata", scale="{}._weight_scale", header=torchao_header
-)  # fmt: skip
+    torchao("row"), weight="{}._weight_qdata", scale="{}._weight_scale", header=torchao_header, select=nonzero
+)
 unused = (constant("{}.input_scale", 1.0), constant("{}.output_scale", 1.0))
 quanto_e4m3 = Recipe(
-    quanto("qfloat8_e4m3fn"), stored=BF16, weight="{}.weight._data", scale="{}.weight._scale", beside=unused,
+    quanto("qfloat8_e4m3fn"), stored=BF16, select=nonzero, weight="{}.weight._data", scale="{}.weight._scale",
+    beside=unused,
     container=quanto_files("qfloat8_e4m3fn"),
 )  # fmt: skip
 flux_fp8_api = Recipe(weight="{}.float8_data", scale=None, beside=(aredden,))
@@ -453,6 +460,11 @@ int8_tensor = Recipe(dtype=I8, beside=(comfy_quant("int8_tensorwise"),))
 convrot = comfy_quant("int8_tensorwise", convrot=True, convrot_groupsize=64)
 fbgemm = Recipe(
     per_row, beside=(constant("{}.input_scale_ub", 1200.0, (1,)),), container=quantization(quant_method="fbgemm_fp8")
+)
+sdnq = Recipe(
+    per_row,
+    scale="{}.scale",
+    container=folder(quantization_config={"quant_method": "sdnq", "weights_dtype": "float8_e4m3fn"}),
 )
 
 SPECIMENS = [
@@ -531,6 +543,7 @@ SPECIMENS = [
     Specimen("deepseek-e8m0", "D13", replace(deepseek, stored=E8M0), BLOCK),
     Specimen("deepseek-u8", "D13", replace(deepseek, stored=U8), BLOCK),
     Specimen("deepseek-alone", "D13", replace(deepseek, container=one_file), BLOCK),
+    Specimen("deepseek-v4", "D13", replace(deepseek, scale="{}.scale", stored=E8M0), BLOCK),
     Specimen("deepseek-scalar", "D13", replace(deepseek, encoding=per_tensor,
              beside=(calibrated("{}.activation_scale"),),
              container=quantization(quant_method="fp8", activation_scheme="static"))),
@@ -606,7 +619,7 @@ SPECIMENS = [
     Specimen("int8", "D25", int8_tensor, format="int8"),
     Specimen("int8-rows", "D25", replace(int8_tensor, encoding=per_row), ROW, format="int8"),
     Specimen("int8-convrot", "D25", replace(int8_tensor, encoding=rotated(per_row, 64), select=multiple(64),
-             beside=(convrot,)), ROW, format="int8"),
+             beside=(convrot,)), ROW, format="any"),
     Specimen("convrot-w4a4", "D25", Recipe(convrot_w4a4, select=multiple(64), beside=(comfy_quant("convrot_w4a4",
              convrot_groupsize=64),)), "any", tolerance=0.2, format="any"),
     Specimen("w4a8", "D25", Recipe(w4a8, scale="{}.weight_s_rel", select=square, beside=(w4a8_companions,
@@ -617,6 +630,8 @@ SPECIMENS = [
              format="float8_e5m2fnuz"),
     Specimen("fbgemm", "D31", fbgemm, ROW, words="fbgemm"),
     # known and refused
+    Specimen("sdnq", "D26", sdnq, ROW, words="SDNQ"),
+    Specimen("sdnq-transposed", "D26", replace(sdnq, encoding=shaped(per_row, 1, -1), transposed=True), ROW),
     Specimen("sdnq-no-config", "D26", Recipe(per_row, scale="{}.scale"), expected="refused", words="SDNQ|SD\\.Next"),
     Specimen("nunchaku", "D27", Recipe(per_row, dtype=I8, weight="{}.qweight", scale="{}.wscales", beside=(
              lambda layer: {

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scaled_fp8 import quant
-from zoo import CORE, ZOO, Recipe, calibrated, constant, layerwise, with_convs
+from zoo import CORE, ZOO, Recipe, calibrated, constant, layerwise, tiny_model, with_convs
 
 DECODED = [name for name, specimen in ZOO.items() if specimen.expected == "decoded"]
 REFUSED = [name for name, specimen in ZOO.items() if specimen.expected == "refused"]
@@ -52,7 +52,7 @@ def check_rest(checkpoint, specimen, model):
 
 def check_verdict(verdict, specimen):
     assert verdict.accepted
-    assert re.search(specimen.words, verdict.dialect), verdict.dialect
+    assert re.search(specimen.words, verdict.dialect, re.IGNORECASE), verdict.dialect
     assert {layer.decision for layer in verdict.layers} <= {"scaled", "plain cast"}
     decision = "plain cast" if specimen.dialect in ("D1", "D30") else "scaled"
     assert decision in {layer.decision for layer in verdict.layers}
@@ -87,14 +87,14 @@ def refusal(path):
 @pytest.mark.parametrize("name", REFUSED)
 def test_refuses_and_names_the_producer(name, tiny, tmp_path):
     sentence = refusal(ZOO[name].write(tiny, tmp_path / "model.safetensors"))
-    assert re.search(ZOO[name].words, sentence), sentence
+    assert re.search(ZOO[name].words, sentence, re.IGNORECASE), sentence
 
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_inspect_of_a_refused_file_gives_the_reason(name, tiny, tmp_path):
     verdict = quant.inspect_checkpoint(ZOO[name].write(tiny, tmp_path / "model.safetensors"))
     assert not verdict.accepted
-    assert re.search(ZOO[name].words, " ".join(verdict.reasons))
+    assert re.search(ZOO[name].words, " ".join(verdict.reasons), re.IGNORECASE)
 
 
 STATIC = {
@@ -276,8 +276,12 @@ def test_rows_alone_tell_the_layout_of_square_weights(tmp_path):
             assert error(checkpoint[key.removesuffix(".weight")].dequantize(), original) < 0.04, name
 
 
+def test_refuses_the_nan_that_a_library_makes_of_zeros(tiny, tmp_path):
+    everything = replace(ZOO["quanto-alone"].recipe, select=ZOO["ltx"].recipe.select)
+    assert "modulation.lin" in refusal(everything.write(tiny, tmp_path / "model.safetensors"))
+
+
 CTQ = {
-    "tensor": ((), 0.04),
     "rows": (("--scaling_mode", "row", "--save-quant-metadata"), 0.04),
     "blocks": (("--scaling_mode", "block", "--block_size", "64"), 0.04),
     "text encoder": (("--t5xxl",), 0.04),
@@ -287,14 +291,16 @@ CTQ = {
 
 
 @pytest.mark.parametrize("mode", CTQ)
-def test_reads_what_convert_to_quant_itself_writes(mode, tiny, tmp_path, monkeypatch):
+def test_reads_what_convert_to_quant_itself_writes(mode, tmp_path, monkeypatch):
+    tiny = tiny_model(64, 1)
     ctq = pytest.importorskip("convert_to_quant.cli.main")
-    save_file(tiny, tmp_path / "tiny.safetensors")
+    # of a layer of zeros it makes NVFP4 scales that are NaN
+    save_file({k: v for k, v in tiny.items() if v.any()}, tmp_path / "tiny.safetensors")
     options, tolerance = CTQ[mode]
     files = ("-i", str(tmp_path / "tiny.safetensors"), "-o", str(tmp_path / "made.safetensors"))
     monkeypatch.setattr("sys.argv", ["ctq", *files, "--comfy_quant", "--simple", "--device", "cpu", *options])
     ctq.main()
     checkpoint = quant.read_checkpoint(tmp_path / "made.safetensors")
-    assert len(checkpoint) >= 9
+    assert len(checkpoint) == len([name for name in ZOO["ltx"].quantized(tiny) if tiny[f"{name}.weight"].any()])
     for name, weight in checkpoint.items():
         assert error(weight.dequantize(), tiny[f"{name}.weight"]) < tolerance, name
