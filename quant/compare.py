@@ -129,7 +129,8 @@ def readers(ckpt: Checkpoint) -> Readers:
 def difference(name: str, a: Tensor, b: Tensor) -> Difference:
     """The figures of one tensor, in float32 with sums in float64."""
     if a.shape != b.shape:
-        raise Refused(f"{name}: the shapes differ, {list(a.shape)} and {list(b.shape)}; compare files of one model.")
+        shapes = f"{list(a.shape)} in one and {list(b.shape)} in the other"
+        raise Refused(f"{name}: is {shapes}; compare files of one model.")
     a, b = a.float(), b.float()
     error = b - a
     maximum = float(error.abs().max()) if error.numel() else 0.0
