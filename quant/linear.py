@@ -53,6 +53,8 @@ def flat(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice
     choice.count(choice.kernel.name)
     x = x.reshape(-1, choice.shape[1]) if choice.shape[1] else x.reshape(x.shape[:-1].numel(), 0)
     bias = None if bias is None else bias.to(x.dtype)
+    if weight.scale.device != x.device:
+        weight = replace(weight.to(x.device), codes=weight.codes)
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
         return Frozen.apply(x, bias, weight, choice)
     return forward(x, weight, bias, choice)
@@ -63,8 +65,6 @@ def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Cho
     if not x.numel() or not choice.shape[0]:
         empty = x.new_zeros(x.shape[0], choice.shape[0])
         return empty if bias is None else empty + bias
-    if weight.scale.device != x.device:
-        weight = replace(weight.to(x.device), codes=weight.codes)
     input_scale = same_device(weight.input_scale, x) if choice.activation == "static" else None
     return choice.kernel.run(x, weight, bias, input_scale)
 
