@@ -1,0 +1,190 @@
+"""The command line: exit codes, one sentence on stderr, one JSON object on stdout, nothing left behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scaled_fp8.quant import cli
+from torch import Tensor
+from zoo import ZOO
+
+MODULE = [sys.executable, "-m", "scaled_fp8.quant.cli"]
+
+
+@pytest.fixture
+def ltx(tmp_path: Path, tiny: dict[str, Tensor]) -> Path:
+    return ZOO["ltx"].write(tiny, tmp_path / "m.safetensors")
+
+
+def one_sentence(text: str) -> bool:
+    return text.endswith("\n") and text.count("\n") == 1 and "Traceback" not in text
+
+
+##### What the commands do
+
+
+def test_inspect_prints_the_verdict(ltx: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["inspect", str(ltx), "--json"]) == 0
+    out, err = capsys.readouterr()
+    verdict = json.loads(out)
+    assert verdict["accepted"] and "LTX" in verdict["dialect"] and not err
+    assert {"reasons", "totals"} < verdict.keys()
+    assert {"name", "shape", "format", "granularity", "scale_shape", "decision"} <= verdict["layers"][0].keys()
+    assert cli.main(["inspect", str(ltx), "--check", "all"]) == 0
+    table = capsys.readouterr().out
+    assert all(layer["name"] in table for layer in verdict["layers"])
+
+
+@pytest.mark.parametrize("as_json", [[], ["--json"]], ids=["table", "json"])
+def test_inspect_of_a_doubtful_file_prints_it_and_exits_2(
+    tmp_path: Path, as_json: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"a.weight": torch.ones(8, 32).to(torch.float8_e4m3fn), "a.weight_scale": torch.tensor(float("nan"))}
+    save_file(state, tmp_path / "m.safetensors")
+    assert cli.main(["inspect", str(tmp_path / "m.safetensors"), *as_json]) == 2
+    out, err = capsys.readouterr()
+    assert one_sentence(err) and "a" in out
+    if as_json:
+        verdict = json.loads(out)
+        assert verdict["accepted"] is False and verdict["reasons"][0] in err
+
+
+@pytest.mark.parametrize("format", ["float32", "float16", "bfloat16"])
+def test_convert_writes_and_compare_measures(ltx: Path, format: str, capsys: pytest.CaptureFixture[str]) -> None:
+    out = ltx.parent / "out.safetensors"
+    assert cli.main(["convert", str(ltx), str(out), "--format", format]) == 0
+    assert any(tensor.dtype == getattr(torch, format) for tensor in load_file(out).values())
+    assert cli.main(["compare", str(ltx), str(out), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["overall"]["relative_error"] < {"float32": 1e-9, "float16": 1e-3, "bfloat16": 1e-2}[format]
+    assert cli.main(["compare", str(ltx), str(out)]) == 0
+    table, err = capsys.readouterr()
+    assert "overall" in table and not err
+
+
+def test_doctor_tells_of_every_kernel(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["doctor", "--json"]) == 0
+    kernels = json.loads(capsys.readouterr().out)["kernels"]
+    assert any(kernel["works"] and kernel["device"] == "cpu" for kernel in kernels)
+    assert cli.main(["doctor"]) == 0
+    assert kernels[0]["kernel"] in capsys.readouterr().out
+
+
+##### Refusals and failures
+
+REFUSED = {
+    "no command": [],
+    "unknown command": ["frobnicate"],
+    "no file": ["inspect"],
+    "missing file": ["inspect", "none.safetensors"],
+    "unknown option": ["inspect", "x", "--what"],
+    "unknown check": ["inspect", "x", "--check", "some"],
+    "no format": ["convert", "x", "y"],
+    "unknown format": ["convert", "x", "y", "--format", "int3"],
+    "no second file": ["compare", "x"],
+    "device": ["inspect", "/dev/zero"],
+    "name with a line break": ["inspect", "a\nb\x1b[31m.safetensors"],
+}
+
+
+@pytest.mark.parametrize("arguments", REFUSED.values(), ids=REFUSED)
+def test_refusals_are_one_sentence_and_exit_2(
+    tmp_path: Path, arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    out, err = capsys.readouterr()
+    assert not out and one_sentence(err) and "\x1b" not in err
+    assert os.listdir(tmp_path) == []
+
+
+def test_inspect_json_of_an_unreadable_file_is_a_verdict(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "m.safetensors").write_bytes(b"rubbish")
+    assert cli.main(["inspect", str(tmp_path / "m.safetensors"), "--json"]) == 2
+    out, err = capsys.readouterr()
+    assert json.loads(out)["accepted"] is False and one_sentence(err)
+
+
+def test_names_that_command_a_terminal_are_printed_harmlessly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"\x1b[31m\n.weight": torch.ones(8, 32).to(torch.float8_e4m3fn)}
+    save_file(state | {"\x1b[31m\n.weight_scale": torch.tensor(0.0)}, tmp_path / "m.safetensors")
+    cli.main(["inspect", str(tmp_path / "m.safetensors")])
+    out, err = capsys.readouterr()
+    assert "\x1b" not in out + err and r"\x1b" in out and one_sentence(err)
+
+
+@pytest.mark.parametrize(("problem", "words"), [(ZeroDivisionError("oh"), "oh"), (KeyboardInterrupt(), "Interrupted")])
+def test_anything_else_exits_1_in_one_sentence(
+    problem: BaseException, words: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise problem
+
+    monkeypatch.setattr("scaled_fp8.quant.capability.doctor", fail)
+    assert cli.main(["doctor"]) == 1
+    out, err = capsys.readouterr()
+    assert not out and one_sentence(err) and words in err
+    monkeypatch.setenv(cli.DEBUG, "1")
+    cli.main(["doctor"])
+    assert ("Traceback" in capsys.readouterr().err) == isinstance(problem, Exception)
+
+
+##### As a process
+
+
+def test_help_does_not_import_torch() -> None:
+    code = "import sys\nfrom scaled_fp8.quant import cli\n"
+    code += "try: cli.main(['--help'])\nexcept SystemExit: sys.exit('torch' in sys.modules)"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="/")
+    assert result.returncode == 0 and "inspect" in result.stdout, result.stderr
+
+
+def test_a_reader_that_leaves_is_no_failure(ltx: Path) -> None:
+    process = subprocess.Popen([*MODULE, "inspect", ltx], stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd="/")
+    assert process.stdout and process.stderr
+    process.stdout.close()
+    assert process.stderr.read() == b"" and process.wait() == 0
+
+
+# a command that gets a signal in the middle of its work
+STOPPED = """
+import os, signal, sys
+from scaled_fp8.quant import cli
+signal.signal(signal.SIGINT, signal.default_int_handler)
+def bar(items, count):
+    for i, item in enumerate(items):
+        yield item
+        if i == 2:
+            os.kill(os.getpid(), int(sys.argv[1]))
+cli.bar = bar
+sys.exit(cli.main(sys.argv[2:]))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL], ids=lambda number: number.name)
+def test_a_stopped_conversion_leaves_nothing(ltx: Path, number: signal.Signals) -> None:
+    command = [
+        sys.executable,
+        "-c",
+        STOPPED,
+        str(int(number)),
+        "convert",
+        ltx,
+        ltx.parent / "out",
+        "--format",
+        "float32",
+    ]
+    result = subprocess.run(command, capture_output=True, text=True, cwd="/")
+    assert os.listdir(ltx.parent) == [ltx.name]
+    assert result.returncode == (-number if number == signal.SIGKILL else 1), result.stderr
+    assert number == signal.SIGKILL or (one_sentence(result.stderr) and "Interrupted" in result.stderr)
