@@ -74,15 +74,6 @@ class Module:
         return str(self.marker.get("format", "")).lower()
 
     @property
-    def unpadded(self) -> tuple[int, int] | None:
-        """``[out, in]`` before padding, from its marker or, for out, its bias; None where nothing says it."""
-        marked = self.marker.get("orig_shape")
-        if isinstance(marked, list) and len(marked) == 2 and all(isinstance(size, int) for size in marked):
-            return marked[0], marked[1]
-        bias, shape = self.shape("bias"), self.shape()
-        return (bias[0], shape[1] * (2 if self.dtype() == "U8" else 1)) if len(bias) == 1 and len(shape) == 2 else None
-
-    @property
     def micro(self) -> bool:
         """Block scales of 32 along in, by their dtype and number: MXFP8 whoever wrote it."""
         shape = self.shape()

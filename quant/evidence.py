@@ -22,8 +22,8 @@ LIMITS = {
     "max": Limit(64.0, "plain casts rarely exceed 8, heavy tails reach 60"),
     "max_std": Limit(0.25, "with it a large maximum is an outlier of a sound layer, not a lost scale"),
     "exempt_std": Limit(16.0, "embeddings and modulation are large by design; absmax codes are larger still"),
-    "tiny_std": Limit(0.01, "divided by sqrt(in): a tenth of the smallest trained layers: scaled twice, or divided"),
-    "low_std": Limit(0.01, "divided by sqrt(in): trained layers have 0.1 to 20, and a tenth for good measure"),
+    "low_std": Limit(0.01, "divided by sqrt(in): a tenth of the smallest trained layers: scaled twice, or divided"),
+    "tiny_exempt": Limit(1e-4, "the same for layers that start at zero by design; one of zeros is sound"),
     "few": Limit(64, "fewer elements than this say nothing about std"),
     "all_groups": Limit(0.99, "absmax scaling puts a top code into every group that shares a scale"),
     "some_groups": Limit(0.9, "an axis below this is not the one that the scales run along"),
@@ -76,32 +76,36 @@ def implausible(values: Tensor, inputs: int, exempt: bool = False, low: bool = T
         return ""
     std, largest = float(values.double().pow(2).mean().sqrt()), float(values.abs().max())
     root = max(inputs, 1) ** 0.5
-    if exempt:
+    if exempt and std > limit("tiny_exempt") / root:
         return f"std {std:.3g}" if std > limit("exempt_std") and largest > limit("max") else ""
     if std > max(limit("std"), limit("narrow_std") / root):
         return f"std {std:.3g}, far above the 0.01 to 0.1 of weights"
     if largest > limit("max") and std > limit("max_std"):
         return f"max {largest:.3g} at std {std:.3g}"
-    small = low and std < max(limit("tiny_std"), limit("low_std") / root)
+    small = low and std < limit("low_std") / root
     return f"std {std:.3g}, far below that of trained layers" if small else ""
 
 
-def top_fractions(raw: Tensor) -> tuple[float, float]:
-    """Fraction of the rows, and of the columns, of raw ``[r, c]`` that reach the top code; zero ones left out."""
-    magnitude = raw.abs()
-    # the top that is used, not the format's: some producers stop at 240, or lower
-    top = magnitude.max() * 0.92
-    return tuple(reaching(magnitude.amax(dim), top) for dim in (1, 0))  # type: ignore[return-value]
+def top_fractions(magnitude: Tensor) -> tuple[float, float]:
+    """Fraction of the rows and columns of code magnitudes ``[r, c]`` that reach the top; zero ones left out."""
+    # the top that is used, not the format's: some producers stop at 240, or lower; one step of rounding below it
+    top = int(magnitude.max()) - 1
+    return reaching(magnitude.amax(1), top), reaching(magnitude.amax(0), top)
 
 
-def reaching(amax: Tensor, top: Tensor) -> float:
+def reaching(amax: Tensor, top: int) -> float:
     used = amax[amax > 0]
     return float((used >= top).float().mean()) if used.numel() else 0.0
 
 
-def scaled_axis(raw: Tensor) -> str:
-    """Which axis of raw ``[r, c]`` its scales run along, by the top codes: "rows", "columns" or "" for undecided."""
-    rows, columns = top_fractions(raw)
+def magnitudes(codes: Tensor) -> Tensor:
+    """Codes of one byte as uint8 that grow with the magnitude of their values."""
+    return codes.abs().view(torch.uint8) if codes.dtype == torch.int8 else codes.view(torch.uint8) & 0x7F
+
+
+def scaled_axis(codes: Tensor) -> str:
+    """Which axis of codes ``[r, c]`` has scales of its own, by the top codes: "rows", "columns" or "" for undecided."""
+    rows, columns = top_fractions(magnitudes(codes))
     if rows >= limit("all_groups") and columns < limit("some_groups"):
         return "rows"
     if columns >= limit("all_groups") and rows < limit("some_groups"):

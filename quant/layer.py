@@ -88,7 +88,9 @@ class Layer:
         known, bias = self.module.marker.get("orig_shape"), self.module.shape("bias")
         if not (isinstance(known, list) and len(known) == 2):
             known = [bias[0] if len(bias) == 1 else rows, cols]
-        return unpadded(rows, known[0]), unpadded(cols, known[1])
+        cropped = unpadded(cols, known[1])
+        # an odd number of packed codes cannot be cut off
+        return unpadded(rows, known[0]), cols if cropped % self.format.per_byte else cropped
 
     @property
     def inputs(self) -> int:
@@ -164,8 +166,7 @@ class Layer:
 
 def unpadded(size: int, known: object) -> int:
     """The known size where it is the stored one before padding to blocks and pairs."""
-    fits = isinstance(known, int) and 0 <= size - known < 32 and known > 0 and known % 2 == size % 2
-    return known if fits and isinstance(known, int) else size
+    return known if isinstance(known, int) and 0 < known <= size < known + 32 else size
 
 
 def as_e4m3(scale: Tensor) -> Tensor:

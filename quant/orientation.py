@@ -145,13 +145,15 @@ def readable(layers: Iterable[Layer], granularity: type) -> list[Layer]:
     return [v for v in square if v.stored[0] * v.stored[1] <= LARGEST][:READ]
 
 
-def whole(layer: Layer) -> Tensor:
-    """Unscaled values ``[rows, cols]`` of the stored matrix."""
-    return layer.values(layer.codes())
-
-
 def axis_of(layer: Layer) -> str:
-    return scaled_axis(whole(layer))
+    return scaled_axis(layer.codes())
+
+
+def first_rows(layer: Layer, count: int) -> Tensor:
+    """Unscaled values ``[count, cols]`` of the stored matrix's first rows."""
+    rows = min(layer.stored[0], count)
+    piece = layer.module.source.piece(layer.module.key("weight") or "", 0, rows * layer.stored[1])
+    return layer.values(piece).view(rows, -1)
 
 
 def grid_flipped(layers: Sequence[Layer]) -> bool | None:
@@ -168,7 +170,7 @@ def smoother_grid(layer: Layer) -> str:
     straight = replace(layer, fits=layer.fits[:1])
     tile = straight.fits[0].tile(layer.stored)
     grid = straight.grid()
-    return smoother(block_std(whole(layer), *tile), grid, grid.T)
+    return smoother(block_std(first_rows(layer, 1024), *tile), grid, grid.T)
 
 
 def in_tiles(layer: Layer) -> bool:
@@ -193,9 +195,6 @@ def tile_reading(layer: Layer) -> bool | None:
     """Tiles or rows by the smoothness of the first rows, None for undecided or not comparable."""
     if not same_shape(layer):
         return None
-    rows = min(layer.stored[0], 256)
-    key = layer.module.key("weight") or ""
-    codes = layer.module.source.piece(key, 0, rows * layer.stored[1])
-    spread = block_std(codes.view(layer.format.dtype).float().view(rows, -1), 1, 32)
+    spread = block_std(first_rows(layer, 256), 1, 32)
     tiled, straight = (replace(layer, swizzled=s).grid().clamp(min=torch.finfo().tiny) for s in (True, False))
     return {"first": True, "second": False, "": None}[smoother(spread, tiled, straight)]

@@ -14,7 +14,7 @@ from .layer import NVFP4, UNSCALED, Layer
 
 T = TypeVar("T")
 RUNS, RUN = 4, 4096  # contiguous elements read at evenly spaced places
-LAYERS = 64  # scaled layers whose codes are looked at
+LAYERS = 256  # scaled layers whose codes are looked at
 CASTS = 400  # unscaled ones: each must be proven, so nearly all
 FEW_SCALES = 1 << 14  # read whole up to here, sampled above
 DOUBTFUL = (1e-4, 64.0)  # amax by the scale alone outside of which a layer is looked at in any case
@@ -100,7 +100,7 @@ def code_problem(layer: Layer, everything: bool = False) -> str:
     """What is wrong with a layer's codes and their scale, "" for nothing that the numbers show."""
     seen = sample(layer, everything)
     exempt = bool(EXEMPT.search(layer.name)) or len(layer.full) > 2
-    problem = bad_codes(seen.raw) or implausible(seen.scaled, layer.stored[1], exempt)
+    problem = bad_codes(seen.raw) or implausible(seen.scaled, layer.inputs, exempt, low=not layer.plain)
     if not problem or "codes hold" in problem:
         return problem
     if layer.plain:
@@ -127,10 +127,10 @@ def wrong_scale(layer: Layer, seen: Sample, problem: str) -> str:
 def inverted_fits(layer: Layer, seen: Sample) -> bool:
     """Whether the weight is plausible when the scale is inverted."""
     factor = torch.where(seen.raw == 0, torch.ones(()), seen.scaled / seen.raw)
-    return not implausible(seen.raw / factor, layer.stored[1])
+    return not implausible(seen.raw / factor, layer.inputs)
 
 
 def inverted(layer: Layer) -> bool:
     """Whether only the inverted scale makes a plausible weight."""
     seen = sample(layer)
-    return bool(implausible(seen.scaled, layer.stored[1])) and inverted_fits(layer, seen)
+    return bool(implausible(seen.scaled, layer.inputs)) and inverted_fits(layer, seen)
