@@ -41,6 +41,10 @@ class Choice:
     activation: str | None
     calls: Counter[str] = field(default_factory=Counter)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> Choice:
+        """Itself: torch.compile guards a weight by comparing its parts with a copy of them."""
+        return self
+
     def count(self, name: str) -> None:
         """Note that a kernel ran; not inside a compiled graph, which would be compiled anew for each count."""
         if not torch.compiler.is_compiling():
