@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from . import routes
+from .fp8_report import FP8Report
 from .load_checkpoint import LoadFP8Checkpoint
 from .load_text_encoder import LoadFP8TextEncoder
 from .scaled_linear_patch import ScaledLinearPatch
 
 
 class ScaledFP8Extension(ComfyExtension):
+    async def on_load(self) -> None:
+        routes.register()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadFP8Checkpoint, LoadFP8TextEncoder, ScaledLinearPatch]
+        return [LoadFP8Checkpoint, LoadFP8TextEncoder, ScaledLinearPatch, FP8Report]

@@ -9,6 +9,7 @@ from comfy_api.v0_0_2 import io
 from .host.load import load_checkpoint, load_diffusion_model
 from .host.plan import model_report
 from .inputs import CATEGORY, activation_scale_input, compute_input, model_files, model_path
+from .runs import remember
 
 
 class LoadFP8Checkpoint(io.ComfyNode):
@@ -20,6 +21,7 @@ class LoadFP8Checkpoint(io.ComfyNode):
             category=CATEGORY,
             description="Loads an FP8 checkpoint of any producer with its scales, or says in one sentence why not.",
             search_aliases=["fp8", "scaled fp8", "float8", "e4m3", "ltx fp8", "quantized checkpoint", "load fp8"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input(
                     "checkpoint",
@@ -49,5 +51,6 @@ class LoadFP8Checkpoint(io.ComfyNode):
             model, clip, vae = load_checkpoint(path, compute, activation_scale)
         else:
             model, clip, vae = load_diffusion_model(path, compute, activation_scale), None, None
+        remember(cls, model, checkpoint)
         verdict = model.get_attachment("scaled_fp8_verdict")
         return io.NodeOutput(model, clip, vae, f"{verdict.sentence()}\n\n{model_report(model).table()}")

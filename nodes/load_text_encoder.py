@@ -12,6 +12,7 @@ import nodes
 from .host.load import load_text_encoder
 from .host.plan import model_report
 from .inputs import CATEGORY, NONE
+from .runs import remember
 
 
 def encoder_types() -> list[str]:
@@ -35,6 +36,7 @@ class LoadFP8TextEncoder(io.ComfyNode):
             category=CATEGORY,
             description="Loads one or two FP8 text encoders of any producer with their scales.",
             search_aliases=["fp8 clip", "fp8 t5", "fp8 text encoder", "scaled clip", "load clip fp8"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Combo.Input("text_encoder", options=files, tooltip="The text encoder, quantized or not."),
                 io.Combo.Input(
@@ -60,5 +62,6 @@ class LoadFP8TextEncoder(io.ComfyNode):
     @classmethod
     def execute(cls, text_encoder: str, type: str, text_encoder_2: str = NONE) -> io.NodeOutput:
         clip, verdicts = load_text_encoder(encoder_paths(text_encoder, text_encoder_2), type)
+        remember(cls, clip.patcher, f"text_encoders/{text_encoder}")
         sentences = "\n".join(verdict.sentence() for verdict in verdicts)
         return io.NodeOutput(clip, f"{sentences}\n\n{model_report(clip.patcher).table()}")

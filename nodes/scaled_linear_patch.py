@@ -9,6 +9,7 @@ from comfy_api.v0_0_2 import io
 from .host.patch import patch_model
 from .host.plan import model_report
 from .inputs import CATEGORY, NONE, activation_scale_input, compute_input, model_files, model_path
+from .runs import remember
 
 
 class ScaledLinearPatch(io.ComfyNode):
@@ -20,6 +21,7 @@ class ScaledLinearPatch(io.ComfyNode):
             category=CATEGORY,
             description="Runs a loaded model's FP8 layers with their scales, also where its loader dropped them.",
             search_aliases=["fp8 patch", "scaled_mm", "fp8 noise", "fix fp8", "fp8 scales"],
+            hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model"),
                 compute_input(),
@@ -54,4 +56,5 @@ class ScaledLinearPatch(io.ComfyNode):
     def execute(cls, model, compute: str, activation_scale: str, layers: str, scales_from: str) -> io.NodeOutput:
         path = None if scales_from == NONE else model_path(scales_from)
         patched = patch_model(model, compute, activation_scale, layers, path)
+        remember(cls, patched, "" if scales_from == NONE else scales_from)
         return io.NodeOutput(patched, model_report(patched).table())

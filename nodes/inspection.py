@@ -1,0 +1,126 @@
+"""What a model file is and what will run, before it is loaded: for the routes, from the header and a few samples."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from functools import lru_cache
+from typing import Any
+
+import comfy.model_management
+import folder_paths
+import torch
+
+from ..quant.checkpoint import Checkpoint, survey
+from ..quant.plan import FAMILIES, Choice, choose, require
+from ..quant.refusal import Refused
+from ..quant.verdict import REFUSED
+from .inputs import MODEL_FOLDERS
+
+ENCODERS = "text_encoders"
+FOLDERS = (*MODEL_FOLDERS, ENCODERS)
+LONGEST = 512  # characters of a folder and a name
+
+
+class NotListed(Exception):
+    """A name that ComfyUI lists in none of FOLDERS; its text is one sentence for people."""
+
+
+def listed_path(file: str) -> str:
+    """Path of folder/name as ComfyUI lists it; NotListed for every other name, and for links that lead elsewhere."""
+    folder, _, name = file.partition("/")
+    if len(file) > LONGEST:
+        raise NotListed(f"A file name of {len(file)} characters is too long; {LONGEST} are the most.")
+    if folder not in FOLDERS or name not in folder_paths.get_filename_list(folder):
+        raise NotListed(f"{file!r} is not a file that ComfyUI lists in {', '.join(FOLDERS)}.")
+    path = folder_paths.get_full_path(folder, name)
+    roots = folder_paths.get_folder_paths(folder)
+    if path is None or not any(folder_paths.is_within_directory(root, path) for root in roots):
+        raise NotListed(f"{file!r} is a link that leads out of the folder {folder}.")
+    return path
+
+
+def inspect_file(file: str, compute: str = "auto") -> dict[str, Any]:
+    """Verdict, size, memory and plan of a listed file, as JSON; a refused or unreadable one is an answer too."""
+    if compute not in FAMILIES:
+        raise NotListed(f"compute {compute[:40]!r} is unknown; choose one of {', '.join(FAMILIES)}.")
+    path = listed_path(file)
+    found = os.stat(path)
+    purpose = ENCODERS if file.startswith(ENCODERS) else ""
+    return {"file": file, "size": found.st_size, **inspected(path, found.st_mtime_ns, found.st_size, compute, purpose)}
+
+
+@lru_cache(maxsize=64)
+def inspected(path: str, mtime: int, size: int, compute: str, purpose: str) -> dict[str, Any]:
+    """The part of the answer that costs reading; mtime and size are there to tell a changed file."""
+    try:
+        checkpoint = survey(path, "sample")
+    except Refused as reason:
+        return {
+            "accepted": False,
+            "sentence": without_folder(str(reason), path),
+            "dialect": "",
+            "layers": [],
+            "totals": {},
+            "notes": [],
+        }
+    verdict = checkpoint.verdict.to_json()
+    notes = verdict.pop("reasons")
+    return {
+        **verdict, "sentence": without_folder(checkpoint.verdict.sentence(), path), "notes": notes,
+        "formats": counted(layer["format"] for layer in verdict["layers"]),
+        "granularities": counted(layer["granularity"] for layer in verdict["layers"]),
+        **planned(checkpoint, compute, purpose),
+    }  # fmt: skip
+
+
+def without_folder(sentence: str, path: str) -> str:
+    """A page needs a file's name, not where the server keeps it."""
+    return sentence.replace(path, os.path.basename(path))
+
+
+def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any]:
+    """What will run on this machine's device, or the sentence why compute cannot be had; layers with their kernels."""
+    device, dtype = target(purpose)
+    compute = "upcast" if purpose == ENCODERS else compute
+    names = [layer.name for layer in checkpoint.verdict.layers if layer.decision != REFUSED]
+    place = {"device": device_name(device), "memory": memory(checkpoint, dtype)}
+    try:
+        choices = {name: layer_choice(checkpoint, name, device, dtype, compute) for name in names}
+        require(choices.values(), compute)
+    except Refused as reason:
+        return {**place, "plan": {}, "reasons": {}, "problem": str(reason)}
+    kernels = {name: {"kernel": choice.kernel.name, "reason": choice.reason} for name, choice in choices.items()}
+    slow = [choice.reason for choice in choices.values() if choice.kernel.family != "scaled_mm"]
+    return {
+        **place, "plan": counted(c.kernel.name for c in choices.values()), "reasons": counted(slow), "choices": kernels,
+    }  # fmt: skip
+
+
+def layer_choice(checkpoint: Checkpoint, name: str, device: torch.device, dtype: torch.dtype, compute: str) -> Choice:
+    layer = checkpoint.spec(name)
+    transformed = layer.rotation > 0 or layer.module.key("smooth") is not None
+    return choose(layer.format, layer.granularity, layer.shape, device, dtype, compute, has_transform=transformed)
+
+
+def target(purpose: str) -> tuple[torch.device, torch.dtype]:
+    """Where ComfyUI will run such a model, and in which dtype it computes there."""
+    management = comfy.model_management
+    if purpose == ENCODERS:
+        return management.text_encoder_device(), torch.float32
+    device = management.get_torch_device()
+    return device, torch.bfloat16 if management.should_use_bf16(device) else torch.float32
+
+
+def device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+
+
+def memory(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
+    """Bytes the weights take when all are loaded, and the largest of them dequantized in passing."""
+    largest = max((layer.shape[0] * layer.shape[1] for layer in checkpoint.layers.values()), default=0)
+    return checkpoint.source.total_bytes + largest * dtype.itemsize
+
+
+def counted(names) -> dict[str, int]:
+    return dict(Counter(name for name in names if name).most_common())

@@ -1,0 +1,65 @@
+"""The views of the editor: read-only routes under /scaled_fp8/v1."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import web
+
+from ..quant.capability import doctor
+from .inspection import NotListed, inspect_file
+from .runs import RUNS
+
+PREFIX = "/scaled_fp8/v1"
+
+
+def register() -> None:
+    """Add the routes to the running server; nothing where there is none, as in a test."""
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.routes.get(f"{PREFIX}/inspect")(inspect)
+        server.routes.get(f"{PREFIX}/doctor")(diagnose)
+        server.routes.get(f"{PREFIX}/report")(report)
+
+
+async def inspect(request: web.Request) -> web.Response:
+    """?file=FOLDER/NAME&compute=auto: the verdict without the layers; &layers=1 with them."""
+    file, compute = request.query.get("file", ""), request.query.get("compute", "auto")
+    found = await answer(inspect_file, file, compute)
+    if isinstance(found, web.Response) or request.query.get("layers") == "1":
+        return found if isinstance(found, web.Response) else web.json_response(found)
+    return web.json_response({key: value for key, value in found.items() if key not in ("layers", "choices")})
+
+
+async def diagnose(request: web.Request) -> web.Response:
+    """Every kernel on every device of this machine, as `scaled-fp8 doctor` has it."""
+    found = await answer(lambda: doctor().to_json())
+    return found if isinstance(found, web.Response) else web.json_response(found)
+
+
+async def report(request: web.Request) -> web.Response:
+    """The nodes that gave out models, newest first; ?node=ID: every layer of one."""
+    node = request.query.get("node")
+    if node is None:
+        return web.json_response({"runs": [run.summary() for run in reversed(RUNS.values())]})
+    if node not in RUNS:
+        return not_found("No node of this number has given out a model since the server started.")
+    return web.json_response(RUNS[node].to_json())
+
+
+async def answer(work: Callable[..., dict[str, Any]], *arguments: str) -> dict[str, Any] | web.Response:
+    """What work finds, computed beside the event loop; 404 with its sentence for a name that is not listed."""
+    try:
+        return await asyncio.to_thread(work, *arguments)
+    except NotListed as reason:
+        return not_found(str(reason))
+    except OSError as reason:
+        return not_found(f"The file cannot be read: {reason.strerror or type(reason).__name__}.")
+
+
+def not_found(sentence: str) -> web.Response:
+    return web.json_response({"error": sentence}, status=404)

@@ -1,0 +1,86 @@
+"""The last models that nodes gave out, by node: which kernel each layer is planned on, and what has run since."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from ..quant.layout import from_tensor
+from ..quant.plan import Choice
+from ..quant.report import Report, report_choices
+from .host.plan import scaled_weights
+
+KEPT = 16  # nodes
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one node gave out. choices: layer -> the choice that counts its calls; holds no tensor of the model.
+
+    scales: layer -> largest scale; errors: layer -> SQNR in dB, where the node measured it.
+    """
+
+    node: str
+    type: str
+    file: str
+    device: str
+    choices: dict[str, Choice]
+    scales: dict[str, float] = field(default_factory=dict)
+    errors: dict[str, float] = field(default_factory=dict)
+
+    def report(self) -> Report:
+        return report_choices(self.choices)
+
+    def summary(self) -> dict[str, Any]:
+        report = self.report()
+        return {
+            "node": self.node, "type": self.type, "file": self.file, "device": self.device,
+            "layers": len(report.rows), "calls": sum(row.calls for row in report.rows),
+            "kernels": report.kernels, "reasons": report.reasons,
+        }  # fmt: skip
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [{**asdict(row), **self.numbers(row.layer)} for row in self.report().rows]
+        return {**self.summary(), "layers": rows}
+
+    def numbers(self, layer: str) -> dict[str, float | None]:
+        return {"scale": self.scales.get(layer), "error": self.errors.get(layer)}
+
+
+RUNS: OrderedDict[str, Run] = OrderedDict()
+
+
+def run_of(model, node: str = "", type: str = "", file: str = "") -> Run:
+    """A MODEL as it is now; errors are taken from its attachment scaled_fp8_errors, layer -> dB."""
+    weights = dict(scaled_weights(model))
+    choices = {name: weight._params.choice for name, weight in weights.items()}
+    scales = {name: largest_scale(weight) for name, weight in weights.items()}
+    errors = model.get_attachment("scaled_fp8_errors") or {}
+    return Run(node, type, file, str(model.load_device), choices, scales, dict(errors))
+
+
+def largest_scale(weight) -> float | None:
+    scale = from_tensor(weight).scale
+    return None if scale.is_meta else float(scale.abs().amax())
+
+
+def remember(node: type, model, file: str = "") -> None:
+    """Keep what a node gives out for the panel, and tell open pages; nothing where no server asks for it."""
+    identity = getattr(node.hidden, "unique_id", None)
+    if identity is None or model is None:
+        return
+    run = run_of(model, str(identity), node.define_schema().node_id, file)
+    RUNS[run.node] = run
+    RUNS.move_to_end(run.node)
+    while len(RUNS) > KEPT:
+        RUNS.popitem(last=False)
+    push(run)
+
+
+def push(run: Run) -> None:
+    from server import PromptServer
+
+    server = getattr(PromptServer, "instance", None)
+    if server is not None:
+        server.send_sync("scaled_fp8.report", run.summary())

@@ -1,0 +1,36 @@
+// Colours of kernels and granularities, and a ramp for numbers. The same as in quant/picture.py.
+
+const KNOWN = {
+  "scaled_mm per-tensor": "#0b7a75",
+  "scaled_mm per-row": "#1fa187",
+  "scaled_mm emulated per-row": "#7cc68d",
+  "dequantized block": "#e0a100",
+  upcast: "#d95f32",
+  "upcast by table": "#b3402a",
+  "per-tensor": "#0b7a75",
+  "per-row": "#3b7dd8",
+  block: "#e0a100",
+  group: "#8a63d2",
+  refused: "#c62828",
+};
+const OTHER = ["#8a63d2", "#c2569b", "#3b7dd8", "#7a7f87"];
+// dark blue over teal to yellow: grows in lightness, readable without colour vision
+const RAMP = [[48, 44, 110], [38, 92, 140], [30, 141, 138], [96, 188, 98], [246, 221, 74]];
+
+/** name -> colour; the known ones always the same. */
+export function colours(names) {
+  const order = Object.keys(KNOWN);
+  const rank = (name) => (order.includes(name) ? order.indexOf(name) : order.length);
+  const unknown = [...names].filter((name) => !(name in KNOWN)).sort();
+  const sorted = [...names].sort((a, b) => rank(a) - rank(b) || a.localeCompare(b));
+  return new Map(sorted.map((name) => [name, KNOWN[name] ?? OTHER[unknown.indexOf(name) % OTHER.length]]));
+}
+
+/** Colour of a share 0..1 of the ramp. */
+export function ramp(share) {
+  const at = Math.min(1, Math.max(0, share)) * (RAMP.length - 1);
+  const low = RAMP[Math.floor(at)];
+  const high = RAMP[Math.ceil(at)];
+  const mixed = low.map((value, i) => Math.round(value + (high[i] - value) * (at % 1)));
+  return `rgb(${mixed.join(",")})`;
+}
