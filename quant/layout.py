@@ -7,6 +7,7 @@ model's own dtype and shape.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from math import prod
 from typing import TYPE_CHECKING
 
 import torch
@@ -61,11 +62,12 @@ class ScaledWeightLayout(QuantizedLayout):
         """Quantize ``[out, in]`` with new scales; a seed > 0 rounds stochastically, as ComfyUI does for LoRA."""
         granularity, seed = granularity or PerTensor(), stochastic_rounding or 0
         if not isinstance(scale, Tensor):
-            weight = quantize(tensor, format, granularity, seed=seed)
-            return weight.codes, params_of(weight, tensor.dtype, choice, input_scale)
-        shape = (tensor.shape[0], tensor.shape[1])
-        scale = scale.float().reshape(granularity.scale_shape(shape))
-        codes = Job(format, granularity, generator=generator(seed, tensor.device)).codes(tensor.float(), scale)
+            weight = quantize(tensor.flatten(1), format, granularity, seed=seed)
+            return weight.codes, params_of(weight, tensor.dtype, choice, input_scale, tuple(tensor.shape))
+        values = tensor.flatten(1).float()
+        scale = scale.float().reshape(granularity.scale_shape((values.shape[0], values.shape[1])))
+        codes = Job(format, granularity, generator=generator(seed, tensor.device)).codes(values, scale)
+        shape = tuple(tensor.shape)
         return codes, cls.Params(scale, tensor.dtype, shape, format, granularity, input_scale, choice=choice)
 
     @classmethod
@@ -75,7 +77,7 @@ class ScaledWeightLayout(QuantizedLayout):
 
     @classmethod
     def dequantize(cls, qdata: Tensor, params: Params) -> Tensor:
-        return scaled_weight(qdata, params).dequantize(params.orig_dtype)
+        return scaled_weight(qdata, params).dequantize(params.orig_dtype).view(params.orig_shape)
 
     @classmethod
     def get_plain_tensors(cls, qtensor: QuantizedTensor) -> tuple[Tensor, Tensor]:
@@ -83,31 +85,45 @@ class ScaledWeightLayout(QuantizedLayout):
 
     @classmethod
     def state_dict_tensors(cls, qdata: Tensor, params: Params) -> dict[str, Tensor]:
-        return {"": qdata, "_scale": params.scale}
+        codes = qdata.view(params.orig_shape) if params.format.per_byte == 1 else qdata
+        return {"": codes, "_scale": params.scale}
 
 
 register_layout_class(ScaledWeightLayout.NAME, ScaledWeightLayout)
 
 
 def scaled_weight(codes: Tensor, params: ScaledWeightLayout.Params) -> QuantizedWeight:
+    shape = (params.orig_shape[0], prod(params.orig_shape[1:]))
     return QuantizedWeight(
-        params.format, codes, params.scale, params.granularity, params.orig_shape,
+        params.format, codes, params.scale, params.granularity, shape,
         params.input_scale, params.smooth, params.rotation, params.outer, params.codebook,
     )  # fmt: skip
 
 
 def params_of(
-    weight: QuantizedWeight, dtype: torch.dtype, choice: Choice | None, input_scale: Tensor | None
+    weight: QuantizedWeight,
+    dtype: torch.dtype,
+    choice: Choice | None,
+    input_scale: Tensor | None,
+    shape: tuple[int, ...] | None = None,
 ) -> ScaledWeightLayout.Params:
     return ScaledWeightLayout.Params(
-        weight.scale, dtype, weight.shape, weight.format, weight.granularity,
+        weight.scale, dtype, shape or weight.shape, weight.format, weight.granularity,
         input_scale, weight.smooth, weight.rotation, weight.outer, weight.codebook, choice,
     )  # fmt: skip
 
 
-def to_tensor(weight: QuantizedWeight, dtype: torch.dtype, choice: Choice | None = None) -> QuantizedTensor:
-    """The weight as one tensor ``[out, in]`` that reads as dtype; codes and scales are shared, not copied."""
-    params = params_of(weight, dtype, choice, weight.input_scale)
+def to_tensor(
+    weight: QuantizedWeight,
+    dtype: torch.dtype,
+    choice: Choice | None = None,
+    shape: tuple[int, ...] | None = None,
+) -> QuantizedTensor:
+    """The weight as one tensor that reads as dtype; codes and scales are shared, not copied.
+
+    shape: of a convolution's weight, ``[out, ...]`` with in elements after the first dimension; else ``[out, in]``.
+    """
+    params = params_of(weight, dtype, choice, weight.input_scale, shape)
     return QuantizedTensor(weight.codes, ScaledWeightLayout.NAME, params)
 
 
