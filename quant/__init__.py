@@ -7,11 +7,16 @@ from importlib import import_module
 # module -> what of it is public; imported when first asked for, so that the command line answers without torch
 PUBLIC: dict[str, tuple[str, ...]] = {
     "checkpoint": ("Checkpoint", "inspect_checkpoint", "read_checkpoint"),
-    "encode": ("quantize",),
+    "dialects": ("DIALECTS",),
+    "component": ("Stats", "quantize_component"),
+    "encode": ("Search", "quantize"),
+    "families": ("FAMILIES", "Family"),
     "formats": ("FORMATS", "Format"),
     "fuse": ("fuse_rows",),
     "granularity": ("GRANULARITIES", "PerBlock", "PerGroup", "PerRow", "PerTensor"),
+    "methods": ("METHODS", "Method", "method_named"),
     "patch": ("Handle", "patch_linears", "restore_linears"),
+    "policy": ("Decision", "Policy", "decide", "recognise"),
     "refusal": ("Refused",),
     "source": ("Source", "StateDictSource", "open_source"),
     "verdict": ("Verdict",),
