@@ -15,6 +15,7 @@ from ..quant.checkpoint import Checkpoint, survey
 from ..quant.plan import FAMILIES, Choice, choose, require
 from ..quant.refusal import Refused
 from ..quant.verdict import REFUSED
+from .host.plan import device_name
 from .inputs import MODEL_FOLDERS
 
 ENCODERS = "text_encoders"
@@ -110,10 +111,6 @@ def target(purpose: str) -> tuple[torch.device, torch.dtype]:
         return management.text_encoder_device(), torch.float32
     device = management.get_torch_device()
     return device, torch.bfloat16 if management.should_use_bf16(device) else torch.float32
-
-
-def device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
 def memory(checkpoint: Checkpoint, dtype: torch.dtype) -> int:

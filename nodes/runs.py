@@ -9,7 +9,7 @@ from typing import Any
 from ..quant.layout import from_tensor
 from ..quant.plan import Choice
 from ..quant.report import Report, report_choices
-from .host.plan import scaled_weights
+from .host.plan import device_name, scaled_weights
 
 KEPT = 16  # nodes
 
@@ -36,7 +36,7 @@ class Run:
         report = self.report()
         return {
             "node": self.node, "type": self.type, "file": self.file, "device": self.device,
-            "layers": len(report.rows), "calls": sum(row.calls for row in report.rows),
+            "count": len(report.rows), "calls": sum(row.calls for row in report.rows),
             "kernels": report.kernels, "reasons": report.reasons,
         }  # fmt: skip
 
@@ -57,7 +57,7 @@ def run_of(model, node: str = "", type: str = "", file: str = "") -> Run:
     choices = {name: weight._params.choice for name, weight in weights.items()}
     scales = {name: largest_scale(weight) for name, weight in weights.items()}
     errors = model.get_attachment("scaled_fp8_errors") or {}
-    return Run(node, type, file, str(model.load_device), choices, scales, dict(errors))
+    return Run(node, type, file, device_name(model.load_device), choices, scales, dict(errors))
 
 
 def largest_scale(weight) -> float | None:

@@ -90,7 +90,8 @@ export function fit(width, labelWidth, blocks) {
 function paintMap(map, canvas, wanted, ratio, { legend = [], paper = null } = {}) {
   const pen = canvas.getContext("2d");
   pen.font = FONT;
-  const longest = Math.max(0, ...map.parts.flatMap((part) => part.labels.map((text) => pen.measureText(text).width)));
+  const texts = map.parts.flatMap((part) => [part.name, ...part.labels]);
+  const longest = Math.max(0, ...texts.map((text) => pen.measureText(text).width));
   const blocks = Math.max(1, ...map.parts.map((part) => part.blocks.length));
   const { label, cell, width } = fit(wanted, longest, blocks);
   const above = legend.length ? 20 * legend.length + 12 : 0;

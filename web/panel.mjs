@@ -26,6 +26,8 @@ let parts = null; // of the open panel
 /** Fill the sidebar's element; the panel stays live until close(). */
 export function open(root) {
   close();
+  // the editor's element is as high as its content otherwise
+  root.style.height = "100%";
   parts = build(root);
   show();
   parts.list.element.scrollTop = state.scroll;
@@ -252,9 +254,10 @@ function fillRow(element, layer) {
   const swatch = h("span", { className: "sfp8-swatch" });
   swatch.style.background = paint(layer) ?? "transparent";
   const kernel = h("span", { className: isSlow(layer) ? "sfp8-slow" : "" }, kernelOf(layer));
-  const facts = h("div", { className: "sfp8-facts" }, kernel, ` · ${layer.granularity} · ${t("calls", { count: layer.calls })}`);
+  const facts = h("div", { className: "sfp8-facts" }, kernel, ` · ${layer.granularity}`);
+  const calls = h("span", { className: "sfp8-calls", title: t("calls", { count: layer.calls }) }, `${layer.calls} ×`);
   element.title = `${layer.layer}\n${layer.reason}`;
-  element.append(swatch, h("div", { className: "sfp8-name" }, layer.layer), facts);
+  element.append(swatch, h("div", { className: "sfp8-name" }, layer.layer), calls, facts);
 }
 
 function hover(layer) {

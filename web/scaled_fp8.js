@@ -37,7 +37,7 @@ app.registerExtension({
   setup() {
     app.extensionManager.registerSidebarTab({
       id: "scaled_fp8",
-      icon: "pi pi-th-large",
+      icon: "pi pi-gauge",
       title: "Scaled FP8",
       tooltip: "Scaled FP8",
       type: "custom",

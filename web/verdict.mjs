@@ -3,7 +3,8 @@ import { get } from "./server.mjs";
 import { h } from "./dom.mjs";
 import { runLine, t, verdictLines } from "./words.mjs";
 
-const HEIGHT = 84; // fixed, so that a saved workflow keeps its node sizes
+const HEIGHT = 96; // fixed, so that a saved workflow keeps its node sizes
+const MARGIN = 20; // that the classic canvas takes off
 const NONE = "none";
 
 // node id -> the files its widgets name
@@ -38,13 +39,13 @@ export function attach(node) {
   const widget = node.addDOMWidget("scaled_fp8_verdict", "scaled_fp8_verdict", element, {
     serialize: false,
     hideOnZoom: false,
-    getMinHeight: () => HEIGHT,
-    getMaxHeight: () => HEIGHT,
+    getMinHeight: () => HEIGHT + MARGIN,
+    getMaxHeight: () => HEIGHT + MARGIN,
     getValue: () => undefined,
     setValue: () => {},
   });
   widget.serialize = false;
-  boxes.set(node, { element, asked: null, run: null, lines: [] });
+  boxes.set(node, { node, element, asked: null, run: null, lines: [] });
   for (const chosen of node.widgets ?? []) {
     if (chosen === widget) continue;
     const before = chosen.callback;
@@ -92,9 +93,10 @@ export function showRun(node, run) {
   draw(box);
 }
 
-function draw({ element, lines, run }) {
-  const rows = run ? [...lines.filter((line) => line.kind !== "bad").slice(0, 1), null, ...lines.slice(1)] : lines;
-  const texts = rows.map((line) => line ?? { kind: "ran", text: runLine(run) });
+function draw({ node, element, lines, run }) {
+  // what ran takes the place of what was to run
+  const texts = run ? [{ kind: "ran", text: runLine(run) }, ...lines.filter((line) => line.kind !== "plan")] : lines;
   const shown = texts.length ? texts : [{ kind: "plain", text: t("nothingChosen") }];
   element.replaceChildren(...shown.map(({ kind, text }) => h("div", { className: `sfp8-${kind}`, title: text }, text)));
+  node.setDirtyCanvas?.(true, true);
 }

@@ -38,7 +38,7 @@ export function tally(counts) {
   return pairs.map(([name, count]) => `${count} ${name}`).join(", ");
 }
 
-/** What a file is, in lines: [{kind: "good" | "bad" | "plain", text}]. */
+/** What a file is, in lines: [{kind: "good" | "bad" | "plain" | "plan", text}]. */
 export function verdictLines(found) {
   if (found.error) return [{ kind: "bad", text: found.error }];
   if (!found.accepted) return [{ kind: "bad", text: found.sentence }];
@@ -50,14 +50,14 @@ export function verdictLines(found) {
   const lines = [{ kind: "good", text: t("layers", what) }];
   if (layers["plain cast"]) lines.push({ kind: "plain", text: t("plainCasts", { count: layers["plain cast"] }) });
   if (found.problem) lines.push({ kind: "bad", text: found.problem });
-  else lines.push({ kind: "plain", text: t("plan", { kernels: tally(found.plan), device: found.device }) });
+  else lines.push({ kind: "plan", text: t("plan", { kernels: tally(found.plan), device: found.device }) });
   lines.push({ kind: "plain", text: `${size} · ${t("others", { count: layers["other tensors"] ?? 0 })}` });
   return lines;
 }
 
 /** What ran, in one line. */
 export function runLine(run) {
-  const values = { count: run.layers, kernels: tally(run.kernels), calls: run.calls, device: run.device };
-  if (!run.layers) return t("ranNone");
+  const values = { count: run.count, kernels: tally(run.kernels), calls: run.calls, device: run.device };
+  if (!run.count) return t("ranNone");
   return t(run.calls ? "ran" : "ready", values);
 }

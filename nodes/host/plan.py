@@ -27,6 +27,11 @@ def activation_dtype(model: ModelPatcher) -> torch.dtype:
     return model.model.get_dtype_inference() if hasattr(model.model, "get_dtype_inference") else torch.float32
 
 
+def device_name(device: torch.device) -> str:
+    """A device as people know it."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+
+
 def planned(weight: QuantizedTensor, model: ModelPatcher, compute: str, activation_scale: str) -> QuantizedTensor:
     """The same weight with its kernel chosen for the model's device."""
     inner, dtype = from_tensor(weight), activation_dtype(model)
