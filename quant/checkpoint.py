@@ -16,14 +16,27 @@ from .dialects import BYTES, CODES, Dialect, Module, dialect_of
 from .evidence import byte_format, implausible
 from .header import TensorInfo, info_of
 from .layer import FORMAT_OF, Layer, is_quantized, recognise
-from .orientation import LARGEST, READ, settle
+from .orientation import settle
 from .refusal import Refused
 from .roles import group
-from .sampling import CASTS, LAYERS, as_float, code_problem, inverted, run_starts, scale_problem, spread
+from .sampling import (
+    CASTS,
+    LARGEST,
+    LAYERS,
+    READ,
+    as_float,
+    code_problem,
+    inverted,
+    relabelled,
+    run_starts,
+    scale_problem,
+    spread,
+)  # fmt: skip
 from .source import Source, open_source
 from .verdict import PLAIN_CAST, REFUSED, SCALED, LayerVerdict, Verdict, named
 from .weight import QuantizedWeight
 
+OCP = ("float8_e4m3fn", "float8_e5m2")
 FLOATS = ("F32", "F16", "BF16")
 # scales that may lie beside a high-precision weight as placeholders; the others change what the weight means
 LOOSE = ("scale", "global_scale", "global_divisor", "group_scale", "channel_scale", "smooth", "bias_scale")
@@ -181,7 +194,7 @@ def survey(path: str | os.PathLike[str] | Source, check: str) -> Checkpoint:
     codes = {name for name in source if source[name].dtype in CODES}
     groups = group(source, codes)
     found = Findings(source, {name: Module(name, keys, source, clues) for name, keys in groups.items()})
-    for step in (find_layers, find_orientation, find_loose_scales, find_consumed, find_directions):
+    for step in (find_layers, find_mixture, find_orientation, find_loose_scales, find_consumed, find_directions):
         step(found)
     find_numbers(found, everything=check == "all")
     return Checkpoint(found)
@@ -214,6 +227,15 @@ def format_of_bytes(modules: list[Module]) -> str | None:
     return found.pop() if len(found) == 1 else None
 
 
+def find_mixture(found: Findings) -> None:
+    """OCP and AMD codes differ by a factor of two under the same bits: no tool writes both into one file."""
+    fnuz = [name for name, layer in found.layers.items() if layer.format.name.endswith("fnuz")]
+    others = [name for name, layer in found.layers.items() if layer.format.name in OCP]
+    if fnuz and others:
+        reason = "its dtype is AMD's fnuz where other layers are OCP, or the reverse: a dtype in the header is wrong"
+        found.refused.update(dict.fromkeys(min(fnuz, others, key=len), reason))
+
+
 def find_orientation(found: Findings) -> None:
     """Layers of one dialect share their orientation: they were written by one tool."""
     by_dialect: dict[str, list[Layer]] = {}
@@ -227,7 +249,8 @@ def find_orientation(found: Findings) -> None:
 
 def find_loose_scales(found: Findings) -> None:
     """Scales without codes: dummies beside high-precision weights, or lost ones."""
-    dummies, dequantized = [], []
+    dummies: list[str] = []
+    dequantized: list[str] = []
     for name, module in found.modules.items():
         loose = [key for role in LOOSE if (key := module.key(role))]
         if not loose or name in found.layers or name in found.refused:
@@ -248,7 +271,7 @@ def loose_reason(module: Module, keys: list[str]) -> str:
     if weight is None:
         return f"{key} is the scale of no weight in this file: the file is incomplete or its keys were renamed"
     scale = as_float(module.source.tensor(key)) if module.source[key].numel <= LARGEST else None
-    if scale is None or module.key("scale") is None:
+    if scale is None or module.key("scale") is None or module.dtype() not in FLOATS:
         return f"{key} belongs to a quantized weight but {weight} is {module.dtype()}"
     if bool((scale == 1).all()):
         return "dummy"
@@ -261,8 +284,10 @@ def loose_reason(module: Module, keys: list[str]) -> str:
 def settled_by_std(module: Module, scale: Tensor) -> bool:
     """Whether a high-precision weight is plausible as it is and not when scaled: then its scale is a leftover."""
     key, shape = module.key("weight") or "", module.shape()
+    if len(shape) < 2:
+        return False
     pieces = [module.source.piece(key, *bounds) for bounds in run_starts(module.source[key].numel)]
-    raw, inputs = torch.cat(pieces).float(), shape[-1] if shape else 1
+    raw, inputs = torch.cat(pieces).float(), shape[-1]
     size = float((raw.std() * scale.mean()).abs()) * inputs**0.5
     # 0.1 to 20 is where trained weights are (catalogue 7.1)
     return not implausible(raw, inputs) and not 0.1 <= size <= 20
@@ -306,6 +331,10 @@ def find_numbers(found: Findings, everything: bool) -> None:
     for layer in sound if everything else chosen(sound, doubtful):
         problem = code_problem(layer, everything)
         if problem:
+            found.refused[layer.name] = problem
+    small = sorted((v for v in sound if v.name not in found.refused), key=lambda v: v.stored[0] * v.stored[1])
+    for layer in small[:READ]:
+        if problem := relabelled(layer):
             found.refused[layer.name] = problem
 
 

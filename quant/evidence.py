@@ -33,6 +33,9 @@ LIMITS = {
 }  # fmt: skip
 
 
+NAN_CODES = "its codes hold NaN or infinity, which a scaled cast never writes: damaged, or bits of another FP8 format"
+
+
 def limit(name: str) -> float:
     return LIMITS[name].value
 
@@ -62,9 +65,12 @@ def bad_scale(scale: Tensor, zeros: bool = False) -> str:
 
 
 def bad_codes(raw: Tensor) -> str:
-    if bool(torch.isfinite(raw).all()):
-        return ""
-    return "its codes hold NaN or infinity, which a scaled cast never writes: damaged, or bits of another FP8 format"
+    return "" if bool(torch.isfinite(raw).all()) else NAN_CODES
+
+
+def holds_nan(codes: Tensor) -> bool:
+    """Whether float8_e4m3fn codes hold a NaN: the top code of fnuz bits that were relabelled."""
+    return bool((codes.view(torch.uint8) & 0x7F == 0x7F).any())
 
 
 def implausible(values: Tensor, inputs: int, exempt: bool = False, low: bool = True) -> str:
@@ -86,10 +92,10 @@ def implausible(values: Tensor, inputs: int, exempt: bool = False, low: bool = T
     return f"std {std:.3g}, far below that of trained layers" if small else ""
 
 
-def top_fractions(magnitude: Tensor) -> tuple[float, float]:
-    """Fraction of the rows and columns of code magnitudes ``[r, c]`` that reach the top; zero ones left out."""
-    # the top that is used, not the format's: some producers stop at 240, or lower; one step of rounding below it
-    top = int(magnitude.max()) - 1
+def top_fractions(magnitude: Tensor, slack: int = 0) -> tuple[float, float]:
+    """Fraction of the rows and columns of code magnitudes ``[r, c]`` that come within slack codes of the top one."""
+    # the top that is used, not the format's: some producers stop at 240, or lower
+    top = int(magnitude.max()) - slack
     return reaching(magnitude.amax(1), top), reaching(magnitude.amax(0), top)
 
 
@@ -105,11 +111,12 @@ def magnitudes(codes: Tensor) -> Tensor:
 
 def scaled_axis(codes: Tensor) -> str:
     """Which axis of codes ``[r, c]`` has scales of its own, by the top codes: "rows", "columns" or "" for undecided."""
-    rows, columns = top_fractions(magnitudes(codes))
-    if rows >= limit("all_groups") and columns < limit("some_groups"):
-        return "rows"
-    if columns >= limit("all_groups") and rows < limit("some_groups"):
-        return "columns"
+    magnitude = magnitudes(codes)
+    # scales rounded to bf16 leave some groups one code below the top
+    for slack in (0, 1):
+        rows, columns = top_fractions(magnitude, slack)
+        if max(rows, columns) >= limit("all_groups") and min(rows, columns) < limit("some_groups"):
+            return "rows" if rows > columns else "columns"
     return ""
 
 
@@ -121,10 +128,14 @@ def block_std(raw: Tensor, rows: int, cols: int) -> Tensor:
 
 
 def roughness(spread: Tensor, scale: Tensor) -> float:
-    """Variance of log(std) over the blocks when these scales are applied; the right scales give the least."""
-    product = spread * scale[: spread.shape[0], : spread.shape[1]]
-    used = product[product > 0]
-    return float(used.log().var()) if used.numel() > 2 else 0.0
+    """Variance of log(std) over the blocks when these scales are applied; the right scales give the least.
+
+    Rows and columns of blocks may differ in size, as outputs and inputs do: their means are taken out first.
+    """
+    tiny = torch.finfo(torch.float32).tiny
+    size = (spread * scale[: spread.shape[0], : spread.shape[1]]).clamp(min=tiny).log()
+    rest = size - size.mean(0, keepdim=True) - size.mean(1, keepdim=True) + size.mean()
+    return float(rest.var()) if min(rest.shape) > 1 else 0.0
 
 
 def smoother(spread: Tensor, first: Tensor, second: Tensor) -> str:

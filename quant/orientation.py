@@ -14,14 +14,13 @@ from .fit import Fit
 from .granularity import PerBlock, PerGroup, PerRow
 from .layer import MXFP8, NVFP4, SCALED, Layer
 from .refusal import Refused
+from .sampling import LARGEST, READ
 
 # names that mean more outputs than inputs in every architecture met, and the reverse
 EXPANDS = re.compile(r"(qkv|qkv_proj|linear1|fc1|up_proj|gate_proj|gate_up_proj|mlp\.0|ffn\.0|net\.0\.proj|wi(_\d)?"
                      r"|\w*modulation\w*(\.\w+)?|\w*_mod\.(1|lin)|[xc]_embedder|img_in|txt_in)$")  # fmt: skip
 CONTRACTS = re.compile(r"(linear2|fc2|down_proj|mlp\.2|ffn\.2|net\.2|DenseReluDense\.wo|final_layer\.linear)$")
 AGREED = 0.75  # part of the names that must agree; a few are always unusual
-READ = 3  # layers read whole to settle what their shapes cannot
-LARGEST = 1 << 26  # elements of a layer that is read whole
 
 
 def settle(layers: Sequence[Layer]) -> tuple[list[Layer], dict[str, str]]:
@@ -99,6 +98,9 @@ def decided(layer: Layer, turned: bool | None, doubt: str, siblings: Sequence[La
         return replace(layer, swizzled=in_tiles(layer))
     if layer.kind is not SCALED and not layer.plain or len(layer.full) > 2:
         return replace(layer, fits=layer.fits[:1])
+    bias = layer.module.shape("bias")
+    if len(bias) == 1 and bias[0] not in layer.stored:
+        raise Refused(f"its bias of {bias[0]} values fits no side of its weight {list(layer.stored)}")
     vote = shape_vote(layer)
     if vote is not None and turned is not None and vote != turned:
         raise Refused(f"its shape {list(layer.stored)} says {order(vote)}, the rest of the file {order(turned)}")

@@ -9,13 +9,16 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .evidence import Sample, bad_codes, bad_scale, implausible
+from .evidence import NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible
 from .layer import NVFP4, UNSCALED, Layer
 
 T = TypeVar("T")
+CHUNK = 1 << 20  # elements at a time when all are looked at
 RUNS, RUN = 4, 4096  # contiguous elements read at evenly spaced places
 LAYERS = 256  # scaled layers whose codes are looked at
 CASTS = 400  # unscaled ones: each must be proven, so nearly all
+LARGEST = 1 << 25  # elements of a layer that is read whole
+READ = 3  # layers read whole to settle what shapes cannot
 FEW_SCALES = 1 << 14  # read whole up to here, sampled above
 DOUBTFUL = (1e-4, 64.0)  # amax by the scale alone outside of which a layer is looked at in any case
 # large or zero-initialised by design; section "layers usually kept in high precision" of the catalogue
@@ -32,13 +35,18 @@ def spread(items: Sequence[T], count: int) -> list[T]:
     return [items[i * (len(items) - 1) // (count - 1)] for i in range(count)]
 
 
-def sample(layer: Layer, everything: bool = False) -> Sample:
-    """Values of the layer before and after scaling; everything: all of them."""
-    total = layer.stored[0] * layer.stored[1]
-    runs = [(0, total)] if everything else run_starts(total)
+def sample(layer: Layer, runs: Sequence[tuple[int, int]] | None = None) -> Sample:
+    """Values of the layer before and after scaling, of these runs of flat elements or of some evenly spaced ones."""
+    runs = run_starts(layer.stored[0] * layer.stored[1]) if runs is None else runs
     raw = torch.cat([run(layer, start, stop) for start, stop in runs])
     places = torch.cat([torch.arange(start, stop) for start, stop in runs])
     return Sample(raw, raw if layer.kind is UNSCALED else raw * scales_at(layer, places))
+
+
+def chunks(layer: Layer) -> list[list[tuple[int, int]]]:
+    """Runs that make up the whole layer, one at a time."""
+    total = layer.stored[0] * layer.stored[1]
+    return [[(start, min(start + CHUNK, total))] for start in range(0, total, CHUNK)]
 
 
 def run_starts(total: int) -> list[tuple[int, int]]:
@@ -98,15 +106,30 @@ def nested_problem(layer: Layer) -> str:
 
 def code_problem(layer: Layer, everything: bool = False) -> str:
     """What is wrong with a layer's codes and their scale, "" for nothing that the numbers show."""
-    seen = sample(layer, everything)
+    problem = sample_problem(layer, sample(layer), low=not layer.plain)
+    parts = chunks(layer) if everything else []
+    return problem or next((p for runs in parts if (p := sample_problem(layer, sample(layer, runs)))), "")
+
+
+def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:
+    """The same by one sample; low: whether it is large enough to be called too small."""
+    if broken := bad_codes(seen.raw):
+        return broken
     exempt = bool(EXEMPT.search(layer.name)) or len(layer.full) > 2
-    problem = bad_codes(seen.raw) or implausible(seen.scaled, layer.inputs, exempt, low=not layer.plain)
-    if not problem or "codes hold" in problem:
-        return problem
+    problem = implausible(seen.scaled, layer.inputs, exempt, low)
+    if not problem:
+        return ""
     if layer.plain:
         # an embedding may be this large, but only absmax scaling reaches the very last code
         return "" if exempt and not reaches_top(layer) else lost_scale(problem)
     return wrong_scale(layer, seen, problem)
+
+
+def relabelled(layer: Layer) -> str:
+    """What a whole layer of e4m3 codes shows that a sample misses: one NaN is enough."""
+    if layer.format.dtype is not torch.float8_e4m3fn or layer.stored[0] * layer.stored[1] > LARGEST:
+        return ""
+    return NAN_CODES if holds_nan(layer.codes()) else ""
 
 
 def reaches_top(layer: Layer) -> bool:
