@@ -8,6 +8,10 @@ from . import routes
 from .fp8_report import FP8Report
 from .load_checkpoint import LoadFP8Checkpoint
 from .load_text_encoder import LoadFP8TextEncoder
+from .quantize_model import QuantizeModel
+from .quantize_text_encoder import QuantizeTextEncoder
+from .quantize_vae import QuantizeVAE
+from .save_quantized_model import SaveQuantizedModel
 from .scaled_linear_patch import ScaledLinearPatch
 
 
@@ -16,4 +20,13 @@ class ScaledFP8Extension(ComfyExtension):
         routes.register()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        return [LoadFP8Checkpoint, LoadFP8TextEncoder, ScaledLinearPatch, FP8Report]
+        return [
+            LoadFP8Checkpoint,
+            LoadFP8TextEncoder,
+            ScaledLinearPatch,
+            QuantizeModel,
+            QuantizeTextEncoder,
+            QuantizeVAE,
+            SaveQuantizedModel,
+            FP8Report,
+        ]

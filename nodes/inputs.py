@@ -5,6 +5,7 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..quant.methods import CHOICES, METHODS
 from ..quant.plan import ACTIVATION_SCALES, FAMILIES
 
 CATEGORY = "Scaled FP8"
@@ -49,4 +50,29 @@ def activation_scale_input() -> io.Combo.Input:
         advanced=True,
         tooltip="dynamic: scale activations per token as they come. static: the file's input_scale where it is "
         "plausible, which is faster on some GPUs and less exact.",
+    )
+
+
+def method_input(names: list[str]) -> io.Combo.Input:
+    titles = "; ".join(f"{name}: {METHODS[name].title}" for name in names)
+    return io.Combo.Input("method", options=names, default=names[1], tooltip=titles)
+
+
+def granularity_input() -> io.Combo.Input:
+    return io.Combo.Input(
+        "granularity",
+        options=list(CHOICES),
+        default="per-tensor",
+        tooltip="Which weights share a scale. FP8 files that plain ComfyUI loads are per-tensor; per-row and block are "
+        "a little more exact and need this pack. mxfp8, nvfp4 and int4 have groups of their own.",
+    )
+
+
+def keep_input() -> io.String.Input:
+    return io.String.Input(
+        "keep",
+        default="",
+        advanced=True,
+        tooltip="Regular expression searched in the layer names: these stay in high precision, beside those that the "
+        "model family's rules keep.",
     )

@@ -14,9 +14,10 @@ import torch
 from ..quant.checkpoint import Checkpoint, survey
 from ..quant.plan import FAMILIES, Choice, choose, require
 from ..quant.refusal import Refused
+from ..quant.saving import loads_in_core
 from ..quant.verdict import REFUSED
 from .host.plan import device_name
-from .inputs import MODEL_FOLDERS
+from .inputs import MODEL_FOLDERS, model_files
 
 ENCODERS = "text_encoders"
 FOLDERS = (*MODEL_FOLDERS, ENCODERS)
@@ -32,13 +33,18 @@ def listed_path(file: str) -> str:
     folder, _, name = file.partition("/")
     if len(file) > LONGEST:
         raise NotListed(f"A file name of {len(file)} characters is too long; {LONGEST} are the most.")
-    if folder not in FOLDERS or name not in folder_paths.get_filename_list(folder):
+    if file not in listed():
         raise NotListed(f"{file!r} is not a file that ComfyUI lists in {', '.join(FOLDERS)}.")
     path = folder_paths.get_full_path(folder, name)
     roots = folder_paths.get_folder_paths(folder)
     if path is None or not any(folder_paths.is_within_directory(root, path) for root in roots):
         raise NotListed(f"{file!r} is a link that leads out of the folder {folder}.")
     return path
+
+
+def listed() -> list[str]:
+    """Every file that a node of this pack offers, as folder/name."""
+    return [*model_files(), *(f"{ENCODERS}/{name}" for name in folder_paths.get_filename_list(ENCODERS))]
 
 
 def inspect_file(file: str, compute: str = "auto") -> dict[str, Any]:
@@ -85,16 +91,18 @@ def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any
     device, dtype = target(purpose)
     compute = "upcast" if purpose == ENCODERS else compute
     names = [layer.name for layer in checkpoint.verdict.layers if layer.decision != REFUSED]
+    core = {name: core_kernel(checkpoint, name) for name in names if in_core(checkpoint, name)}
     place = {"device": device_name(device), "memory": memory(checkpoint, dtype)}
     try:
-        choices = {name: layer_choice(checkpoint, name, device, dtype, compute) for name in names}
+        choices = {name: layer_choice(checkpoint, name, device, dtype, compute) for name in names if name not in core}
         require(choices.values(), compute)
     except Refused as reason:
         return {**place, "plan": {}, "reasons": {}, "problem": str(reason)}
     kernels = {name: {"kernel": choice.kernel.name, "reason": choice.reason} for name, choice in choices.items()}
+    kernels |= core
     slow = [choice.reason for choice in choices.values() if choice.kernel.family != "scaled_mm"]
     return {
-        **place, "plan": counted(c.kernel.name for c in choices.values()), "reasons": counted(slow), "choices": kernels,
+        **place, "plan": counted(found["kernel"] for found in kernels.values()), "reasons": counted(slow), "choices": kernels,
     }  # fmt: skip
 
 
@@ -102,6 +110,19 @@ def layer_choice(checkpoint: Checkpoint, name: str, device: torch.device, dtype:
     layer = checkpoint.spec(name)
     transformed = layer.rotation > 0 or layer.module.key("smooth") is not None
     return choose(layer.format, layer.granularity, layer.shape, device, dtype, compute, has_transform=transformed)
+
+
+def in_core(checkpoint: Checkpoint, name: str) -> bool:
+    """Whether ComfyUI's own kernels run the layer, as nodes/host/linear.py decides it when the weight is loaded."""
+    layer = checkpoint.spec(name)
+    return loads_in_core(layer.format, layer.granularity) and not layer.format.name.startswith("float8")
+
+
+def core_kernel(checkpoint: Checkpoint, name: str) -> dict[str, str]:
+    return {
+        "kernel": f"ComfyUI core {checkpoint.spec(name).format.name}",
+        "reason": "core has a kernel for this format",
+    }
 
 
 def target(purpose: str) -> tuple[torch.device, torch.dtype]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from ..quant.layout import from_tensor
 from ..quant.plan import Choice
-from ..quant.report import Report, report_choices
-from .host.plan import device_name, scaled_weights
+from ..quant.report import Report, Row, report_choices
+from .host.plan import core_rows, device_name, scaled_weights
 
 KEPT = 16  # nodes
 
@@ -18,7 +18,7 @@ KEPT = 16  # nodes
 class Run:
     """What one node gave out. choices: layer -> the choice that counts its calls; holds no tensor of the model.
 
-    scales: layer -> largest scale; errors: layer -> SQNR in dB, where the node measured it.
+    core: the layers that ComfyUI runs by itself; scales: layer -> largest scale; errors: layer -> SQNR in dB, where the node measured it.
     """
 
     node: str
@@ -26,11 +26,12 @@ class Run:
     file: str
     device: str
     choices: dict[str, Choice]
+    core: tuple[Row, ...] = ()
     scales: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
 
     def report(self) -> Report:
-        return report_choices(self.choices)
+        return Report((*report_choices(self.choices).rows, *self.core))
 
     def summary(self) -> dict[str, Any]:
         report = self.report()
@@ -57,7 +58,7 @@ def run_of(model, node: str = "", type: str = "", file: str = "") -> Run:
     choices = {name: weight._params.choice for name, weight in weights.items()}
     scales = {name: largest_scale(weight) for name, weight in weights.items()}
     errors = model.get_attachment("scaled_fp8_errors") or {}
-    return Run(node, type, file, device_name(model.load_device), choices, scales, dict(errors))
+    return Run(node, type, file, device_name(model.load_device), choices, tuple(core_rows(model)), scales, dict(errors))
 
 
 def largest_scale(weight) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import comfy.model_management
 import comfy.ops
 import torch
@@ -16,26 +18,8 @@ from ...quant.saving import loads_in_core, native_tensors
 from ...quant.weight import QuantizedWeight
 
 
-class ScaledLinear:
-    """Mixed in before one of ComfyUI's Linear classes: runs scaled weights, leaves every other to that class."""
-
-    def forward(self, x, *args, **kwargs):
-        if not isinstance(self, ScaledLinear):
-            # a bypass LoRA leaves on the module the bound method of a class since patched away
-            return type(self).forward(self, x, *args, **kwargs)
-        if not is_scaled(self.weight):
-            return super().forward(x, *args, **kwargs)
-        comfy.ops.run_every_op()
-        with comfy.ops.CastBiasWeightContext(
-            self,
-            dtype=self.weight.dtype,
-            device=x.device,
-            bias_dtype=x.dtype,
-            offloadable=True,
-            compute_dtype=x.dtype,
-            want_requant=True,
-        ) as (weight, bias):
-            return scaled_linear(x, weight, bias, choice_for(self.weight, x))
+class Scaled:
+    """Mixed in before one of ComfyUI's classes: LoRA, saving and moving of a scaled weight."""
 
     def convert_weight(self, weight, inplace=False, **kwargs):
         return weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
@@ -61,6 +45,32 @@ class ScaledLinear:
         return comfy.ops._quantized_apply(self, fn, recurse)
 
 
+class ScaledLinear(Scaled):
+    """A Linear that runs scaled weights by their kernel and leaves every other to the class behind it."""
+
+    def forward(self, x, *args, **kwargs):
+        if not isinstance(self, ScaledLinear):
+            # a bypass LoRA leaves on the module the bound method of a class since patched away
+            return type(self).forward(self, x, *args, **kwargs)
+        if not is_scaled(self.weight):
+            return super().forward(x, *args, **kwargs)
+        comfy.ops.run_every_op()
+        with comfy.ops.CastBiasWeightContext(
+            self,
+            dtype=self.weight.dtype,
+            device=x.device,
+            bias_dtype=x.dtype,
+            offloadable=True,
+            compute_dtype=x.dtype,
+            want_requant=True,
+        ) as (weight, bias):
+            return scaled_linear(x, weight, bias, choice_for(self.weight, x))
+
+
+class ScaledConvolution(Scaled):
+    """A convolution with a scaled weight, which comfy-kitchen dequantizes as it is used."""
+
+
 def choice_for(weight: QuantizedTensor, x: Tensor) -> Choice:
     """The kernel planned for weight; planned again where ComfyUI runs it on another device than it said."""
     choice = weight._params.choice
@@ -76,16 +86,13 @@ def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, choice: Choice
     return apply(x, from_tensor(weight), bias, choice)
 
 
-SCALED_CLASSES: dict[type, type] = {}
-
-
+@cache
 def scaled_class(base: type) -> type:
-    """The scaled twin of one of ComfyUI's Linear classes; one a class, so that torch.compile sees one type."""
-    if issubclass(base, ScaledLinear):
+    """The scaled twin of one of ComfyUI's classes; one a class, so that torch.compile sees one type."""
+    if issubclass(base, Scaled):
         return base
-    if base not in SCALED_CLASSES:
-        SCALED_CLASSES[base] = type("ScaledLinear", (ScaledLinear, base), {})
-    return SCALED_CLASSES[base]
+    mixin = ScaledConvolution if issubclass(base, torch.nn.modules.conv._ConvNd) else ScaledLinear
+    return type(mixin.__name__, (mixin, base), {})
 
 
 def scaled_ops(dtype: torch.dtype, device: torch.device, full_precision: bool = False) -> type:
@@ -102,6 +109,8 @@ def scaled_ops(dtype: torch.dtype, device: torch.device, full_precision: bool = 
                 if is_scaled(weight):
                     state_dict.update(native_tensors(from_tensor(weight), prefix))
                 super()._load_from_state_dict(state_dict, prefix, *args)
+                if self.weight is None and prefix.endswith("text_projection."):
+                    self.weight = unused_weight(self)
 
         class Embedding(base.Embedding):
             def _load_from_state_dict(self, state_dict, prefix, *args):
@@ -123,6 +132,26 @@ def emulated_formats(device: torch.device) -> set[str]:
 def runs_in_core(weight: QuantizedWeight) -> bool:
     """Whether core's own kernels run it: all formats it knows but FP8, whose activations it scales by 1."""
     return loads_in_core(weight.format, weight.granularity) and not weight.format.name.startswith("float8")
+
+
+def unused_weight(module: Module) -> Parameter:
+    """Zeros for CLIP's projection, which many files lack: ComfyUI computes it even where no model uses it."""
+    return Parameter(torch.zeros(module._orig_shape, **module.factory_kwargs), requires_grad=False)
+
+
+def core_linear(weight: QuantizedWeight, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, type]:
+    """The weight as core itself loads it from a file, and the class of a Linear that runs it so on device."""
+    operations = comfy.ops.mixed_precision_ops({}, dtype, disabled=emulated_formats(device))
+    linear = operations.Linear(weight.shape[1], weight.shape[0], bias=False)
+    linear._load_from_state_dict(native_tensors(weight, ""), "", {}, True, [], [], [])
+    return linear.weight.data, core_class(linear.quant_format, linear.layout_type, linear._full_precision_mm)
+
+
+@cache
+def core_class(quant_format: str, layout_type: str, full_precision: bool) -> type:
+    settings = {"quant_format": quant_format, "layout_type": layout_type, "_full_precision_mm": full_precision}
+    base = comfy.ops.mixed_precision_ops().Linear
+    return type("ScaledLinear", (ScaledLinear, base), {**settings, "_full_precision_mm_config": False})
 
 
 def take_weight(module, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.quant_ops import QuantizedTensor
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from torch import Tensor
 from torch.nn import Module, Parameter
 
@@ -58,18 +58,21 @@ def scaled_weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
 def model_report(model: ModelPatcher) -> Report:
     """What runs where and why, with the calls counted so far; the layers that core's own kernels run last."""
     scaled = report_choices({name: weight._params.choice for name, weight in scaled_weights(model)})
-    return Report((*scaled.rows, *(core_row(name, module) for name, module in linears(model) if in_core(module))))
+    return Report((*scaled.rows, *core_rows(model)))
 
 
-def in_core(module: Module) -> bool:
-    return isinstance(module.weight, QuantizedTensor) and not is_scaled(module.weight)
+# Layout of a weight -> its format, for the formats that core runs by itself.
+CORE_FORMATS = {entry["comfy_tensor_layout"]: name for name, entry in QUANT_ALGOS.items()}
 
 
-def core_row(name: str, module: Module) -> Row:
-    """A layer in one of ComfyUI core's own formats; core does not count its calls."""
-    format, weight = module.quant_format, module.weight
-    granularity = "per-row" if weight._params.scale.numel() == weight.shape[0] else ""
-    shape, short = (weight.shape[0], weight.shape[1]), name.removeprefix("diffusion_model.")
-    return Row(
-        short, f"ComfyUI core {format}", "core has this format's own kernel", format, granularity, shape, "", 0, {}
-    )
+def core_rows(model: ModelPatcher) -> Iterator[Row]:
+    """The layers in one of ComfyUI core's own formats; core does not count their calls."""
+    for name, _ in linears(model):
+        weight = model.get_model_object(f"{name}.weight")
+        if isinstance(weight, QuantizedTensor) and not is_scaled(weight):
+            format, short = (
+                CORE_FORMATS.get(weight._layout_cls, weight._layout_cls),
+                name.removeprefix("diffusion_model."),
+            )
+            shape, reason = (weight.shape[0], weight.shape[1]), "core has a kernel for this format"
+            yield Row(short, f"ComfyUI core {format}", reason, format, "", shape, "as core", 0, {})

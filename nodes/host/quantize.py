@@ -1,0 +1,129 @@
+"""A loaded model quantized in a clone, one layer at a time, by object patches; the original stays as it is."""
+
+from __future__ import annotations
+
+import copy
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.quant_ops import QuantizedTensor
+from torch.nn import Module, Parameter
+
+from ...quant.component import LayerStats, Stats, policy_of
+from ...quant.encode import quantize
+from ...quant.layout import is_scaled, to_tensor
+from ...quant.methods import Pick, pick
+from ...quant.policy import Policy, recognise
+from ...quant.refusal import Refused
+from ...quant.weight import QuantizedWeight
+from .linear import core_linear, runs_in_core, scaled_class
+from .patch import base_weight
+from .plan import activation_dtype, linears, planned
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a user asks for; keep: regular expression of layers that stay in high precision, or ""."""
+
+    method: str
+    granularity: str | None
+    keep: str = ""
+    component: str = "transformer"
+
+
+def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, Stats]:
+    """A clone of the model with quantized layers, and what was done; Refused where nothing can be quantized."""
+    chosen = pick(recipe.method, model.load_device, activation_dtype(model), recipe.component)
+    patched, layers = model.clone(), list(candidates(model, recipe.component))
+    family = recognise((f"{name}.weight" for name, _ in layers), recipe.component)
+    if chosen.method.name == "none":
+        return patched, summary(chosen, None, family, ())
+    policy = policy_of(chosen.method, recipe.component, recipe.granularity, recipe.keep, family)
+    progress, done = comfy.utils.ProgressBar(len(layers)), []
+    for name, module in layers:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        done.append(quantize_layer(patched, name, module, policy, chosen))
+        progress.update(1)
+    if not any(layer.quantized for layer in done):
+        reasons = "; ".join(dict.fromkeys(layer.reason for layer in done)) or "it has no Linear layers"
+        raise Refused(f"No layer of this model is left to quantize to {policy.format.name}: {reasons}.")
+    patched.patches_uuid = uuid.uuid4()
+    patched.size = 0
+    return patched, summary(chosen, policy, family, tuple(done))
+
+
+def candidates(model: ModelPatcher, component: str) -> Iterator[tuple[str, Module]]:
+    """Name and module of every layer whose weight may be quantized: Linears, and a VAE's convolutions."""
+    yield from linears(model)
+    if component == "vae":
+        modules = model.model.named_modules()
+        yield from ((name, module) for name, module in modules if isinstance(module, torch.nn.modules.conv._ConvNd))
+
+
+def quantize_layer(patched: ModelPatcher, name: str, module: Module, policy: Policy, chosen: Pick) -> LayerStats:
+    """Quantize one layer in the patcher's object patches, if the policy wants it."""
+    weight, short = base_weight(patched, name), name.removeprefix("diffusion_model.")
+    shape, before = tuple(weight.shape), weight.nbytes
+    decision = policy.decide(short, shape, already(weight))
+    if not decision.quantize:
+        return LayerStats(short, False, decision.reason, shape, before, before)
+    source = weight.data.to(patched.load_device).flatten(1)
+    found = quantize(source, policy.format, policy.granularity, short).to(patched.offload_device)
+    install(patched, name, found, shape, chosen.method.compute)
+    after = found.codes.nbytes + found.scale.nbytes
+    return LayerStats(short, True, decision.reason, shape, before, after)
+
+
+def already(weight: torch.Tensor) -> str:
+    """What a weight is quantized to, "" if it is not."""
+    if isinstance(weight, QuantizedTensor):
+        return f"quantized to {weight._params.format.name if is_scaled(weight) else weight._layout_cls}"
+    return "" if weight.dtype.itemsize > 1 else f"{str(weight.dtype).removeprefix('torch.')} without scales"
+
+
+def install(patched: ModelPatcher, name: str, weight: QuantizedWeight, shape: tuple[int, ...], compute: str) -> None:
+    """Put a quantized weight and the class that runs it into the patcher."""
+    dtype = patched.get_model_object(f"{name}.weight").dtype
+    base = patched.get_model_object(f"{name}.__class__")
+    if len(shape) == 2 and runs_in_core(weight):
+        tensor, kind = core_linear(weight, dtype, patched.load_device)
+    else:
+        tensor, kind = to_tensor(weight, dtype, shape=shape), scaled_class(base)
+        tensor = planned(tensor, patched, compute, "dynamic") if len(shape) == 2 else tensor
+    patched.add_object_patch(f"{name}.weight", Parameter(tensor, requires_grad=False))
+    patched.add_object_patch(f"{name}.__class__", kind)
+
+
+def summary(chosen: Pick, policy: Policy | None, family, layers: tuple[LayerStats, ...]) -> Stats:
+    before, after = sum(layer.bytes_before for layer in layers), sum(layer.bytes_after for layer in layers)
+    return Stats(
+        chosen.method.name,
+        chosen.reason,
+        policy.format.name if policy else None,
+        policy.granularity.name if policy else None,
+        "ComfyUI",
+        "object patches on a clone",
+        family.title if family else "generic",
+        layers,
+        before,
+        after,
+    )
+
+
+def quantize_text_encoder(clip, recipe: Recipe):
+    """A clone of CLIP with a quantized text encoder, and what was done."""
+    quantized = clip.clone()
+    quantized.patcher, stats = quantize_model(quantized.patcher, recipe)
+    return quantized, stats
+
+
+def quantize_vae(vae, recipe: Recipe):
+    """The VAE again with quantized layers, and what was done; the one given stays as it is."""
+    quantized = copy.copy(vae)
+    quantized.patcher, stats = quantize_model(vae.patcher, recipe)
+    return quantized, stats

@@ -1,0 +1,40 @@
+"""Quantize Model: a MODEL in less memory or on faster kernels, without leaving the graph."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from ..quant.methods import METHODS
+from .host.plan import model_report
+from .host.quantize import Recipe, quantize_model
+from .inputs import CATEGORY, granularity_input, keep_input, method_input
+from .runs import remember
+
+
+class QuantizeModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="QuantizeModel",
+            display_name="Quantize Model",
+            category=CATEGORY,
+            description="Quantizes a model in a copy, layer by layer; the model given stays as it is.",
+            search_aliases=["quantize", "fp8 quantize", "int8", "int4", "nvfp4", "mxfp8", "smaller model"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Model.Input("model", tooltip="The model to quantize; layers that are quantized already are left."),
+                method_input(list(METHODS)),
+                granularity_input(),
+                keep_input(),
+            ],
+            outputs=[
+                io.Model.Output(display_name="MODEL"),
+                io.String.Output(display_name="report", tooltip="What was quantized, kept and why; what runs where."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, model, method: str, granularity: str, keep: str) -> io.NodeOutput:
+        quantized, stats = quantize_model(model, Recipe(method, granularity, keep))
+        remember(cls, quantized)
+        return io.NodeOutput(quantized, f"{stats.table()}\n\n{model_report(quantized).table()}")

@@ -1,0 +1,37 @@
+"""Quantize Text Encoder: a CLIP in less memory"""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from ..quant.methods import METHODS
+from .host.quantize import Recipe, quantize_text_encoder
+from .inputs import CATEGORY, granularity_input, keep_input, method_input
+
+
+class QuantizeTextEncoder(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="QuantizeTextEncoder",
+            display_name="Quantize Text Encoder",
+            category=CATEGORY,
+            description="Quantizes the text encoders of a CLIP in a copy; the CLIP given stays as it is.",
+            search_aliases=["quantize clip", "fp8 t5", "int8 text encoder", "smaller clip"],
+            hidden=[io.Hidden.unique_id],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The text encoder to quantize, in any precision."),
+                method_input(list(METHODS)),
+                granularity_input(),
+                keep_input(),
+            ],
+            outputs=[
+                io.Clip.Output(display_name="CLIP"),
+                io.String.Output(display_name="report", tooltip="What was quantized, kept, and why."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, clip, method: str, granularity: str, keep: str) -> io.NodeOutput:
+        quantized, stats = quantize_text_encoder(clip, Recipe(method, granularity, keep, "encoder"))
+        return io.NodeOutput(quantized, stats.table())
