@@ -47,9 +47,9 @@ def compiled(contract, figure) -> dict:
     return figures
 
 
-@pytest.mark.parametrize("name", ["patch", "loader"])
-def test_torch_compile(compiled, name):
+# Fused float32 arithmetic rounds elsewhere: each activation on an edge between two FP8 codes then moves by 6 %.
+@pytest.mark.parametrize(("name", "allowed"), [("patch", 0.025), ("loader upcast", 0.001)])
+def test_torch_compile(compiled, name, allowed):
     assert "failure" not in compiled[name], compiled[name]["failure"]
-    # fused float32 arithmetic rounds elsewhere, and one flipped FP8 code is 6 %
-    assert compiled[name]["error"] <= 0.01
+    assert compiled[name]["error"] <= allowed
     assert compiled[name]["after_same"]

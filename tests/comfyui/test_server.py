@@ -137,10 +137,10 @@ def test_comfy_cli_validates_an_api_prompt(comfy, server, tmp_path):
         activation_scale="dynamic",
     )
     file.write_text(json.dumps({"1": loader, "2": node("PreviewAny", source=["1", 3])}))
-    assert comfy("workflow", "validate", str(file), *where).returncode == 0
+    assert comfy("workflow", "validate", "--workflow", str(file), *where).returncode == 0
     loader["inputs"]["compute"] = "magic"
     file.write_text(json.dumps({"1": loader, "2": node("PreviewAny", source=["1", 3])}))
-    assert comfy("workflow", "validate", str(file), *where).returncode == 1
+    assert comfy("workflow", "validate", "--workflow", str(file), *where).returncode == 1
 
 
 def test_a_wrong_choice_is_turned_down_before_anything_runs(server):

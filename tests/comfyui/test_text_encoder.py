@@ -10,7 +10,7 @@ from text_encoders import TEXT_ENCODERS as DIALECTS
 def encoded(contract, clip_l, figure) -> dict:
     figures = contract("text_encoder", files=clip_l)
     for name, row in figures.items():
-        figure(f"CLIP-L {name}: conditioning {row['error']:.3g} from bf16, core {row['core']}")
+        figure(f"CLIP-L {name}: conditioning {row['error']:.3g} from bf16, core {row.get('core')}")
     return figures
 
 
@@ -18,6 +18,10 @@ def encoded(contract, clip_l, figure) -> dict:
 def test_conditioning(encoded, name):
     assert encoded[name]["error"] <= 0.06
     assert encoded[name]["steady"]
+
+
+def test_core_makes_noise_of_an_unmarked_file(encoded):
+    assert encoded["ltx-bare"]["core"] > 0.5
 
 
 def test_a_file_that_is_not_quantized_is_loaded_as_it_is(encoded):

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file
 
-TEXT_ENCODERS = ("ltx-bare", "lightx2v-rows", "legacy-2", "comfy-header", "deepseek-alone")
+TEXT_ENCODERS = ("ltx-bare", "lightx2v-rows", "deepseek-alone")
 sys.path.insert(0, str(Path(__file__).parents[1]))  # the zoo
 
 

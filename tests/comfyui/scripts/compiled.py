@@ -18,14 +18,17 @@ def measure(name: str, model) -> None:
     compiled = call("TorchCompileModel", model=model, backend="inductor")[0]
     row = {"error": error(sample(compiled, steps=2, digits="38"), eager)}
     row["after_same"] = identical(sample(model, steps=2, digits="38"), eager)
-    row["graph_breaks"] = dict(torch._dynamo.utils.counters["graph_break"])
     row["graphs"] = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     figures[name] = row
     unload()
 
 
-healed = patched(unet("compiled-ltx.safetensors"), scales_from="diffusion_models/compiled-ltx.safetensors")[0]
-for name, model in {"patch": healed, "loader": fp8("compiled-ltx.safetensors")[0]}.items():
+FILE = "diffusion_models/compiled-ltx.safetensors"
+models = {
+    "patch": patched(unet("compiled-ltx.safetensors"), scales_from=FILE)[0],
+    "loader upcast": fp8("compiled-ltx.safetensors", compute="upcast")[0],
+}
+for name, model in models.items():
     try:
         measure(name, model)
     except Exception as failure:

@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import torch
-from inside import BF16, CPU, MODELS, answer, error, fp8, load, pack, predict, quantized_layers, sample, unet, write_fp8
+from inside import (
+    BF16,
+    CPU,
+    MODELS,
+    REQUEST,
+    answer,
+    error,
+    fp8,
+    load,
+    pack,
+    predict,
+    quantized_layers,
+    sample,
+    unet,
+    write_fp8,
+)
 from safetensors.torch import load_file, save_file
 
 pack()
 
 
-def calibrated(model) -> dict[str, torch.Tensor]:
-    """Key -> amax of each quantized Linear's input / the largest e4m3 value, over one sampling."""
+def calibrated(model) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Latents, and key -> amax of each quantized Linear's input / the largest e4m3 value, over one sampling."""
     amax = {}
 
     def watch(name):
@@ -22,25 +37,24 @@ def calibrated(model) -> dict[str, torch.Tensor]:
     linears = {k.removesuffix(".weight") for k in quantized_layers()}
     modules = dict(model.model.diffusion_model.named_modules())
     hooks = [modules[name].register_forward_pre_hook(watch(name)) for name in linears]
-    sample(model)
+    latents = sample(model)
     for hook in hooks:
         hook.remove()
-    return {f"{k}.input_scale": v / torch.finfo(torch.float8_e4m3fn).max for k, v in amax.items()}
+    return latents, {f"{k}.input_scale": v / torch.finfo(torch.float8_e4m3fn).max for k, v in amax.items()}
 
 
 bf16 = unet(BF16)
-want = sample(bf16)
-scales = calibrated(bf16)
+want, scales = calibrated(bf16)
 write_fp8("ltx-calibrated.safetensors", marked=False)
 file = MODELS / "ltx-calibrated.safetensors"
 save_file(load_file(file) | scales, file, {"format": "pt"})
 
 figures = {}
-for compute in ("auto", "upcast", "scaled_mm"):
-    for activation_scale in ("dynamic", "static"):
-        model, clip, vae, report = fp8(file.name, compute=compute, activation_scale=activation_scale)
-        assert clip is None and vae is None
-        figures[f"{compute}-{activation_scale}"] = {"error": error(sample(model), want), "report": report}
+for way in REQUEST["ways"]:
+    compute, activation_scale = way.split("-")
+    model, clip, vae, report = fp8(file.name, compute=compute, activation_scale=activation_scale)
+    assert clip is None and vae is None
+    figures[way] = {"error": error(sample(model), want), "report": report}
 first = fp8(file.name)[0]
 load(first)
 loaded = predict(first)
