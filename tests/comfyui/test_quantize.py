@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-# method, granularity -> the most that the latents may be off; fake-quantized in float32: FP8 0.019 to 0.026, INT8 0.005 to 0.008
+# method, granularity -> the most that the latents may be off.
+# Fake-quantized in float32: FP8 0.019 to 0.026, INT8 0.005 to 0.008.
 BOUNDS = {
     ("fp8-dynamic", "per-tensor"): 0.03,
     ("fp8-dynamic", "per-row"): 0.03,

@@ -16,7 +16,8 @@ def flux() -> dict[str, torch.Tensor]:
     model = comfy.ldm.flux.model.Flux(
         image_model="flux", in_channels=16, out_channels=16, vec_in_dim=32, context_in_dim=CONTEXT, hidden_size=HIDDEN,
         mlp_ratio=4.0, num_heads=2, depth=1, depth_single_blocks=1, axes_dim=[16, 56, 56], theta=10000, patch_size=2,
-        qkv_bias=True, guidance_embed=False, txt_ids_dims=[], dtype=torch.bfloat16, device="cpu", operations=comfy.ops.manual_cast,
+        qkv_bias=True, guidance_embed=False, txt_ids_dims=[], dtype=torch.bfloat16, device="cpu",
+        operations=comfy.ops.manual_cast,
     )  # fmt: skip
     return {
         key: torch.ones_like(tensor) if tensor.ndim == 1 and "norm" in key else noise(tensor)
