@@ -102,7 +102,8 @@ def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any
     kernels |= core
     slow = [choice.reason for choice in choices.values() if choice.kernel.family != "scaled_mm"]
     return {
-        **place, "plan": counted(found["kernel"] for found in kernels.values()), "reasons": counted(slow), "choices": kernels,
+        **place, "plan": counted(found["kernel"] for found in kernels.values()), "reasons": counted(slow),
+        "choices": kernels,
     }  # fmt: skip
 
 

@@ -18,7 +18,8 @@ KEPT = 16  # nodes
 class Run:
     """What one node gave out. choices: layer -> the choice that counts its calls; holds no tensor of the model.
 
-    core: the layers that ComfyUI runs by itself; scales: layer -> largest scale; errors: layer -> SQNR in dB, where the node measured it.
+    core: the layers that ComfyUI runs by itself; scales: layer -> largest scale; errors: layer -> SQNR in dB, where
+    the node measured it.
     """
 
     node: str
