@@ -202,7 +202,8 @@ def survey(path: str | os.PathLike[str] | Source, check: str) -> Checkpoint:
 
 def find_layers(found: Findings) -> None:
     """Each quantized module becomes a layer, stays a plain tensor, or is refused."""
-    quantized = {n: m for n, m in found.modules.items() if is_quantized(m)}
+    found.refused.update({n: reason for n, m in found.modules.items() if (reason := senseless(m))})
+    quantized = {n: m for n, m in found.modules.items() if is_quantized(m) and n not in found.refused}
     bytes_are = format_of_bytes(list(quantized.values()))
     for name, module in quantized.items():
         if stays_as_it_is(module):
@@ -211,6 +212,14 @@ def find_layers(found: Findings) -> None:
             found.layers[name] = recognise(module, bytes_are)
         except Refused as reason:
             found.refused[name] = str(reason)
+
+
+def senseless(module: Module) -> str:
+    """Why a module cannot be one weight whatever its dialect, "" when it can."""
+    weights = [module.keys[suffix] for suffix in module.roles.get("weight", ())]
+    if len(weights) > 1:
+        return f"it has two weights, {' and '.join(weights)}: which one is right cannot be seen"
+    return "its dtype F8_E8M0 is one of scales, not of weights" if module.dtype() == "F8_E8M0" else ""
 
 
 def stays_as_it_is(module: Module) -> bool:
@@ -233,7 +242,7 @@ def find_mixture(found: Findings) -> None:
     others = [name for name, layer in found.layers.items() if layer.format.name in OCP]
     if fnuz and others:
         reason = "its dtype is AMD's fnuz where other layers are OCP, or the reverse: a dtype in the header is wrong"
-        found.refused.update(dict.fromkeys(min(fnuz, others, key=len), reason))
+        found.refused.update(dict.fromkeys(fnuz if len(fnuz) < len(others) else others, reason))
 
 
 def find_orientation(found: Findings) -> None:

@@ -115,6 +115,8 @@ def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:
     """The same by one sample; low: whether it is large enough to be called too small."""
     if broken := bad_codes(seen.raw):
         return broken
+    if low and not seen.zero and not bool(seen.scaled.any()):
+        return "its codes are not zero but their scales are: the scales are of another layer, or were never filled in"
     exempt = bool(EXEMPT.search(layer.name)) or len(layer.full) > 2
     problem = implausible(seen.scaled, layer.inputs, exempt, low)
     if not problem:
