@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import comfy_kitchen
 import torch
 from torch import Tensor
 
@@ -134,7 +133,10 @@ def rotation_group(inputs: int) -> int:
 
 def finite_amax(weight: Tensor, name: str) -> Tensor:
     """Largest magnitude, float32 ``[]``; Refused where there is a NaN or an infinity."""
-    amax = largest(weight, (0, 1))
+    return finite(largest(weight, (0, 1)), name)
+
+
+def finite(amax: Tensor, name: str) -> Tensor:
     if not torch.isfinite(amax):
         kind = "NaN" if amax.isnan() else "infinite values"
         raise Refused(f"{name!r} has {kind}, which no scale can hold; get an undamaged file or keep this layer.")
@@ -152,10 +154,10 @@ def scale_of_scales(amax: Tensor, format: Format) -> Tensor | None:
     return torch.where(amax == 0, torch.ones_like(scale), scale.clamp(min=torch.finfo(torch.float32).tiny))
 
 
-def slabs(weight: Tensor, granularity: Granularity) -> Iterator[Tensor]:
+def slabs(weight: Tensor, granularity: Granularity, elements: int | None = None) -> Iterator[Tensor]:
     """Rows of weight in pieces of about SLAB elements, whole blocks each."""
     step = granularity.rows if isinstance(granularity, PerBlock) else 1
-    rows = max(1, SLAB // weight.shape[1] // step) * step
+    rows = max(1, (elements or SLAB) // weight.shape[1] // step) * step
     return iter(weight.split(rows))
 
 
@@ -213,6 +215,8 @@ def generator(seed: int, device: torch.device) -> torch.Generator | None:
 def stochastic_codes(scaled: Tensor, format: Format, generator: torch.Generator) -> Tensor:
     """Codes rounded up or down at random, by how near each is; to nearest where a format's steps are unlike."""
     if format.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
+        import comfy_kitchen
+
         scaled = scaled.clamp_(-format.maximum, format.maximum)
         noise = torch.randint(0, 256, scaled.shape, dtype=torch.uint8, device=scaled.device, generator=generator)
         return comfy_kitchen.stochastic_rounding_fp8(scaled, noise, format.dtype)
@@ -225,13 +229,26 @@ def codebook_weight(
     weight: Tensor, format: Format, granularity: Granularity, rotation: int, seed: int = 0
 ) -> QuantizedWeight:
     """INT4 with comfy-kitchen's codebook and its least-squares group scales."""
-    group = granularity.cols if isinstance(granularity, PerBlock) else 16
-    found = comfy_kitchen.quantize_w4a8_int8_weight(
-        weight.float(), group_size=group, convrot_groupsize=rotation, stochastic_rounding=seed
-    )
-    codes, inner, channel, _, codebook = found
+    sample = weight[:: max(1, weight.numel() * 4 // SLAB)]
+    codebook = kitchen_int4(sample, granularity, rotation)[3]
+    # its searches hold some ninety bytes an element
+    pieces = [
+        kitchen_int4(slab, granularity, rotation, codebook, seed) for slab in slabs(weight, granularity, SLAB // 4)
+    ]
+    codes, inner, channel = (torch.cat(parts) for parts in list(zip(*pieces, strict=True))[:3])
     outer = channel.view(-1, 1)
-    shape = matrix_shape(weight)
     return QuantizedWeight(
-        format, codes, inner.float() * outer, granularity, shape, rotation=rotation, outer=outer, codebook=codebook
-    )
+        format, codes, inner.float() * outer, granularity, matrix_shape(weight), rotation=rotation, outer=outer,
+        codebook=codebook,
+    )  # fmt: skip
+
+
+def kitchen_int4(
+    weight: Tensor, granularity: Granularity, rotation: int, codebook: Tensor | None = None, seed: int = 0
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Codes, float8 scales of groups, float32 scales of outputs, and the codebook, given or decided here."""
+    codes, inner, channel, _, book = comfy_kitchen.quantize_w4a8_int8_weight(
+        weight.float(), group_size=granularity.cols, convrot_groupsize=rotation, codebook_tensor=codebook,  # type: ignore[union-attr]
+        stochastic_rounding=seed,
+    )  # fmt: skip
+    return codes, inner, channel, book

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 
+from .encode import SLAB
 from .formats import FORMATS, Format, float8_e4m3fn
 from .granularity import Granularity
 from .methods import METHODS, method_named
@@ -14,6 +15,7 @@ from .table import text_table
 
 WIDE = 2  # bytes of a bf16 or fp16 element
 SINGLE = 4  # of a float32 one
+ROUNDING = 16  # that rounding holds for each element of a slab
 
 
 @dataclass(frozen=True)
@@ -108,13 +110,14 @@ def working(plan: Plan, tokens: int, coded: bool) -> int:
     if coded:
         # codes and the float32 copy that they are rounded from; a scale a token
         return output + tokens * inputs * (1 + SINGLE) + tokens * SINGLE
-    return output + prod(shape) * (SINGLE + WIDE)
+    # dequantized in float32, then cast: the output comes when the float32 copy is gone
+    return prod(shape) * WIDE + max(output, prod(shape) * SINGLE)
 
 
 def merging(plan: Plan) -> int:
-    """Bytes held to merge a LoRA into one layer: the weight in float32, its change, and the codes anew."""
+    """Bytes held to merge a LoRA into one layer: the weight in float32, its change, and the codes anew by slabs."""
     shape, format, granularity = plan
-    changed = prod(shape) * SINGLE * 2
+    changed = prod(shape) * SINGLE * 2 + min(prod(shape), SLAB) * ROUNDING
     return changed if format is None else changed + sum(stored(shape, format, granularity))
 
 

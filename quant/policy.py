@@ -134,6 +134,6 @@ def check_component(component: str, format: Format) -> None:
         raise Refused(f"Component {component!r} is unknown; choose one of {', '.join(COMPONENTS)}.")
     if component == "vae" and format is not FORMATS["int8"]:
         raise Refused(
-            f"{format.name} is refused for a VAE: there are no {format.name} convolutions to run it, decoding is a small "
+            f"{format.name} is refused for a VAE: no {format.name} convolution runs it, decoding is a small "
             "part of the time, and a VAE shows every error as it is; choose int8, weight-only, or leave the VAE."
         )

@@ -5,17 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from .families import FAMILIES
 from .methods import ALIASES, CHOICES, METHODS
 from .refusal import Refused
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 COMMON = "quantization"  # the table for all models
 # Key -> its values. Components name a method; granularity is for all of them.
@@ -64,14 +60,23 @@ def read_settings(path: str | Path | None = None) -> Settings:
     """
     if path is None:
         return Settings({})
+    name = Path(path).name
     try:
-        text = Path(path).read_text(encoding="utf-8")
-        tables = tomllib.loads(text)
+        tables = parsed(Path(path).read_text(encoding="utf-8"))
     except OSError as problem:
-        raise Refused(f"Settings {Path(path).name!r} cannot be read: {problem.strerror or problem}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as problem:
-        raise Refused(f"Settings {Path(path).name!r} is not TOML: {problem}.") from None
-    return Settings(checked(tables, Path(path).name), Path(path).name)
+        raise Refused(f"Settings {name!r} cannot be read: {problem.strerror or problem}.") from None
+    except ValueError as problem:  # what TOML and UTF-8 errors are
+        raise Refused(f"Settings {name!r} is not TOML: {problem}.") from None
+    return Settings(checked(tables, name), name)
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """Python 3.10 has no TOML of its own; tomli is the same."""
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    try:
+        return import_module(name).loads(text)
+    except ImportError:
+        raise Refused("Python 3.10 has no TOML of its own; install tomli to use a settings file.") from None
 
 
 def find_settings(folder: str | Path, name: str = "scaled_fp8.toml") -> Settings:
