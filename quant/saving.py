@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 
-import comfy_kitchen
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -67,14 +66,14 @@ def mxfp8(weight: QuantizedWeight) -> dict[str, Tensor]:
     """Weight filled up to multiples of 32; exponents of the scales as bytes, in cuBLAS tiles."""
     exponents = (torch.frexp(weight.scale).exponent + 126).to(torch.uint8)
     codes, tiles = filled(weight.codes, 32, 32), filled(exponents, 32, 1)
-    return {"weight": codes, "weight_scale": comfy_kitchen.to_blocked(tiles, flatten=False)}
+    return {"weight": codes, "weight_scale": in_tiles(tiles)}
 
 
 def nvfp4(weight: QuantizedWeight) -> dict[str, Tensor]:
     """Weight filled up to multiples of 16; float8_e4m3fn block scales in cuBLAS tiles, and the tensor's scale."""
     outer = outer_of(weight)
     inner = filled(inner_scale(weight.scale, outer).view(torch.uint8), 16, 1)
-    tiles = comfy_kitchen.to_blocked(inner, flatten=False).view(torch.float8_e4m3fn)
+    tiles = in_tiles(inner).view(torch.float8_e4m3fn)
     return {"weight": filled(weight.codes, 16, 8), "weight_scale": tiles, "weight_scale_2": outer}
 
 
@@ -95,6 +94,14 @@ PARTS: dict[str, Callable[[QuantizedWeight], dict[str, Tensor]]] = {
     "int4": int4,
     "int4_convrot": int4_convrot,
 }
+
+
+def in_tiles(scales: Tensor) -> Tensor:
+    """Block scales in cuBLAS tiles, by comfy-kitchen, which takes longer to import than most weights to quantize."""
+    import comfy_kitchen
+
+    tiled: Tensor = comfy_kitchen.to_blocked(scales, flatten=False)
+    return tiled
 
 
 def filled(codes: Tensor, row_step: int, column_step: int) -> Tensor:

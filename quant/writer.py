@@ -1,4 +1,4 @@
-"""A safetensors file written one tensor at a time, that appears whole or not at all."""
+"""Safetensors files written in pieces from any number of threads, that appear whole and together or not at all."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import BinaryIO
 
 import torch
@@ -37,15 +38,25 @@ def write_safetensors(
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write the planned tensors, which may come in any order, as ``(name, tensor)``; each is let go once written."""
-    path = Path(path)
-    layout = lay_out(plan, metadata or {})
-    check_target(path, layout.size)
-    remove_stale(path.parent)
+    with writing({Path(path): lay_out(plan, metadata or {})}) as output:
+        for name, tensor in tensors:
+            output.put(name, tensor)
+
+
+@contextmanager
+def writing(layouts: Mapping[Path, Layout]) -> Iterator[Output]:
+    """An Output for these files, which take their places when the block ends well and all is written."""
+    paths = list(layouts)
+    check_targets(layouts)
+    for folder in {path.parent for path in paths}:
+        remove_stale(folder)
     try:
-        with replacing(path) as file:
-            fill(file, layout, tensors)
+        with replacing(paths) as files:
+            output = Output([Slot(file, layout) for file, layout in zip(files, layouts.values(), strict=True)])
+            yield output
+            output.check_complete()
     except OSError as problem:
-        raise Refused(failure(path, problem)) from None
+        raise Refused(failure(paths[0], problem)) from None
 
 
 ##### What goes where
@@ -82,17 +93,64 @@ def encoded(header: dict[str, object]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def fill(file: BinaryIO, layout: Layout, tensors: Iterable[tuple[str, Tensor]]) -> None:
-    write_bytes(file, 0, memoryview(layout.header))
-    missing = dict(layout.places)
-    for name, tensor in tensors:
-        info, offset = missing.pop(name)
-        if tensor.dtype != info.torch_dtype or tuple(tensor.shape) != info.shape:
-            raise ValueError(f"{name}: planned {info.dtype} {info.shape}, got {tensor.dtype} {tuple(tensor.shape)}")
-        write_bytes(file, offset, bytes_of(tensor))
-    if missing:
-        raise ValueError(f"{len(missing)} planned tensors were not given, the first is {next(iter(missing))}")
-    file.truncate(layout.size)
+@dataclass(frozen=True)
+class Slot:
+    """A file being written. lock: for systems that cannot write at a position."""
+
+    file: BinaryIO
+    layout: Layout
+    lock: Lock = field(default_factory=Lock)
+
+    @property
+    def path(self) -> Path:
+        """Where to read what is written so far."""
+        name = self.file.name
+        return Path(f"/proc/self/fd/{name}") if isinstance(name, int) else Path(name)
+
+    def write(self, offset: int, data: memoryview) -> None:
+        while data:
+            # at most 2 GB go at once
+            count = os.pwrite(self.file.fileno(), data, offset) if hasattr(os, "pwrite") else self.seek(offset, data)
+            offset, data = offset + count, data[count:]
+
+    def seek(self, offset: int, data: memoryview) -> int:
+        with self.lock:
+            self.file.seek(offset)
+            return self.file.write(data)
+
+
+class Output:
+    """Files of full size whose tensors are put in any order, whole or in pieces, from any thread."""
+
+    def __init__(self, slots: list[Slot]) -> None:
+        self.slots = slots
+        self.slot_of = {name: slot for slot in slots for name in slot.layout.places}
+        self.missing = {name: info.nbytes for slot in slots for name, (info, _) in slot.layout.places.items()}
+        self.lock = Lock()
+        for slot in slots:
+            slot.write(0, memoryview(slot.layout.header))
+            slot.file.truncate(slot.layout.size)
+
+    def put(self, name: str, tensor: Tensor, start: int | None = None) -> None:
+        """Write a tensor; with start, the piece of it that begins with that flat element."""
+        info, offset = self.slot_of[name].layout.places[name]
+        shape = tuple(tensor.shape)
+        if tensor.dtype != info.torch_dtype or (shape != info.shape if start is None else tensor.dim() != 1):
+            raise ValueError(f"{name}: planned {info.dtype} {info.shape}, got {tensor.dtype} {shape}")
+        data = bytes_of(tensor)
+        self.count(name, len(data))
+        self.slot_of[name].write(offset + (start or 0) * tensor.element_size(), data)
+
+    def count(self, name: str, nbytes: int) -> None:
+        with self.lock:
+            self.missing[name] -= nbytes
+        if self.missing[name] < 0:
+            raise ValueError(f"{name}: more than was planned was given")
+
+    def check_complete(self) -> None:
+        missing = [name for name, nbytes in self.missing.items() if nbytes]
+        if missing:
+            raise ValueError(f"{len(missing)} planned tensors were not given, the first is {missing[0]}")
 
 
 def bytes_of(tensor: Tensor) -> memoryview:
@@ -100,44 +158,61 @@ def bytes_of(tensor: Tensor) -> memoryview:
     return memoryview(flat.view(torch.uint8).numpy().data) if flat.numel() else memoryview(b"")
 
 
-def write_bytes(file: BinaryIO, offset: int, data: memoryview) -> None:
-    file.seek(offset)
-    while data:
-        # at most 2 GB go at once
-        data = data[file.write(data) :]
-
-
 ##### Whole or not at all
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A file to write into that takes path's place when the block ends well, and is gone when it does not."""
-    named = path.parent / TEMPORARY.format(f"{os.getpid()}-{sha256(path.name.encode()).hexdigest()[:12]}")
+def replacing(paths: list[Path]) -> Iterator[list[BinaryIO]]:
+    """Files to write into that take the paths' places when the block ends well, and are gone when it does not."""
+    temporaries = [path.parent / temporary(path) for path in paths]
     try:
-        with create(named) as file:
-            yield file
-            os.fsync(file.fileno())
-            if not named.exists():
-                name_it(file, named)
-        os.replace(named, path)
-        flush_folder(path.parent)
+        with ExitStack() as stack:
+            files = [stack.enter_context(create(named)) for named in temporaries]
+            yield files
+            for file, named in zip(files, temporaries, strict=True):
+                os.fsync(file.fileno())
+                if not named.exists():
+                    name_it(file, named)
+            if not fcntl:
+                stack.close()
+            # locked until it has its place: another run takes it for no stale one
+            publish(dict(zip(temporaries, paths, strict=True)))
     except BaseException:
-        with suppress(OSError):
-            named.unlink(missing_ok=True)
+        for named in temporaries:
+            with suppress(OSError):
+                named.unlink(missing_ok=True)
         raise
+
+
+def temporary(path: Path) -> str:
+    return TEMPORARY.format(f"{os.getpid()}-{sha256(path.name.encode()).hexdigest()[:12]}")
+
+
+def publish(targets: Mapping[Path, Path]) -> None:
+    """Move each temporary to its place. Of several files the last is the one that names the others: it goes first."""
+    *_, last = targets.values()
+    if len(targets) > 1:
+        last.unlink(missing_ok=True)
+        flush_folder(last.parent)
+    for named, path in targets.items():
+        os.replace(named, path)
+    for folder in {path.parent for path in targets.values()}:
+        flush_folder(folder)
 
 
 def create(named: Path) -> BinaryIO:
     """A nameless file in named's folder, which even a kill takes along; where there is none, a locked named one."""
     with suppress(OSError, AttributeError):
         if Path("/proc/self/fd").exists():
-            descriptor = os.open(named.parent, os.O_TMPFILE | os.O_WRONLY, 0o666)
-            return open(descriptor, "wb", buffering=0)  # type: ignore[return-value]
-    file = open(named, "xb", buffering=0)  # noqa: SIM115
+            descriptor = os.open(named.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
+            return locked(open(descriptor, "w+b", buffering=0))  # type: ignore[arg-type]
+    return locked(open(named, "x+b", buffering=0))  # type: ignore[arg-type]
+
+
+def locked(file: BinaryIO) -> BinaryIO:
     if fcntl:
         fcntl.flock(file, fcntl.LOCK_EX)
-    return file  # type: ignore[return-value]
+    return file
 
 
 def name_it(file: BinaryIO, named: Path) -> None:
@@ -182,11 +257,13 @@ def flush_folder(folder: Path) -> None:
 ##### Refusals
 
 
-def check_target(path: Path, size: int) -> None:
-    if not path.parent.is_dir():
-        raise Refused(f"{path}: the folder {path.parent} does not exist; make it first.")
-    if path.exists() and not path.is_file():
-        raise Refused(f"{path}: is not a regular file and cannot be replaced; give the name of a file.")
+def check_targets(layouts: Mapping[Path, Layout]) -> None:
+    for path in layouts:
+        if not path.parent.is_dir():
+            raise Refused(f"{path}: the folder {path.parent} does not exist; make it first.")
+        if path.exists() and not path.is_file():
+            raise Refused(f"{path}: is not a regular file and cannot be replaced; give the name of a file.")
+    path, size = next(iter(layouts)), sum(layout.size for layout in layouts.values())
     free = shutil.disk_usage(path.parent).free
     if free < size:
         raise Refused(f"{path}: {size} bytes are needed and {free} are free there; nothing was written.")
@@ -198,4 +275,4 @@ def failure(path: Path, problem: OSError) -> str:
     return f"{path}: cannot be written: {first_line(problem)}; nothing was left there."
 
 
-__all__ = ["write_safetensors"]
+__all__ = ["Layout", "Output", "lay_out", "write_safetensors", "writing"]
