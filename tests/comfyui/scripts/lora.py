@@ -26,7 +26,7 @@ from inside import (
 pack()
 extra("nodes_lora_debug.py")
 write_fp8("lora-base.safetensors", marked=False)
-write_lora("digits-lora.safetensors", strength=1.3)
+write_lora("digits-lora.safetensors", strength=1.0)
 NODES = {"merged": "LoraLoaderModelOnly", "beside": "LoraLoaderBypassModelOnly"}
 REGIMES = {"loaded": forward, "lowvram": forward_lowvram}
 

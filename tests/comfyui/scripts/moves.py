@@ -61,6 +61,8 @@ def merged(model):
 
 
 def beside(model):
+    # core takes two of them off in the order it put them on, which leaves the second for ever
+    model = model if not model.injections else roots[0]
     grown(comfy.sd.load_bypass_lora_for_models(model, None, LORA, chance.uniform(-1, 1), 0)[0])
 
 
