@@ -247,6 +247,9 @@ def kitchen_int4(
     weight: Tensor, granularity: Granularity, rotation: int, codebook: Tensor | None = None, seed: int = 0
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Codes, float8 scales of groups, float32 scales of outputs, and the codebook, given or decided here."""
+    # imported when needed: it takes longer to import than torch itself
+    import comfy_kitchen
+
     codes, inner, channel, _, book = comfy_kitchen.quantize_w4a8_int8_weight(
         weight.float(), group_size=granularity.cols, convrot_groupsize=rotation, codebook_tensor=codebook,  # type: ignore[union-attr]
         stochastic_rounding=seed,
