@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 
-from .granularity import PerBlock, PerRow, PerTensor
+from .granularity import Granularity, PerBlock, PerRow, PerTensor
 from .refusal import Refused
 from .weight import QuantizedWeight
 
@@ -23,11 +23,9 @@ def fuse_rows(parts: list[QuantizedWeight]) -> QuantizedWeight:
         raise Refused("Weights of unlike formats or transforms cannot be fused; dequantize them first.")
     shape = (sum(part.shape[0] for part in parts), first.shape[1])
     codes = torch.cat([part.codes for part in parts])
-    granularity = PerRow() if all(in_rows(part) for part in parts) else common_block(parts)
+    granularity: Granularity = PerRow() if all(in_rows(part) for part in parts) else common_block(parts)
     scales = [row_scale(part) if in_rows(part) else part.scale for part in parts]
-    return replace(
-        first, codes=codes, scale=torch.cat(scales), granularity=granularity, shape=shape, input_scale=None
-    )
+    return replace(first, codes=codes, scale=torch.cat(scales), granularity=granularity, shape=shape, input_scale=None)
 
 
 def in_rows(part: QuantizedWeight) -> bool:
@@ -41,7 +39,10 @@ def row_scale(part: QuantizedWeight) -> torch.Tensor:
 def common_block(parts: list[QuantizedWeight]) -> PerBlock:
     """The one block grid of all parts, whose rows must end where a part ends."""
     grid = parts[0].granularity
-    fits = isinstance(grid, PerBlock) and all(part.granularity == grid for part in parts)
-    if not fits or any(part.shape[0] % grid.rows for part in parts[:-1]):
-        raise Refused("Weights with block scales that do not end on a block's border cannot be fused; dequantize them.")
-    return grid
+    if isinstance(grid, PerBlock) and all(fits_grid(part, grid, part is parts[-1]) for part in parts):
+        return grid
+    raise Refused("Weights with block scales that do not end on a block's border cannot be fused; dequantize them.")
+
+
+def fits_grid(part: QuantizedWeight, grid: PerBlock, last: bool) -> bool:
+    return part.granularity == grid and (last or part.shape[0] % grid.rows == 0)
