@@ -31,7 +31,7 @@ from scaled_fp8 import quant
 from torch import Tensor
 from zoo import ZOO, tiny_model
 
-# 10000 in the continuous integration: a minute on two idle cores
+# the full number is 10000: some minutes of CPU time
 CASES = int(os.environ.get("SCALED_FP8_FUZZ", "2000"))
 BASES = ("ltx", "comfy-marker", "comfy-header", "legacy-0-input", "lightx2v-rows", "ideogram", "deepseek-alone",
          "musubi-groups", "kijai-e5m2", "plain-e4m3", "mxfp8", "nvfp4", "quanto-alone", "torchao-rows",
