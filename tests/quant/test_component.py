@@ -335,7 +335,7 @@ def test_stats_print_and_serialise(stats: Stats) -> None:
 
 @pytest.mark.parametrize("method", BOUNDS)
 def test_at_most_three_times_the_largest_layer_beside_the_result(method: str) -> None:
-    module = nn.Sequential(*(nn.Linear(1024, 2048, bias=False) for _ in range(3))).to(torch.bfloat16)
+    module = nn.Sequential(*(nn.Linear(1024, 2048, bias=False) for _ in range(2))).to(torch.bfloat16)
     quantize_component(nn.Sequential(nn.Linear(1024, 32)).bfloat16(), method, backend="patched")  # probes are cached
     with LiveBytes() as live:
         _, stats = quantize_component(module, method, backend="patched")
