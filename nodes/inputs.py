@@ -11,6 +11,7 @@ from ..quant.plan import ACTIVATION_SCALES, FAMILIES
 CATEGORY = "Scaled FP8"
 MODEL_FOLDERS = ("diffusion_models", "checkpoints")
 NONE = "none"
+DEFAULT = "default"
 
 
 def model_files() -> list[str]:
@@ -55,13 +56,14 @@ def activation_scale_input() -> io.Combo.Input:
 
 def method_input(names: list[str]) -> io.Combo.Input:
     titles = "; ".join(f"{name}: {METHODS[name].title}" for name in names)
-    return io.Combo.Input("method", options=names, default=names[1], tooltip=titles)
+    tip = f"{titles}; default: what scaled_fp8.toml in ComfyUI's user folder says, else auto for models."
+    return io.Combo.Input("method", options=[*names, DEFAULT], default=names[1], tooltip=tip)
 
 
 def granularity_input() -> io.Combo.Input:
     return io.Combo.Input(
         "granularity",
-        options=list(CHOICES),
+        options=[*CHOICES, DEFAULT],
         default="per-tensor",
         tooltip="Which weights share a scale. FP8 files that plain ComfyUI loads are per-tensor; per-row and block are "
         "a little more exact and need this pack. mxfp8, nvfp4 and int4 have groups of their own.",

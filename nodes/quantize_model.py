@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from ..quant.methods import METHODS
 from .host.plan import model_report
-from .host.quantize import Recipe, quantize_model
+from .host.quantize import Recipe, needs, quantize_model
 from .inputs import CATEGORY, granularity_input, keep_input, method_input
 from .runs import remember
 
@@ -35,6 +35,8 @@ class QuantizeModel(io.ComfyNode):
 
     @classmethod
     def execute(cls, model, method: str, granularity: str, keep: str) -> io.NodeOutput:
-        quantized, stats = quantize_model(model, Recipe(method, granularity, keep))
+        recipe = Recipe(method, granularity, keep)
+        quantized, stats = quantize_model(model, recipe)
         remember(cls, quantized)
-        return io.NodeOutput(quantized, f"{stats.table()}\n\n{model_report(quantized).table()}")
+        report = (stats.table(), needs(model, recipe, stats.method), model_report(quantized).table())
+        return io.NodeOutput(quantized, "\n\n".join(report))

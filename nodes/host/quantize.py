@@ -5,10 +5,11 @@ from __future__ import annotations
 import copy
 import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import comfy.model_management
 import comfy.utils
+import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
@@ -16,11 +17,16 @@ from torch.nn import Module, Parameter
 
 from ...quant.component import LayerStats, Stats, policy_of
 from ...quant.encode import quantize
+from ...quant.estimate import estimate_memory
+from ...quant.families import Family
+from ...quant.hurtful import get_quant_compile_warnings
 from ...quant.layout import is_scaled, to_tensor
 from ...quant.methods import Pick, pick
 from ...quant.policy import Policy, recognise
 from ...quant.refusal import Refused
+from ...quant.settings import find_settings
 from ...quant.weight import QuantizedWeight
+from ..inputs import DEFAULT
 from .linear import core_linear, runs_in_core, scaled_class
 from .patch import base_weight
 from .plan import activation_dtype, linears, planned
@@ -28,33 +34,59 @@ from .plan import activation_dtype, linears, planned
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a user asks for; keep: regular expression of layers that stay in high precision, or ""."""
+    """What a user asks for; "default" is what the settings say.
+
+    keep: regular expression of layers that stay in high precision, or "".
+    """
 
     method: str
-    granularity: str | None
+    granularity: str
     keep: str = ""
     component: str = "transformer"
+
+    def pick(self, model: ModelPatcher, family: Family | None) -> tuple[Pick, str]:
+        """Method, with the reason, and granularity: as asked for, or as settings say for this family."""
+        settings, table = find_settings(folder_paths.get_user_directory()), family.name if family else None
+        method = settings.resolve(self.component, table, self.method if self.method != DEFAULT else None)
+        granularity = settings.resolve("granularity", table, self.granularity if self.granularity != DEFAULT else None)
+        chosen = pick(method.value, model.load_device, activation_dtype(model), self.component)
+        return replace(chosen, reason=f"{chosen.reason}, {method.origin}"), granularity.value
 
 
 def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, Stats]:
     """A clone of the model with quantized layers, and what was done; Refused where nothing can be quantized."""
-    chosen = pick(recipe.method, model.load_device, activation_dtype(model), recipe.component)
     patched, layers = model.clone(), list(candidates(model, recipe.component))
     family = recognise((f"{name}.weight" for name, _ in layers), recipe.component)
+    chosen, granularity = recipe.pick(model, family)
     if chosen.method.name == "none":
         return patched, summary(chosen, None, family, ())
-    policy = policy_of(chosen.method, recipe.component, recipe.granularity, recipe.keep, family)
-    progress, done = comfy.utils.ProgressBar(len(layers)), []
-    for name, module in layers:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        done.append(quantize_layer(patched, name, module, policy, chosen))
-        progress.update(1)
+    policy = policy_of(chosen.method, recipe.component, granularity, recipe.keep, family)
+    done = tuple(quantize_layer(patched, name, module, policy, chosen) for name, module in watched(layers))
     if not any(layer.quantized for layer in done):
         reasons = "; ".join(dict.fromkeys(layer.reason for layer in done)) or "it has no Linear layers"
         raise Refused(f"No layer of this model is left to quantize to {policy.format.name}: {reasons}.")
     patched.patches_uuid = uuid.uuid4()
     patched.size = 0
-    return patched, summary(chosen, policy, family, tuple(done))
+    return patched, summary(chosen, policy, family, done)
+
+
+def watched(layers: list[tuple[str, Module]]) -> Iterator[tuple[str, Module]]:
+    """The layers, with a progress bar and a way to stop before each."""
+    progress = comfy.utils.ProgressBar(len(layers))
+    for layer in layers:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield layer
+        progress.update(1)
+
+
+def needs(model: ModelPatcher, recipe: Recipe, method: str) -> str:
+    """One line of memory that the model will need, and what is known to hurt with this method here."""
+    names = [(name, model.get_model_object(f"{name}.weight")) for name, _ in candidates(model, recipe.component)]
+    shapes = {f"{name}.weight": tuple(weight.shape) for name, weight in names}
+    found = estimate_memory(shapes, method, recipe.component, None, keep=recipe.keep)
+    sizes = f"{found.resident / 1e6:.1f} MB resident, {found.peak / 1e6:.1f} MB at most with activations or a LoRA"
+    offload = "none" if model.load_device == model.offload_device else "model"
+    return "\n".join((f"memory: {sizes}", *get_quant_compile_warnings(method, None, offload)))
 
 
 def candidates(model: ModelPatcher, component: str) -> Iterator[tuple[str, Module]]:
@@ -99,7 +131,7 @@ def install(patched: ModelPatcher, name: str, weight: QuantizedWeight, shape: tu
     patched.add_object_patch(f"{name}.__class__", kind)
 
 
-def summary(chosen: Pick, policy: Policy | None, family, layers: tuple[LayerStats, ...]) -> Stats:
+def summary(chosen: Pick, policy: Policy | None, family: Family | None, layers: tuple[LayerStats, ...]) -> Stats:
     before, after = sum(layer.bytes_before for layer in layers), sum(layer.bytes_after for layer in layers)
     return Stats(
         chosen.method.name,

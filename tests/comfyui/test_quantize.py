@@ -13,10 +13,10 @@ BOUNDS = {
     ("fp8-weight-only", "per-tensor"): 0.03,
     ("int8", "per-row"): 0.012,
     ("int8-convrot", "per-row"): 0.012,
-    ("mxfp8", "group"): 0.03,
+    ("mxfp8", "per-tensor"): 0.03,
     # four bits: an eighth of FP8's steps at best
-    ("int4", "group"): 0.12,
-    ("nvfp4", "group"): 0.15,
+    ("int4", "per-tensor"): 0.12,
+    ("nvfp4", "per-tensor"): 0.15,
 }
 # what core 0.33 does with the activations of a per-tensor FP8 layer is its own: on a CPU it upcasts
 UPCAST_BY_CORE = "fp8-dynamic per-tensor"

@@ -40,7 +40,7 @@ def figures(method: str, granularity: str) -> dict:
     latents = sample(model)
     name = f"quantized-{method}-{granularity}"
     found = {"error": error(latents, want), "report": report}
-    if granularity in ("per-tensor", "group") or method.startswith("int8"):
+    if granularity == "per-tensor" or method.startswith("int8"):
         found["file"] = saved(model, name)
         found["again"] = error(sample(fp8(found["file"], compute=REQUEST["compute"].get(method, "auto"))[0]), latents)
         save_file({"latents": latents}, Path(REQUEST["latents"]) / f"{name}.safetensors")
