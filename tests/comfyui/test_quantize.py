@@ -48,7 +48,7 @@ def test_latents_are_those_of_the_bf16_model(figures, figure, method):
 
 def test_the_model_it_came_from_is_untouched(figures):
     assert figures["untouched"]
-    assert figures["sampled again"] == 0
+    assert figures["computed again"] == 0
 
 
 def test_a_saved_file_loads_with_this_pack_as_it_was_in_the_graph(figures):
