@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 from torch.nn import Parameter
@@ -45,7 +46,15 @@ def patch_model(
     require(choices, compute)
     patched.patches_uuid = uuid.uuid4()
     patched.size = 0
+    patched.remove_callbacks_with_key(CallbacksMP.ON_LOAD, "scaled_fp8")
+    patched.add_callback_with_key(CallbacksMP.ON_LOAD, "scaled_fp8", load_anew_with_lora)
     return patched
+
+
+def load_anew_with_lora(model: ModelPatcher, *load: object) -> None:
+    """Have ComfyUI merge a LoRA again at the next run, when it puts the object patches back over merged weights."""
+    if model.patches:
+        model.model.current_weight_patches_uuid = uuid.uuid4()
 
 
 def compile_pattern(layers: str) -> re.Pattern[str]:

@@ -26,6 +26,7 @@ def test_lora_itself_is_no_small_thing(lora):
 @pytest.mark.parametrize("case", CASES)
 def test_full_strength(lora, case):
     assert lora[case]["sqnr"] >= 24
+    assert lora[case]["again"] >= 24
     assert lora[case]["half"] >= 24
 
 

@@ -49,7 +49,8 @@ def measure(name: str, model) -> None:
     before, bare = state(model), forward(model)
     for way in NODES:
         for regime, run in REGIMES.items():
-            row = {"sqnr": sqnr(run(with_lora(model, way)), want)}
+            lora = with_lora(model, way)
+            row = {"sqnr": sqnr(run(lora), want), "again": sqnr(run(lora), want)}
             row["half"] = sqnr(run(with_lora(model, way, 0.5)), half)
             row["exact_output"] = identical(forward(model), bare)
             unload()

@@ -86,11 +86,12 @@ def run(model):
     forward(model)
 
 
-def half_loaded(model):
-    """Unpatching the weights alone, then all."""
+def load_again(model):
+    """Loaded, and perhaps asked to load again, as each run of a loaded model does."""
     unload()
     model.patch_model(CPU)
-    model.unpatch_model(CPU, unpatch_weights=chance.random() < 0.5)
+    if chance.random() < 0.5:
+        model.partially_load(CPU, 1_000_000_000)
     model.detach()
 
 
@@ -102,7 +103,7 @@ def unpatch(model):
     unload()
 
 
-MOVES = {clone: 3, patch: 3, merged: 3, beside: 3, load_fully: 3, lowvram: 3, run: 1, half_loaded: 2, compute_dtype: 2,
+MOVES = {clone: 3, patch: 3, merged: 3, beside: 3, load_fully: 3, lowvram: 3, run: 1, load_again: 2, compute_dtype: 2,
          unpatch: 2}  # fmt: skip
 counts: dict[str, int] = {}
 for _ in range(REQUEST["steps"]):
