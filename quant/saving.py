@@ -26,6 +26,11 @@ def loads_in_core(format: Format, granularity: Granularity) -> bool:
     return granularity.name in {g.name for g in format.granularities}
 
 
+def holds_in_core(weight: QuantizedWeight) -> bool:
+    """Whether core loads this very weight: of all formats it reads a smoothing scale for NVFP4 only."""
+    return loads_in_core(weight.format, weight.granularity) and (weight.smooth is None or weight.format.name == "nvfp4")
+
+
 def native_tensors(weight: QuantizedWeight, prefix: str) -> dict[str, Tensor]:
     """weight, weight_scale, comfy_quant and what else the layer needs, each name after prefix ("blocks.0.q.")."""
     tensors = PARTS.get(weight.format.name, plain)(weight) | {"comfy_quant": marker(weight)}
@@ -41,8 +46,9 @@ def marker(weight: QuantizedWeight) -> Tensor:
 
 def description(weight: QuantizedWeight) -> dict[str, object]:
     """What ComfyUI's comfy_quant and _quantization_metadata say of the layer."""
-    if not loads_in_core(weight.format, weight.granularity):
-        entry: dict[str, object] = {"format": weight.format.name + SUFFIXES[weight.granularity.name]}
+    if not holds_in_core(weight):
+        suffix = SUFFIXES[weight.granularity.name] or ("_smooth" if weight.smooth is not None else "")
+        entry: dict[str, object] = {"format": weight.format.name + suffix}
         blocks = isinstance(weight.granularity, PerBlock)
         return entry | ({"group_size": weight.granularity.cols} if blocks else {})  # type: ignore[union-attr]
     entry = {"format": weight.format.comfy}

@@ -14,7 +14,7 @@ from torch.nn import Module, Parameter
 from ...quant.layout import from_tensor, is_scaled
 from ...quant.linear import apply
 from ...quant.plan import Choice, choose_for
-from ...quant.saving import loads_in_core, native_tensors
+from ...quant.saving import holds_in_core, native_tensors
 from ...quant.weight import QuantizedWeight
 
 
@@ -131,7 +131,7 @@ def emulated_formats(device: torch.device) -> set[str]:
 
 def runs_in_core(weight: QuantizedWeight) -> bool:
     """Whether core's own kernels run it: all formats it knows but FP8, whose activations it scales by 1."""
-    return loads_in_core(weight.format, weight.granularity) and not weight.format.name.startswith("float8")
+    return holds_in_core(weight) and not weight.format.name.startswith("float8")
 
 
 def unused_weight(module: Module) -> Parameter:

@@ -50,7 +50,8 @@ class Recipe:
         method = settings.resolve(self.component, table, self.method if self.method != DEFAULT else None)
         granularity = settings.resolve("granularity", table, self.granularity if self.granularity != DEFAULT else None)
         chosen = pick(method.value, model.load_device, activation_dtype(model), self.component)
-        return replace(chosen, reason=f"{chosen.reason}, {method.origin}"), granularity.value
+        reason = chosen.reason if self.method != DEFAULT else f"{chosen.reason}; {method}"
+        return replace(chosen, reason=reason), granularity.value
 
 
 def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, Stats]:

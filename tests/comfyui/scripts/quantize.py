@@ -11,6 +11,7 @@ from inside import (
     answer,
     call,
     error,
+    forward,
     fp8,
     load,
     pack,
@@ -20,7 +21,7 @@ from inside import (
     state,
     unet,
     unload,
-)  # fmt: skip
+)
 
 pack()
 base = unet(BF16)
