@@ -45,6 +45,8 @@ export function attach(node) {
     setValue: () => {},
   });
   widget.serialize = false;
+  const [, height] = node.computeSize();
+  if (node.size[1] < height) node.setSize([node.size[0], height]);
   boxes.set(node, { node, element, asked: null, run: null, lines: [] });
   for (const chosen of node.widgets ?? []) {
     if (chosen === widget) continue;
@@ -69,11 +71,21 @@ export async function refresh(node, force = false) {
   if (!force && box.asked === asked) return;
   Object.assign(box, { asked, run: null, lines: files.length ? [{ kind: "wait", text: t("looking") }] : [] });
   draw(box);
-  const found = await Promise.all(files.map((file) => inspect(file, compute)));
+  const found = await Promise.all(files.map((file) => (offered(node, file) ? inspect(file, compute) : missing(file))));
   // another file was chosen meanwhile
   if (box.asked !== asked) return;
   box.lines = found.flatMap(verdictLines);
   draw(box);
+}
+
+/** Whether one of the node's lists has a file: a workflow of somebody else may name files that are not here. */
+function offered(node, file) {
+  const lists = (node.widgets ?? []).map((widget) => widget.options?.values).filter(Array.isArray);
+  return !lists.length || lists.flat().some((name) => name === file || `text_encoders/${name}` === file);
+}
+
+function missing(file) {
+  return { error: t("missing", { file }) };
 }
 
 async function inspect(file, compute) {

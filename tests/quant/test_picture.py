@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-
 from scaled_fp8.quant.picture import COLOURS, EMPTY, colours, draw_report, place, sections
 from scaled_fp8.quant.report import Report, Row
 
