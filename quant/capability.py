@@ -2,38 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 
 import torch
-from torch import Tensor
 
-from .activation import quantize_activation
-from .formats import Format, float8_e4m3fn, scale_from_amax
-from .granularity import Granularity, PerBlock, PerRow, PerTensor
+from .activation import QUANTIZERS, Quantizer
+from .formats import FORMATS, float8_e4m3fn
+from .granularity import PerBlock, PerRow, PerTensor
 from .kernels import KERNELS, Kernel, Layer
+from .probe import code_error, probe_error, sample
+from .proofs import Proof, remembered
 from .refusal import Refused
 from .table import text_table
-from .weight import QuantizedWeight
+from .timing import beside
 
 SHAPE = (48, 80)
-TOKENS = 32
-# Roundings to bfloat16 are 0.003 to 0.006, those to float8 0.026; a scale on the wrong axis is above 0.5.
-BOUND = 0.015
-
-
-@dataclass(frozen=True)
-class Proof:
-    """One kernel on one device. error: relative, of the worst token, None if it raised; reason: None if it works."""
-
-    error: float | None
-    reason: str | None
-
-    @property
-    def works(self) -> bool:
-        return self.reason is None
+DEEPEST = 16384
+# The part of codes that may lie one apart, where a quotient is close to a boundary
+STRAY = 0.02
 
 
 def prove(kernel: Kernel, layer: Layer) -> Proof:
@@ -41,60 +30,31 @@ def prove(kernel: Kernel, layer: Layer) -> Proof:
     if layer.device.type == "meta":
         raise Refused("A layer on the meta device has no weights to compute with; load them first.")
     device = torch.empty(0, device=layer.device).device
-    return measured(kernel, replace(layer, shape=SHAPE, device=device, has_transform=False))
+    inputs = min(2 ** (layer.shape[1] - 1).bit_length(), DEEPEST) if kernel.deep else SHAPE[1]
+    return measured(kernel, replace(layer, shape=(SHAPE[0], inputs), device=device, has_transform=False))
 
 
 @torch.compiler.disable
 @cache
 def measured(kernel: Kernel, layer: Layer) -> Proof:
+    place = f"{layer.format.name} {layer.granularity} {layer.shape} {layer.dtype} {layer.activation}"
+    quantizer = quantizer_of(kernel, layer)
+    return remembered(
+        f"{kernel.name} [{quantizer}]: {place}", layer.device,
+        lambda: probed(lambda: probe_error(kernel, layer, quantizer), layer.device, kernel.bound),
+    )  # fmt: skip
+
+
+def probed(measure: Callable[[], float], device: torch.device, bound: float) -> tuple[Proof, bool]:
+    """The proof that a measurement of an error gives, and whether it will be the same next time."""
     try:
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(layer.device.type, enabled=False):
-            error = probe_error(kernel, layer)
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            error = measure()
     except Exception as problem:  # whatever a device throws is the answer
-        return Proof(None, f"raises on {layer.device}: {first_line(problem)}")
-    wrong = None if error <= BOUND else f"is wrong on {layer.device}: relative error {error:.3g}, above {BOUND:g}"
-    return Proof(error, wrong)
-
-
-def probe_error(kernel: Kernel, layer: Layer) -> float:
-    """Relative error of the worst token against float32 arithmetic on the CPU."""
-    weight, x, bias = sample(layer)
-    scale = (x.abs().amax() / layer.format.maximum).float() if layer.activation == "static" else None
-    there = [None if t is None else t.to(layer.device) for t in (x, bias, scale)]
-    got = kernel.run(there[0], weight.to(layer.device), there[1], there[2]).float().cpu()  # type: ignore[arg-type]
-    expected = seen(kernel, x, scale) @ weight.dequantize().T + bias.float()
-    return float(((got - expected).norm(dim=1) / expected.norm(dim=1)).max())
-
-
-def seen(kernel: Kernel, x: Tensor, scale: Tensor | None) -> Tensor:
-    """The activations as this kernel's GEMM sees them, float32."""
-    if kernel.family != "scaled_mm":
-        return x.float()
-    codes, x_scale = quantize_activation(x, scale)
-    return codes.float() * x_scale
-
-
-def sample(layer: Layer) -> tuple[QuantizedWeight, Tensor, Tensor]:
-    """A seeded weight, activations and bias on the CPU, with rows of unlike size so that a wrong axis shows."""
-    generator = torch.Generator().manual_seed(0)
-    outputs, inputs = layer.shape
-    tall = torch.logspace(-1, 1, outputs).unsqueeze(1)
-    weight = torch.randn(outputs, inputs, generator=generator) * tall
-    x = torch.randn(TOKENS, inputs, generator=generator) * torch.logspace(1, -1, TOKENS).unsqueeze(1)
-    bias = torch.randn(outputs, generator=generator)
-    return sample_weight(weight, layer.format, layer.granularity), x.to(layer.dtype), bias.to(layer.dtype)
-
-
-def sample_weight(weight: Tensor, format: Format, granularity: Granularity) -> QuantizedWeight:
-    """In any granularity, those that nobody writes included; for integer formats any byte is a code."""
-    shape = (weight.shape[0], weight.shape[1])
-    scale = scale_from_amax(granularity.amax(weight), format.maximum)
-    scaled = weight / granularity.expand(scale, shape)
-    if format.dtype.is_floating_point:
-        codes = scaled.clamp(-format.maximum, format.maximum).to(format.dtype)
-    else:
-        codes = (scaled * 16).to(torch.int32).to(torch.uint8).view(format.dtype)[:, :: format.per_byte].contiguous()
-    return QuantizedWeight(format, codes, scale.reshape(granularity.scale_shape(shape)), granularity, shape)
+        passing = isinstance(problem, (MemoryError, torch.OutOfMemoryError))
+        return Proof(None, f"raises on {device.type}: {first_line(problem)}"), not passing
+    wrong = None if error <= bound else f"is wrong on {device.type}: relative error {error:.3g}, above {bound:g}"
+    return Proof(error, wrong), True
 
 
 def first_line(problem: BaseException) -> str:
@@ -102,18 +62,44 @@ def first_line(problem: BaseException) -> str:
     return f"{type(problem).__name__}: {lines[0][:120]}" if lines else type(problem).__name__
 
 
+def quantizer_of(kernel: Kernel, layer: Layer) -> str:
+    """Who quantizes a kernel's activations; "eager" where there is nothing to do."""
+    return next((quantizer_for(scheme, layer) for scheme in kernel.schemes(layer.activation)), "eager")
+
+
+def quantizer_for(scheme: str, layer: Layer) -> str:
+    """The first quantizer that has the scheme and is proven on the layer's device for its dtype."""
+    place = (scheme, layer.device, layer.dtype)
+    able = (quantizer for quantizer in QUANTIZERS if not quantizer.lacks(scheme, layer.device))
+    return next(quantizer.name for quantizer in able if prove_quantizer(quantizer, *place).works)
+
+
+@torch.compiler.disable
+@cache
+def prove_quantizer(quantizer: Quantizer, scheme: str, device: torch.device, dtype: torch.dtype) -> Proof:
+    """Whether it gives the codes that eager arithmetic gives on the CPU."""
+    return remembered(
+        f"{quantizer.name}: {scheme} {dtype}", device,
+        lambda: probed(lambda: code_error(quantizer, scheme, device, dtype), device, STRAY),
+    )  # fmt: skip
+
+
 ##### This machine, for people
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One kernel on one device, for activations of dtype."""
+    """One kernel, or one way to quantize activations, on one device for activations of dtype.
+
+    time: beside a bfloat16 Linear of the same shape on the same device, in the same run; None where it does not run.
+    """
 
     device: str
     dtype: str
     kernel: str
     works: bool
     error: float | None
+    time: float | None
     reason: str | None
 
 
@@ -129,7 +115,7 @@ class Diagnosis:
         """Versions, devices, and a line a kernel."""
         versions = "  ".join(f"{name} {number}" for name, number in self.versions.items())
         devices = (f"{device}: {name}" for device, name in self.devices.items())
-        columns = ("device", "activations", "kernel", "works", "error", "reason")
+        columns = ("device", "activations", "kernel", "works", "error", "time / bf16", "reason")
         return "\n".join((versions, *devices, "", text_table(columns, [cells(f) for f in self.findings])))
 
     def to_json(self) -> dict[str, object]:
@@ -139,12 +125,13 @@ class Diagnosis:
 
 def cells(finding: Finding) -> list[str]:
     error = "" if finding.error is None else f"{finding.error:.2g}"
+    time = "" if finding.time is None else f"{finding.time:.2f}"
     works = "yes" if finding.works else "no"
-    return [finding.device, finding.dtype, finding.kernel, works, error, finding.reason or ""]
+    return [finding.device, finding.dtype, finding.kernel, works, error, time, finding.reason or ""]
 
 
 def doctor() -> Diagnosis:
-    """Every kernel tried on every device of this machine, with float8_e4m3fn weights."""
+    """Every kernel tried and timed on every device of this machine, on weights of the first format that it takes."""
     versions = {"torch": torch.__version__, "comfy-kitchen": version("comfy-kitchen")}
     found = devices()
     findings = (
@@ -154,21 +141,33 @@ def doctor() -> Diagnosis:
 
 
 def probe(device: torch.device | str, dtype: torch.dtype) -> Iterator[Finding]:
-    """What each kernel does on device."""
+    """What each kernel, and each way to quantize activations, does on device."""
+    device = torch.device(device)
+    place = (str(device), str(dtype).removeprefix("torch."))
     for kernel in KERNELS:
-        proof = prove(kernel, typical(kernel, torch.device(device), dtype))
-        name = str(dtype).removeprefix("torch.")
-        yield Finding(str(device), name, kernel.name, proof.works, proof.error, proof.reason)
+        layer = typical(kernel, device, dtype)
+        reason = kernel.refuses(layer)
+        proof = Proof(None, reason) if reason else prove(kernel, layer)
+        time = kernel_time(kernel, layer) if proof.works else None
+        yield Finding(*place, kernel.name, proof.works, proof.error, time, proof.reason)
+    for quantizer in QUANTIZERS:
+        scheme = "float8 static" if quantizer.name == "comfy-kitchen" else "float8 per-token"
+        reason = quantizer.lacks(scheme, device)
+        proof = Proof(None, reason) if reason else prove_quantizer(quantizer, scheme, device, dtype)
+        time = quantizer_time(quantizer, scheme, device, dtype) if proof.works else None
+        yield Finding(*place, f"{scheme} by {quantizer.name}", proof.works, proof.error, time, proof.reason)
 
 
 def typical(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Layer:
-    """The first layer that kernel does not refuse."""
-    layers = (
-        Layer(float8_e4m3fn, granularity, SHAPE, device, dtype, activation=activation)
-        for granularity in (PerRow(), PerTensor(), PerBlock(16, 16))
+    """The first layer that kernel does not refuse; one of its own format where device does not suit it."""
+    layers = [
+        Layer(format, granularity, SHAPE, device, dtype, activation=activation)
+        for format in (float8_e4m3fn, *FORMATS.values())
+        for granularity in (PerRow(), PerTensor(), PerBlock(128, 128), *format.granularities)
         for activation in ("dynamic", "static")
-    )
-    return next(layer for layer in layers if kernel.refuses(layer) is None)
+    ]
+    # what a kernel says last is asked of the device, after what is asked of the layer
+    return max(layers, key=kernel.passed)
 
 
 def devices() -> dict[str, str]:
@@ -178,3 +177,34 @@ def devices() -> dict[str, str]:
         short = kind.__name__.removeprefix("torch.")
         found |= {f"{short}:{i}": kind.get_device_name(i) for i in range(kind.device_count())}
     return found | ({"mps:0": "Apple GPU"} if torch.backends.mps.is_available() else {})
+
+
+##### Times
+
+
+def timed_shape(device: torch.device) -> tuple[int, tuple[int, int]]:
+    """Tokens, and ``(out, in)``: enough to keep the device busy, little enough to wait for."""
+    return (256, (512, 512)) if device.type == "cpu" else (4096, (3072, 3072))
+
+
+def beside_bfloat16(run: Callable[[], object], device: torch.device) -> float:
+    """Time of run over that of F.linear in bfloat16, both of timed_shape."""
+    tokens, (outputs, inputs) = timed_shape(device)
+    x, weight = (torch.randn(rows, inputs, device=device).bfloat16() for rows in (tokens, outputs))
+    with torch.inference_mode():
+        return beside(run, lambda: torch.nn.functional.linear(x, weight), device)
+
+
+def kernel_time(kernel: Kernel, layer: Layer) -> float:
+    tokens, shape = timed_shape(layer.device)
+    weight, _, _ = sample(replace(layer, shape=shape))
+    weight, quantizer = weight.to(layer.device), quantizer_of(kernel, layer)
+    x = torch.randn(tokens, shape[1], device=layer.device).to(layer.dtype)
+    scale = torch.full((), 0.01, device=layer.device) if layer.activation == "static" else None
+    return beside_bfloat16(lambda: kernel.run(x, weight, None, scale, quantizer), layer.device)
+
+
+def quantizer_time(quantizer: Quantizer, scheme: str, device: torch.device, dtype: torch.dtype) -> float:
+    tokens, (_, inputs) = timed_shape(device)
+    x, scale = torch.randn(tokens, inputs, device=device).to(dtype), torch.full((1, 1), 0.01, device=device)
+    return beside_bfloat16(lambda: quantizer.schemes()[scheme](x, scale), device)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import lru_cache
+from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .activation import quantize_activation, static_scale
+from . import gemm, upcast
+from .activation import QUANTIZERS, SCHEMES, static_scale, triton_kernels, triton_refuses
 from .formats import Format
-from .granularity import Granularity, PerBlock, PerRow, PerTensor
+from .gemm import Codes
+from .granularity import Granularity, PerBlock, PerGroup, PerRow, PerTensor
 from .weight import QuantizedWeight
 
 
@@ -30,25 +32,54 @@ class Layer:
 
 
 Rule = Callable[[Layer], "str | None"]
-Compute = Callable[[Tensor, QuantizedWeight, "Tensor | None", "Tensor | None"], Tensor]
+BY_NAME = {quantizer.name: quantizer for quantizer in QUANTIZERS}
+# Roundings to bfloat16 are 0.003 to 0.006, those to float8 0.026; a scale on the wrong axis is above 0.5.
+BOUND = 0.015
 
 
 @dataclass(frozen=True)
 class Kernel:
-    """One way to compute a Linear. rules: each answers None or a clause completing "{name} ..."."""
+    """One way to compute a Linear. rules: each answers None or a clause completing "{name} ...".
+
+    compute: (activations or their Codes, weight, bias) -> output; scheme: how its activations are quantized, None where
+    they are not; static: whether it can use a scale that is given; deep: whether its error grows with the layer's
+    inputs, so that the probe needs as many; bound: of the relative error that the probe allows.
+    """
 
     name: str
     family: str
     rules: tuple[Rule, ...]
-    compute: Compute
+    compute: Callable[..., Tensor] = field(repr=False)
+    scheme: str | None = None
+    static: bool = False
+    deep: bool = False
+    bound: float = BOUND
 
     def refuses(self, layer: Layer) -> str | None:
         """None where it fits, else the reason."""
         return next((reason for rule in self.rules if (reason := rule(layer))), None)
 
-    def run(self, x: Tensor, weight: QuantizedWeight, bias: Tensor | None, input_scale: Tensor | None) -> Tensor:
+    def passed(self, layer: Layer) -> int:
+        """How many of its rules the layer keeps before one refuses."""
+        return next((i for i, rule in enumerate(self.rules) if rule(layer)), len(self.rules))
+
+    def schemes(self, activation: str) -> list[str]:
+        """The schemes of activation.py that it needs for "static" or "dynamic" activations."""
+        wanted = "float8 static" if activation == "static" and self.static else self.scheme
+        return [wanted] if wanted in SCHEMES else []
+
+    def run(
+        self, x: Tensor, weight: QuantizedWeight, bias: Tensor | None, input_scale: Tensor | None,
+        quantizer: str = "eager",
+    ) -> Tensor:  # fmt: skip
         """``[tokens, in] -> [tokens, out]`` in x's dtype; input_scale: ``[]`` for static activations, else None."""
-        return self.compute(x, weight, bias, input_scale)
+        if self.scheme not in SCHEMES:
+            return self.compute(x, weight, bias)
+        given = static_scale(input_scale, weight.format) if input_scale is not None and self.static else None
+        scheme = self.scheme if given is None else "float8 static"
+        # torch.compile makes one pass of the arithmetic itself, with what comes before it
+        own = SCHEMES if torch.compiler.is_compiling() else BY_NAME[quantizer].schemes()
+        return self.compute(Codes(*own[scheme](x, given), x.dtype), weight, bias)
 
 
 ##### What a kernel may need
@@ -63,15 +94,23 @@ def ocp_codes(layer: Layer) -> str | None:
     return None if fits else f"needs float8_e4m3fn or float8_e5m2 codes, not {layer.format.name}"
 
 
+def format_is(name: str, layer: Layer) -> str | None:
+    return None if layer.format.name == name else f"needs {name} codes, not {layer.format.name}"
+
+
 def float_activations(layer: Layer) -> str | None:
     fits = layer.dtype in (torch.bfloat16, torch.float16, torch.float32)
     return None if fits else f"needs bfloat16, float16 or float32 activations, not {layer.dtype}"
 
 
+def wide_activations(layer: Layer) -> str | None:
+    fits = layer.dtype in (torch.bfloat16, torch.float32)
+    return None if fits else f"needs the range of bfloat16 or float32 activations, not {layer.dtype}"
+
+
 def tensor_scale(layer: Layer) -> str | None:
-    return (
-        None if isinstance(layer.granularity, PerTensor) else f"needs a per-tensor scale, not {layer.granularity.name}"
-    )
+    fits = isinstance(layer.granularity, PerTensor)
+    return None if fits else f"needs a per-tensor scale, not {layer.granularity.name}"
 
 
 def row_scales(layer: Layer) -> str | None:
@@ -81,6 +120,11 @@ def row_scales(layer: Layer) -> str | None:
 
 def static_activations(layer: Layer) -> str | None:
     return None if layer.activation == "static" else "needs a static activation scale; dynamic ones are per token"
+
+
+def square_blocks(layer: Layer) -> str | None:
+    fits = layer.granularity == PerBlock(128, 128) and not isinstance(layer.granularity, PerGroup)
+    return None if fits else f"needs blocks of 128 x 128, not {layer.granularity.name}"
 
 
 def tile_scales(layer: Layer) -> str | None:
@@ -93,106 +137,89 @@ def byte_floats(layer: Layer) -> str | None:
     return None if fits else f"needs one float8 a byte, not {layer.format.name}"
 
 
-##### GEMMs on the codes
+def triton_bytes(layer: Layer) -> str | None:
+    if reason := triton_refuses(layer.device):
+        return f"needs Triton, which {reason}"
+    fits = layer.format.per_byte == 1 and layer.format.dtype in triton_kernels().KINDS
+    return None if fits else f"needs bytes that it can decode, not {layer.format.name}"
 
 
-def per_tensor(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, input_scale: Tensor | None) -> Tensor:
-    codes, scale = quantize_activation(x, expected(input_scale, weight))
-    return added(gemm(codes, weight.codes, scale[0, 0], weight.scale.reshape(()), x.dtype), bias)
+def torch_scaled_mm(layer: Layer) -> str | None:
+    return None if hasattr(F, "scaled_mm") else "needs a torch with torch.nn.functional.scaled_mm"
 
 
-def per_row(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, input_scale: Tensor | None) -> Tensor:
-    codes, scale = quantize_activation(x, expected(input_scale, weight))
-    return added(gemm(codes, weight.codes, scale, rows_of(weight), x.dtype), bias)
+def int32_sums(layer: Layer) -> str | None:
+    most = 2**31 // 128**2
+    return None if layer.shape[1] <= most else f"sums at most {most} products in int32, not {layer.shape[1]}"
 
 
-def emulated_per_row(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, input_scale: Tensor | None) -> Tensor:
-    codes, scale = quantize_activation(x, expected(input_scale, weight))
-    one = torch.ones((), device=x.device)
-    # sums of unscaled codes leave float16's range; bfloat16 has float32's
-    wide = torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32
-    product = gemm(codes, weight.codes, one, one, wide)
-    # the weight's scales first: they are small, and what the activations' make of the sum may overflow
-    return added(product.mul_(rows_of(weight)).mul_(scale), bias).to(x.dtype)
+def cpu(layer: Layer) -> str | None:
+    return None if layer.device.type == "cpu" else f"is for CPUs, not {layer.device.type}"
 
 
-def expected(input_scale: Tensor | None, weight: QuantizedWeight) -> Tensor | None:
-    return None if input_scale is None else static_scale(input_scale, weight.format)
+def cuda(layer: Layer) -> str | None:
+    fits = layer.device.type == "cuda" and torch.version.hip is None
+    return None if fits else f"needs an NVIDIA GPU, not {layer.device.type}"
 
 
-def rows_of(weight: QuantizedWeight) -> Tensor:
-    """The weight's scales, one an output: ``[1, out]`` float32."""
-    return weight.scale.reshape(1, -1).expand(1, weight.shape[0]).contiguous()
+def ada_or_hopper(layer: Layer) -> str | None:
+    if reason := cuda(layer):
+        return reason
+    major, minor = torch.cuda.get_device_capability(layer.device)
+    return None if (8, 9) <= (major, minor) <= (9, 0) else f"changes nothing on sm_{major}{minor}"
 
 
-def added(y: Tensor, bias: Tensor | None) -> Tensor:
-    return y if bias is None else y.add_(bias)
+def blackwell(layer: Layer) -> str | None:
+    if reason := cuda(layer):
+        return reason
+    major, minor = torch.cuda.get_device_capability(layer.device)
+    return None if major >= 10 else f"needs the matrix units of Blackwell, not sm_{major}{minor}"
 
 
-def gemm(x: Tensor, codes: Tensor, x_scale: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
-    """``(x * x_scale) @ (codes * scale).T`` by ``_scaled_mm``: ``[tokens, in], [out, in] -> [tokens, out]``."""
-    outputs, step = codes.shape[0], alignment(x.device)
-    if outputs % step or codes.shape[1] % step:
-        x, codes = padded(x, 1, step), padded(codes, step, step)
-        if scale.ndim == 2:
-            scale = F.pad(scale, (0, -outputs % step))
-    y = torch._scaled_mm(x, codes.contiguous().t(), x_scale, scale, out_dtype=dtype)
-    return y if y.shape[1] == outputs else y[:, :outputs].contiguous()
-
-
-def alignment(device: torch.device) -> int:
-    """What ``in`` and ``out`` must be multiples of: cuBLASLt and hipBLASLt want 16 bytes, a CPU does not care."""
-    return 1 if device.type == "cpu" else 16
-
-
-def padded(codes: Tensor, row_step: int, column_step: int) -> Tensor:
-    """Codes filled up with zeros to multiples of the steps."""
-    rows, columns = codes.shape
-    # float8 has no pad of its own
-    filled = F.pad(codes.view(torch.uint8), (0, -columns % column_step, 0, -rows % row_step))
-    return filled.view(codes.dtype)
-
-
-##### Dequantized weights
-
-
-def dequantized_block(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, _: Tensor | None) -> Tensor:
-    return F.linear(x, dequantized_tiles(weight).to(x.dtype), bias)
-
-
-def dequantized_tiles(weight: QuantizedWeight) -> Tensor:
-    """A block-scaled weight ``[out, in]`` float32, without a scale of its size in memory."""
-    tiles = weight.granularity.tiled(weight.format.values(weight.codes))  # type: ignore[union-attr]
-    m, rows, n, cols = tiles.shape
-    values = tiles.mul_(weight.scale.view(m, 1, n, 1)).view(m * rows, n * cols)
-    return values[: weight.shape[0], : weight.shape[1]]
-
-
-def upcast(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, _: Tensor | None) -> Tensor:
-    return F.linear(x, weight.dequantize(x.dtype), bias)
-
-
-def upcast_by_table(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, _: Tensor | None) -> Tensor:
-    values = table(weight.format.dtype, weight.codes.device)[weight.codes.view(torch.uint8).int()]
-    looked_up = replace(weight, codes=values, format=replace(weight.format, dtype=torch.float32))
-    return upcast(x, looked_up, bias, None)
-
-
-@lru_cache(maxsize=16)
-def table(dtype: torch.dtype, device: torch.device) -> Tensor:
-    """The float32 values of all 256 codes, made on the CPU for devices that cannot cast float8 (MPS)."""
-    with torch.inference_mode(False):
-        return torch.arange(256, dtype=torch.uint8).view(dtype).float().to(device)
-
-
+CODES = (untransformed, float_activations)
 SCALED_MM = (untransformed, ocp_codes, float_activations)
+INT8 = (*CODES, partial(format_is, "int8"), row_scales, int32_sums)
+# float8's own noise is 0.037; this adds less than 0.1 dB to it
+FAST = 0.005
 
-# Best first. Dynamic activations are per token, so only a static scale lets the per-tensor GEMM go first.
+# Best first; where sums in fewer bits are too far off, the same kernel with exact ones comes next.
+# Dynamic activations are per token, so only a static scale lets the per-tensor GEMM go first.
 KERNELS: tuple[Kernel, ...] = (
-    Kernel("scaled_mm per-tensor", "scaled_mm", (*SCALED_MM, tensor_scale, static_activations), per_tensor),
-    Kernel("scaled_mm per-row", "scaled_mm", (*SCALED_MM, row_scales), per_row),
-    Kernel("scaled_mm emulated per-row", "scaled_mm", (*SCALED_MM, row_scales), emulated_per_row),
-    Kernel("dequantized block", "block", (untransformed, tile_scales), dequantized_block),
-    Kernel("upcast", "upcast", (), upcast),
-    Kernel("upcast by table", "upcast", (byte_floats,), upcast_by_table),
-)
+    Kernel(
+        "scaled_mm per-tensor fast", "scaled_mm", (*SCALED_MM, tensor_scale, static_activations, ada_or_hopper),
+        partial(gemm.per_tensor, fast=True), "float8 per-tensor", static=True, deep=True, bound=FAST,
+    ),
+    Kernel(
+        "scaled_mm per-tensor", "scaled_mm", (*SCALED_MM, tensor_scale, static_activations),
+        gemm.per_tensor, "float8 per-tensor", static=True,
+    ),
+    Kernel(
+        "scaled_mm per-row fast", "scaled_mm", (*SCALED_MM, row_scales, ada_or_hopper),
+        partial(gemm.per_row, fast=True), "float8 per-token", static=True, deep=True, bound=FAST,
+    ),
+    Kernel(
+        "scaled_mm per-row", "scaled_mm", (*SCALED_MM, row_scales), gemm.per_row, "float8 per-token", static=True,
+    ),
+    Kernel(
+        "scaled_mm emulated per-row", "scaled_mm", (*SCALED_MM, row_scales),
+        gemm.emulated_per_row, "float8 per-token", static=True,
+    ),
+    Kernel(
+        "scaled_mm per-tensor dynamic", "scaled_mm", (*SCALED_MM, tensor_scale), gemm.per_tensor, "float8 per-tensor",
+    ),
+    Kernel(
+        "scaled_mm block", "scaled_mm",
+        (*CODES, partial(format_is, "float8_e4m3fn"), square_blocks, torch_scaled_mm), gemm.blocks, "float8 1x128",
+    ),
+    Kernel("scaled_mm mxfp8", "scaled_mm", (*CODES, partial(format_is, "mxfp8"), blackwell), gemm.mx, "mxfp8"),
+    Kernel("scaled_mm nvfp4", "scaled_mm", (*CODES, partial(format_is, "nvfp4"), blackwell), gemm.nv, "nvfp4"),
+    Kernel("scaled_mm int8 fused", "scaled_mm", (*INT8, cuda), gemm.kitchen_int8, "int8"),
+    Kernel("scaled_mm int8", "scaled_mm", INT8, gemm.int8_rows, "int8 per-token"),
+    Kernel("upcast fused", "upcast", (untransformed, float_activations, triton_bytes), upcast.fused),
+    Kernel("dequantized block", "block", (untransformed, tile_scales), upcast.dequantized_block),
+    Kernel(
+        "upcast codes", "upcast", (cpu, untransformed, byte_floats, row_scales, wide_activations), upcast.upcast_codes
+    ),
+    Kernel("upcast", "upcast", (), upcast.upcast),
+    Kernel("upcast by table", "upcast", (byte_floats,), upcast.upcast_by_table),
+)  # fmt: skip

@@ -66,7 +66,7 @@ def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Cho
         empty = x.new_zeros(x.shape[0], choice.shape[0])
         return empty if bias is None else empty + bias
     input_scale = same_device(weight.input_scale, x) if choice.activation == "static" else None
-    return choice.kernel.run(x, weight, bias, input_scale)
+    return choice.kernel.run(x, weight, bias, input_scale, choice.quantizer)
 
 
 class Frozen(torch.autograd.Function):

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from .activation import implausible
-from .capability import Proof, prove
+from .capability import prove, quantizer_of
 from .formats import Format
 from .granularity import Granularity
 from .kernels import KERNELS, Kernel, Layer
+from .proofs import Proof
 from .refusal import Refused
 from .weight import QuantizedWeight
 
@@ -31,7 +32,7 @@ class Choice:
     """The kernel of one layer, or why not a better one.
 
     refused: the kernels asked before, each with its reason; activation: how activations are scaled, None where they
-    are not; calls: kernel name -> how often it ran, the one thing here that changes.
+    are not; quantizer: who does it; calls: kernel name -> how often it ran, the one thing here that changes.
     """
 
     kernel: Kernel
@@ -39,6 +40,7 @@ class Choice:
     refused: dict[str, str]
     layer: Layer
     activation: str | None
+    quantizer: str = "eager"
     calls: Counter[str] = field(default_factory=Counter)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Choice:
@@ -104,18 +106,25 @@ def decide(layer: Layer, compute: str, doubt: str | None) -> Choice:
             continue
         proof = kernel.refuses(layer) or prove(kernel, layer)
         if isinstance(proof, Proof) and proof.works:
-            activation = layer.activation if kernel.family == "scaled_mm" else None
-            reason = why(kernel, compute, refused, (proven(proof), *remarks(layer, doubt)))
-            return Choice(kernel, reason, refused, layer, activation)
+            lost = joined(refused, layer, kernel.family)
+            reason = why(kernel, compute, lost, (proven(proof), *remarks(layer, doubt)))
+            return Choice(kernel, reason, refused, layer, scaling(kernel, layer), quantizer_of(kernel, layer))
         refused[kernel.name] = str(proof.reason if isinstance(proof, Proof) else proof)
-    raise Refused(f"No kernel computes {layer.format.name} weights on {layer.device}: {joined(refused)}.")
+    raise Refused(f"No kernel computes {layer.format.name} weights on {layer.device}: {joined(refused, layer)}.")
 
 
-def why(kernel: Kernel, compute: str, refused: dict[str, str], remarks: tuple[str, ...]) -> str:
+def scaling(kernel: Kernel, layer: Layer) -> str | None:
+    """How this kernel's activations are scaled, None where they are not."""
+    if kernel.scheme is None:
+        return None
+    return layer.activation if kernel.static else "dynamic"
+
+
+def why(kernel: Kernel, compute: str, lost: str, remarks: tuple[str, ...]) -> str:
     """The reason as people read it: asked for, or what did not fit, or the proof and what else is to know."""
     if kernel.family == "scaled_mm":
         return "; ".join(remarks)
-    return "as asked" if compute == "upcast" else joined(refused)
+    return "as asked" if compute == "upcast" else lost
 
 
 def proven(proof: Proof) -> str:
@@ -128,10 +137,14 @@ def remarks(layer: Layer, doubt: str | None) -> list[str]:
     return [*dynamic, "a CPU gains no time by it"] if layer.device.type == "cpu" else dynamic
 
 
-def joined(refused: dict[str, str]) -> str:
-    """One clause a family: its last kernel asks for least, so its reason is the one that matters."""
-    families = {kernel.family: f"{kernel.name} {refused[kernel.name]}" for kernel in KERNELS if kernel.name in refused}
-    return "; ".join(families.values())
+def joined(refused: dict[str, str], layer: Layer, chosen: str = "") -> str:
+    """One clause a family other than the chosen kernel's: of the kernel that came closest, the last of several."""
+    closest: dict[str, Kernel] = {}
+    for kernel in KERNELS:
+        if kernel.name in refused and kernel.family != chosen:
+            best = closest.get(kernel.family, kernel)
+            closest[kernel.family] = kernel if kernel.passed(layer) >= best.passed(layer) else best
+    return "; ".join(f"{kernel.name} {refused[kernel.name]}" for kernel in closest.values())
 
 
 def require(choices: Iterable[Choice], compute: str) -> None:

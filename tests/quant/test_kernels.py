@@ -21,9 +21,10 @@ from products import (
     weight,
 )
 from scaled_fp8 import quant
-from scaled_fp8.quant import kernels
-from scaled_fp8.quant.capability import Proof, prove, typical
+from scaled_fp8.quant import gemm, kernels, upcast
+from scaled_fp8.quant.capability import prove, typical
 from scaled_fp8.quant.kernels import KERNELS, Layer
+from scaled_fp8.quant.proofs import Proof
 
 NAMED = {kernel.name: kernel for kernel in KERNELS}
 PER_TOKEN = ("scaled_mm per-row", "scaled_mm emulated per-row")
@@ -34,7 +35,10 @@ LAYER = Layer(E4M3, quant.PerRow(), (48, 80), CPU, torch.bfloat16)
 def runnable(name: str) -> kernels.Kernel:
     """The kernel, where this torch has it."""
     kernel = NAMED[name]
-    proof: Proof = prove(kernel, typical(kernel, CPU, torch.float32))
+    layer = typical(kernel, CPU, torch.float32)
+    if reason := kernel.refuses(layer):
+        pytest.skip(f"{name} {reason}")
+    proof: Proof = prove(kernel, layer)
     if not proof.works and "raises" in str(proof.reason):
         pytest.skip(f"{name} {proof.reason}")
     return kernel
@@ -92,7 +96,7 @@ def test_sums_of_large_codes_do_not_overflow(dtype):
 @pytest.mark.parametrize("step", (1, 16), ids=("as on a CPU", "padded as on a GPU"))
 @pytest.mark.parametrize("name", ("scaled_mm per-tensor", *PER_TOKEN))
 def test_any_shape(name, step, shape, monkeypatch):
-    monkeypatch.setattr(kernels, "alignment", lambda device: step)
+    monkeypatch.setattr(gemm, "alignment", lambda device: step)
     granularity = quant.PerTensor() if name == "scaled_mm per-tensor" else quant.PerRow()
     w, x = weight(*shape, granularity=granularity), activation(1.0, 3, shape[1])
     scale = x.abs().amax() / E4M3.maximum
@@ -122,15 +126,24 @@ def test_the_table_has_every_code(format):
     x = torch.eye(16)[:1]
     got, want = (NAMED[name].run(x, w, None, None) for name in ("upcast by table", "upcast"))
     torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
-    looked_up = kernels.table(format.dtype, CPU)
+    looked_up = upcast.table(format.dtype, torch.float32, CPU)
     torch.testing.assert_close(looked_up.view(16, 16), codes.float(), rtol=0, atol=0, equal_nan=True)
+
+
+def weight_for(layer: Layer, *shape: int) -> quant.QuantizedWeight:
+    """A random weight of the layer's format and granularity."""
+    if layer.format == E4M3:
+        return weight(*shape, granularity=layer.granularity)
+    return quant.quantize(weight(*shape).dequantize(), layer.format, layer.granularity)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
 def test_bias_and_dtype(kernel, dtype):
     layer = typical(kernel, CPU, dtype)
-    w, x = weight(48, 80, granularity=layer.granularity), activation(1.0, 7, 80).to(dtype)
+    if reason := kernel.refuses(layer):
+        pytest.skip(f"{kernel.name} {reason}")
+    w, x = weight_for(layer, 48, 80), activation(1.0, 7, 80).to(dtype)
     bias = torch.linspace(-3, 3, 48).to(dtype)
     scale = x.abs().amax().float() / E4M3.maximum if layer.activation == "static" else None
     got = runnable(kernel.name).run(x, w, bias, scale)
@@ -139,14 +152,25 @@ def test_bias_and_dtype(kernel, dtype):
     assert sqnr(got, product(x, w, bias)) > sqnr(got, product(x, w)) + 3
 
 
+# What a fake GPU cannot try
+ELSEWHERE = {
+    "scaled_mm mxfp8": "comfy-kitchen's operators need the GPU",
+    "scaled_mm nvfp4": "comfy-kitchen's operators need the GPU",
+    "scaled_mm int8 fused": "comfy-kitchen's operators need the GPU",
+    "upcast fused": "Triton's kernels are compiled for GPUs in test_triton_kernels",
+}
+
+
 @pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch knows nothing of CUDA")
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("shape", ((48, 80), (33, 50), (1, 1)), ids=str)
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
 def test_a_fake_gpu_accepts_the_shapes(kernel, shape, dtype):
     """Torch's own checks of what a GPU's kernel takes (alignment, order in memory, scales) need no GPU."""
+    if kernel.name in ELSEWHERE:
+        pytest.skip(ELSEWHERE[kernel.name])
     layer = typical(kernel, CPU, dtype)
-    w = faked(weight(*shape, granularity=layer.granularity), "cuda")
+    w = faked(weight_for(layer, *shape), "cuda")
     scale = fake(torch.tensor(0.1), "cuda") if layer.activation == "static" else None
     with FAKE, torch.no_grad():
         y = kernel.run(fake(torch.zeros(3, shape[1], dtype=dtype), "cuda"), w, None, scale)
@@ -168,6 +192,50 @@ REFUSALS = {
         ({"granularity": quant.PerTensor()}, None),
     ],
     "scaled_mm emulated per-row": [({"granularity": quant.PerGroup()}, "needs per-row scales, not group"), ({}, None)],
+    "scaled_mm per-tensor fast": [
+        ({"granularity": quant.PerTensor()}, "needs a static activation scale"),
+        ({"granularity": quant.PerTensor(), "activation": "static"}, "needs an NVIDIA GPU, not cpu"),
+    ],
+    "scaled_mm per-row fast": [
+        ({"granularity": quant.PerBlock()}, "needs per-row scales, not block"),
+        ({}, "needs an NVIDIA GPU, not cpu"),
+    ],
+    "scaled_mm per-tensor dynamic": [
+        ({}, "needs a per-tensor scale, not per-row"),
+        ({"granularity": quant.PerTensor()}, None),
+    ],
+    "scaled_mm block": [
+        ({}, "needs blocks of 128 x 128, not per-row"),
+        ({"granularity": quant.PerBlock(64, 64)}, "needs blocks of 128 x 128, not block"),
+        ({"granularity": quant.PerGroup(128, 128)}, "needs blocks of 128 x 128, not group"),
+        ({"format": quant.FORMATS["float8_e5m2"], "granularity": quant.PerBlock()}, "needs float8_e4m3fn codes"),
+        ({"granularity": quant.PerBlock()}, None),
+    ],
+    "scaled_mm mxfp8": [
+        ({}, "needs mxfp8 codes, not float8_e4m3fn"),
+        ({"format": quant.FORMATS["mxfp8"]}, "needs an NVIDIA GPU, not cpu"),
+    ],
+    "scaled_mm nvfp4": [
+        ({}, "needs nvfp4 codes, not float8_e4m3fn"),
+        ({"format": quant.FORMATS["nvfp4"]}, "needs an NVIDIA GPU, not cpu"),
+    ],
+    "scaled_mm int8 fused": [
+        ({}, "needs int8 codes, not float8_e4m3fn"),
+        ({"format": quant.FORMATS["int8"]}, "needs an NVIDIA GPU, not cpu"),
+    ],
+    "scaled_mm int8": [
+        ({}, "needs int8 codes, not float8_e4m3fn"),
+        ({"format": quant.FORMATS["int8"], "has_transform": True}, "needs a weight without smoothing or rotation"),
+        ({"format": quant.FORMATS["int8"], "shape": (8, 131073)}, "sums at most 131072 products in int32"),
+        ({"format": quant.FORMATS["int8"], "shape": (8, 131072)}, None),
+    ],
+    "upcast fused": [({"has_transform": True}, "needs a weight without smoothing"), ({}, "needs Triton, which is ")],
+    "upcast codes": [
+        ({"device": torch.device("cuda")}, "is for CPUs, not cuda"),
+        ({"dtype": torch.float16}, "needs the range of bfloat16 or float32 activations"),
+        ({"granularity": quant.PerBlock()}, "needs per-row scales, not block"),
+        ({}, None),
+    ],
     "dequantized block": [
         ({}, "needs block or group scales, not float8_e4m3fn per-row"),
         ({"format": quant.FORMATS["nvfp4"], "granularity": quant.PerGroup(1, 16)}, "needs block or group scales"),
@@ -189,3 +257,46 @@ def test_refusals_name_what_is_needed(name, change, clause):
 
 def test_every_kernel_has_its_refusals_tested():
     assert set(REFUSALS) == set(NAMED)
+
+
+def test_int8_is_exact_integer_arithmetic():
+    codes = torch.tensor([[127, -127, 127, -128], [-128, -128, -128, -128], [127, 127, 127, 127]], dtype=torch.int8)
+    x = torch.tensor([[127.0, -127.0, 127.0, 127.0], [-127.0] * 4, [127.0] * 4]).repeat(1, 256)
+    w = quant.QuantizedWeight(quant.FORMATS["int8"], codes.repeat(1, 256), torch.ones(3, 1), quant.PerRow(), (3, 1024))
+    got = runnable("scaled_mm int8").run(x, w, None, None)
+    assert torch.equal(got, (x.int() @ w.codes.int().T).float())
+
+
+@pytest.mark.parametrize("granularity", quant.FORMATS["int8"].granularities, ids=lambda g: g.name)
+@pytest.mark.parametrize("shape", ((33, 50), (1, 1), (16, 7), (5, 4096)), ids=str)
+def test_int8_is_what_int32_sums_give(shape, granularity):
+    w = quant.quantize(weight(*shape).dequantize(), quant.FORMATS["int8"], granularity)
+    x = activation(1.0, 9, shape[1])
+    scale = (x.abs().amax(1, keepdim=True) / 127).clamp(min=1e-30)
+    sums = (x / scale).round().clamp(-127, 127).int() @ w.codes.int().T
+    want = sums.double() * scale.double() * w.scale.double().reshape(1, -1)
+    torch.testing.assert_close(runnable("scaled_mm int8").run(x, w, None, None).double(), want, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("shape", ((128, 128), (300, 700), (1, 5)), ids=str)
+def test_blocks_reach_torch_as_hopper_wants_them(shape, monkeypatch):
+    """In place of Hopper: the rules of torch's own check of shapes and strides, and float32 arithmetic."""
+    seen = []
+
+    def hopper(x, codes, x_scale, x_kind, scale, kind, output_dtype):
+        (tokens, inputs), outputs = x.shape, codes.shape[1]
+        steps, rounded = inputs // 128, -(-(inputs // 128) // 4) * 4
+        assert (inputs % 128, outputs % 128, codes.stride()) == (0, 0, (1, inputs))
+        assert (x_scale.shape, scale.shape) == ((tokens, steps), (rounded, outputs // 128))
+        assert x_scale.stride(0) == 1 and scale.stride() == (1, rounded)
+        assert (x_kind.name, kind.name) == ("BlockWise1x128", "BlockWise128x128")
+        seen.append(shape)
+        left = x.float() * x_scale.repeat_interleave(128, 1)
+        right = codes.float() * scale[:steps].repeat_interleave(128, 0).repeat_interleave(128, 1)
+        return (left @ right).to(output_dtype)
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_mm", hopper)
+    w, x = weight(*shape, granularity=quant.PerBlock(128, 128)), activation(1.0, 7, shape[1]).bfloat16()
+    bias = torch.ones(shape[0]).bfloat16()
+    assert sqnr(NAMED["scaled_mm block"].run(x, w, bias, None), product(x, w, bias)) >= 26
+    assert seen == [shape]

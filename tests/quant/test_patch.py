@@ -130,7 +130,7 @@ def test_a_second_patch_of_some_layers_takes_only_those(model):
     before, tensors = traces(model), bits(model)
     whole = quant.patch_linears(model, checkpoint(model, seed=1))
     part = quant.patch_linears(model, checkpoint(model, seed=2), compute="upcast", layers="up")
-    assert [row.kernel for row in part.report().rows] == ["upcast", "upcast"]
+    assert [row.kernel for row in part.report().rows] == ["upcast codes", "upcast codes"]
     whole.restore()
     assert [type(b.up).__name__ for b in model.blocks] == ["ScaledLinear"] * 2
     assert [type(b.down) for b in model.blocks] == [Doubled] * 2
@@ -292,7 +292,7 @@ def test_report_tells_kernels_reasons_and_calls(model):
     assert [row["calls"] for row in told["layers"]] == [1] * 5
     assert told["kernels"]["dequantized block"] == 1
     assert sum(told["kernels"].values()) == 5
-    assert "needs per-row scales, not block" in next(iter(told["reasons"]))
+    assert "needs blocks of 128 x 128, not block" in next(iter(told["reasons"]))
     assert all(name in report.table() for name in weights)
 
 

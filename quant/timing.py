@@ -1,0 +1,38 @@
+"""How long something takes on a device: by its own events on a GPU, so that launches ahead of it do not count."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from time import perf_counter
+
+import torch
+
+
+def beside(run: Callable[[], object], base: Callable[[], object], device: torch.device, times: int = 5) -> float:
+    """Time of run over that of base: the least of several, taken by turns, after one of each that is not counted."""
+    pairs = [(milliseconds(run, device), milliseconds(base, device)) for _ in range(times + 1)][1:]
+    mine, its = zip(*pairs, strict=True)
+    return min(mine) / min(its)
+
+
+def milliseconds(run: Callable[[], object], device: torch.device) -> float:
+    """One run's time; on a GPU the mean of several that are queued together."""
+    return by_events(run) if device.type == "cuda" else by_clock(run, device)
+
+
+def by_events(run: Callable[[], object], repeats: int = 10) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    for _ in range(repeats):
+        run()
+    end.record()
+    end.synchronize()
+    return start.elapsed_time(end) / repeats
+
+
+def by_clock(run: Callable[[], object], device: torch.device) -> float:
+    start = perf_counter()
+    run()
+    if device.type != "cpu":
+        getattr(torch, device.type).synchronize()
+    return (perf_counter() - start) * 1e3
