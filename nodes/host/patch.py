@@ -44,11 +44,16 @@ def patch_model(
     if not choices:
         raise quant.Refused(nothing_to_patch(layers, scales_from))
     require(choices, compute)
+    settle(patched)
+    return patched
+
+
+def settle(patched: ModelPatcher) -> None:
+    """Have ComfyUI measure and load a model anew whose object patches hold other weights."""
     patched.patches_uuid = uuid.uuid4()
     patched.size = 0
     patched.remove_callbacks_with_key(CallbacksMP.ON_LOAD, "scaled_fp8")
     patched.add_callback_with_key(CallbacksMP.ON_LOAD, "scaled_fp8", load_anew_with_lora)
-    return patched
 
 
 def load_anew_with_lora(model: ModelPatcher, *load: object) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
@@ -28,7 +27,7 @@ from ...quant.settings import find_settings
 from ...quant.weight import QuantizedWeight
 from ..inputs import DEFAULT
 from .linear import core_linear, runs_in_core, scaled_class
-from .patch import base_weight
+from .patch import base_weight, settle
 from .plan import activation_dtype, linears, planned
 
 
@@ -66,8 +65,7 @@ def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, S
     if not any(layer.quantized for layer in done):
         reasons = "; ".join(dict.fromkeys(layer.reason for layer in done)) or "it has no Linear layers"
         raise Refused(f"No layer of this model is left to quantize to {policy.format.name}: {reasons}.")
-    patched.patches_uuid = uuid.uuid4()
-    patched.size = 0
+    settle(patched)
     return patched, summary(chosen, policy, family, done)
 
 
