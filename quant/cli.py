@@ -20,6 +20,13 @@ from .refusal import Refused
 DONE, FAILED, REFUSED = 0, 1, 2
 DEBUG = "SCALED_FP8_DEBUG"
 FILE = "a .safetensors file, a sharded index.json or a diffusers folder"
+# as in formats and saving, which import torch; a test compares them
+NATIVE = ("float8_e4m3fn", "float8_e5m2", "mxfp8", "nvfp4", "int8", "int8_convrot", "int4", "int4_convrot")
+FOREIGN = ("float8_e4m3fnuz", "float8_e5m2fnuz")
+FORMATS_HELP = (
+    f"{', '.join(NATIVE)}, which ComfyUI core loads; {', '.join(FOREIGN)} (AMD MI300; this pack alone loads them, "
+    "see --allow-unsupported); float32, float16 or bfloat16 for a file without quantization"
+)
 T = TypeVar("T")
 Arguments = argparse.Namespace
 
@@ -56,10 +63,38 @@ def inspect(arguments: Arguments) -> int:
 
 
 def convert(arguments: Arguments) -> int:
-    from .convert import convert
+    from .batch import is_batch, run_batch
+    from .convert import Options, convert
 
-    convert(arguments.src, arguments.dst, arguments.format, bar)
-    return DONE
+    wish = wish_of(arguments)
+    size = arguments.shard_size and shard_size(arguments.shard_size)
+    options = Options(arguments.threads, arguments.check, size, bytes_bar)
+    if not is_batch(arguments.src, arguments.dst):
+        conversion = convert(arguments.src, arguments.dst, wish, options)
+        put_json(conversion.to_json()) if arguments.json else put(conversion.table())
+        return DONE
+    batch = run_batch(arguments.src, arguments.dst, lambda src, dst: convert(src, dst, wish, options))
+    put_json(batch.to_json()) if arguments.json else put(batch.table())
+    refused = batch.refused
+    return complain(f"{len(refused)} of {len(batch.results)} files were refused.", REFUSED) if refused else DONE
+
+
+def wish_of(arguments: Arguments) -> Any:
+    """The wishes of a conversion, with the settings file where one is named."""
+    from .convert import Wish
+    from .settings import read_settings
+
+    settings = read_settings(arguments.config) if arguments.config else None
+    return Wish(
+        arguments.format, arguments.granularity, arguments.keep, arguments.family, arguments.component,
+        arguments.requantize, arguments.allow_unsupported, settings,
+    )  # fmt: skip
+
+
+def shard_size(text: str) -> int:
+    from .shards import size_of
+
+    return size_of(text)
 
 
 def compare(arguments: Arguments) -> int:
@@ -102,10 +137,7 @@ def parser() -> Parser:
     one = command(commands, inspect, "say what dialect a checkpoint is in and what each layer is")
     one.add_argument("file", help=FILE)
     one.add_argument("--check", choices=("sample", "all"), default="sample", help="look at some codes (default) or all")
-    one = command(commands, convert, "write a checkpoint without quantization", as_json=False)
-    one.add_argument("src", help=FILE)
-    one.add_argument("dst", help="the .safetensors file to write; appears whole or not at all")
-    one.add_argument("--format", required=True, help="float32, float16 or bfloat16")
+    add_convert(commands)
     one = command(commands, compare, "measure how far the weights of two checkpoints are apart")
     one.add_argument("a", help=f"what B is measured against: {FILE}")
     one.add_argument("b", help="another one of the same model")
@@ -113,6 +145,35 @@ def parser() -> Parser:
     one = command(commands, demo, "the whole story on an embedded model")
     one.add_argument("--out", default="scaled-fp8-demo", help="folder for the picture and the files")
     return top
+
+
+def add_convert(commands: Any) -> None:
+    one = command(commands, convert, "write a checkpoint in another format or precision")
+    one.add_argument("src", help=f"{FILE}; or a folder or glob of several, for a folder as DST")
+    one.add_argument("dst", help="the .safetensors file or .index.json to write; appears whole or not at all")
+    one.add_argument("--format", help=FORMATS_HELP)
+    one.add_argument(
+        "--granularity", help="per-tensor, per-row or block, where the format has it; default: as core loads it"
+    )
+    one.add_argument("--keep", default="", metavar="REGEX", help="layers that stay in high precision")
+    one.add_argument(
+        "--family", metavar="NAME", help="rules for this model family instead of the recognised; none: generic"
+    )
+    one.add_argument("--component", help="transformer, encoder or vae: what the file is, or the only part to quantize")
+    one.add_argument(
+        "--shard-size", metavar="SIZE", help="write shards of at most this size, such as 5GB, and their index"
+    )
+    one.add_argument("--requantize", action="store_true", help="quantize anew what is quantized already")
+    one.add_argument("--allow-unsupported", action="store_true", help="write what ComfyUI loads only with this pack")
+    one.add_argument("--config", metavar="FILE", help="settings (TOML): methods by component and family; arguments win")
+    one.add_argument("--threads", type=positive, metavar="N", help="default: all cores")
+    one.add_argument("--check", choices=("sample", "all"), default="sample", help="what is read back and compared")
+
+
+def positive(text: str) -> int:
+    if not text.isdecimal() or not int(text):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number above zero")
+    return int(text)
 
 
 def command(commands: Any, run: Callable[[Arguments], int], what: str, as_json: bool = True) -> argparse.ArgumentParser:
@@ -164,6 +225,13 @@ def bar(items: Iterable[T], count: int) -> Iterable[T]:
 
     shown: Iterable[T] = tqdm(items, total=count, unit="tensor", disable=None)
     return shown
+
+
+def bytes_bar(total: int) -> Any:
+    """A progress bar of bytes, if a person looks on."""
+    from tqdm import tqdm
+
+    return tqdm(total=total, unit="B", unit_scale=True, disable=None)
 
 
 def unexpected(problem: Exception) -> str:

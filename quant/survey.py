@@ -109,13 +109,19 @@ def facts(layer: Layer) -> str:
 
 def survey(source: Source, everything: bool = False) -> Findings:
     """All that is to be known about a file before any weight of it is decoded; everything: look at every code."""
+    found = survey_header(source)
+    find_numbers(found, everything)
+    return found
+
+
+def survey_header(source: Source) -> Findings:
+    """What names, shapes and markers say; whether the numbers are those of weights is not asked."""
     clues = read_clues(source)
     codes = {name for name in source if source[name].dtype in CODES}
     groups = group(source, codes)
     found = Findings(source, {name: Module(name, keys, source, clues) for name, keys in groups.items()})
     for step in (find_layers, find_mixture, find_orientation, find_loose_scales, find_consumed, find_directions):
         step(found)
-    find_numbers(found, everything)
     return found
 
 

@@ -1,0 +1,91 @@
+"""Tasks on all cores, with a bound on the memory that they hold together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from contextlib import contextmanager
+from threading import Condition, Event, Lock
+from typing import TypeVar
+
+import torch
+
+BUDGET = 256 << 20  # bytes that the running tasks may hold; one that needs more runs while no other does
+T = TypeVar("T")
+
+
+class Stopped(Exception):
+    """Another task has failed."""
+
+
+class Budget:
+    """Bytes that are handed out, and waited for while there are none."""
+
+    def __init__(self, total: int = BUDGET) -> None:
+        self.total, self.free, self.changed = total, total, Condition()
+
+    @contextmanager
+    def of(self, cost: int) -> Iterator[None]:
+        cost = min(cost, self.total)
+        with self.changed:
+            self.changed.wait_for(lambda: self.free >= cost)
+            self.free -= cost
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.free += cost
+                self.changed.notify_all()
+
+
+def run_all(
+    tasks: Sequence[T],
+    work: Callable[[T, Callable[[int], None]], None],
+    cost: Callable[[T], int],
+    advance: Callable[[int], object],
+    threads: int | None = None,
+) -> None:
+    """Call work on each task; what it passes to its second argument reaches advance, one call at a time.
+
+    The first failure stops the others between their pieces, and is raised.
+    """
+    budget, stop, lock = Budget(), Event(), Lock()
+
+    def step(count: int) -> None:
+        if stop.is_set():
+            raise Stopped
+        with lock:
+            advance(count)
+
+    def run(task: T) -> None:
+        with budget.of(cost(task)):
+            if not stop.is_set():
+                work(task, step)
+
+    count = threads or cores()
+    with single_threaded(), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        futures = [pool.submit(run, task) for task in tasks]
+        try:
+            for future in as_completed(futures):
+                future.result()
+        except BaseException:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+            raise
+
+
+@contextmanager
+def single_threaded() -> Iterator[None]:
+    """Each operation on one core: threads of the pool use the others, and sums do not depend on their number."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
