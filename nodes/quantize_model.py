@@ -37,6 +37,6 @@ class QuantizeModel(io.ComfyNode):
     def execute(cls, model, method: str, granularity: str, keep: str) -> io.NodeOutput:
         recipe = Recipe(method, granularity, keep)
         quantized, stats = quantize_model(model, recipe)
-        remember(cls, quantized)
+        remember(cls, quantized, stats=stats)
         report = (stats.table(), needs(model, recipe, stats.method), model_report(quantized).table())
         return io.NodeOutput(quantized, "\n\n".join(report))

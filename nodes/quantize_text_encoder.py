@@ -7,6 +7,7 @@ from comfy_api.v0_0_2 import io
 from ..quant.methods import METHODS
 from .host.quantize import Recipe, quantize_text_encoder
 from .inputs import CATEGORY, granularity_input, keep_input, method_input
+from .runs import remember
 
 
 class QuantizeTextEncoder(io.ComfyNode):
@@ -34,4 +35,5 @@ class QuantizeTextEncoder(io.ComfyNode):
     @classmethod
     def execute(cls, clip, method: str, granularity: str, keep: str) -> io.NodeOutput:
         quantized, stats = quantize_text_encoder(clip, Recipe(method, granularity, keep, "encoder"))
+        remember(cls, quantized.patcher, stats=stats)
         return io.NodeOutput(quantized, stats.table())

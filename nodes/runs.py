@@ -6,20 +6,22 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..quant.component import Stats
 from ..quant.layout import from_tensor
 from ..quant.plan import Choice
 from ..quant.report import Report, Row, report_choices
 from .host.plan import core_rows, device_name, scaled_weights
 
 KEPT = 16  # nodes
+KEPT_KERNEL = "high precision"
 
 
 @dataclass(frozen=True)
 class Run:
     """What one node gave out. choices: layer -> the choice that counts its calls; holds no tensor of the model.
 
-    core: the layers that ComfyUI runs by itself; scales: layer -> largest scale; errors: layer -> SQNR in dB, where
-    the node measured it.
+    others: the layers that run by ComfyUI itself or stay in high precision; scales: layer -> largest scale; errors:
+    layer -> SQNR in dB, where the node measured it.
     """
 
     node: str
@@ -27,12 +29,12 @@ class Run:
     file: str
     device: str
     choices: dict[str, Choice]
-    core: tuple[Row, ...] = ()
+    others: tuple[Row, ...] = ()
     scales: dict[str, float] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
 
     def report(self) -> Report:
-        return Report((*report_choices(self.choices).rows, *self.core))
+        return Report((*report_choices(self.choices).rows, *self.others))
 
     def summary(self) -> dict[str, Any]:
         report = self.report()
@@ -53,13 +55,15 @@ class Run:
 RUNS: OrderedDict[str, Run] = OrderedDict()
 
 
-def run_of(model, node: str = "", type: str = "", file: str = "") -> Run:
+def run_of(model, node: str = "", type: str = "", file: str = "", kept: tuple[Row, ...] = ()) -> Run:
     """A MODEL as it is now; errors are taken from its attachment scaled_fp8_errors, layer -> dB."""
     weights = dict(scaled_weights(model))
     choices = {name: weight._params.choice for name, weight in weights.items()}
     scales = {name: largest_scale(weight) for name, weight in weights.items()}
     errors = model.get_attachment("scaled_fp8_errors") or {}
-    return Run(node, type, file, device_name(model.load_device), choices, tuple(core_rows(model)), scales, dict(errors))
+    return Run(
+        node, type, file, device_name(model.load_device), choices, (*kept, *core_rows(model)), scales, dict(errors)
+    )
 
 
 def largest_scale(weight) -> float | None:
@@ -67,17 +71,25 @@ def largest_scale(weight) -> float | None:
     return None if scale.is_meta else float(scale.abs().amax())
 
 
-def remember(node: type, model, file: str = "") -> None:
-    """Keep what a node gives out for the panel, and tell open pages; nothing where no server asks for it."""
+def remember(node: type, model, file: str = "", stats: Stats | None = None) -> None:
+    """Keep what a node gives out for the panel, and tell open pages; nothing where no server asks for it.
+
+    stats: of a node that quantized, for the layers it kept.
+    """
     identity = getattr(node.hidden, "unique_id", None)
     if identity is None or model is None:
         return
-    run = run_of(model, str(identity), node.define_schema().node_id, file)
+    run = run_of(model, str(identity), node.define_schema().node_id, file, kept_rows(stats))
     RUNS[run.node] = run
     RUNS.move_to_end(run.node)
     while len(RUNS) > KEPT:
         RUNS.popitem(last=False)
     push(run)
+
+
+def kept_rows(stats: Stats | None) -> tuple[Row, ...]:
+    layers = () if stats is None else (layer for layer in stats.layers if not layer.quantized)
+    return tuple(Row(layer.name, KEPT_KERNEL, layer.reason, "", "", layer.shape, "", 0, {}) for layer in layers)
 
 
 def push(run: Run) -> None:

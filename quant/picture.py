@@ -16,9 +16,14 @@ from .report import Report, Row
 PAPER, INK, SOFT, EMPTY = "#ffffff", "#1d2126", "#626a73", "#eef0f2"
 # the panel in web/colours.mjs uses the same colours for the same names
 COLOURS = {
-    "scaled_mm per-tensor": "#0b7a75", "scaled_mm per-row": "#1fa187", "scaled_mm emulated per-row": "#7cc68d",
-    "dequantized block": "#e0a100", "upcast": "#d95f32", "upcast by table": "#b3402a",
-    "per-tensor": "#0b7a75", "per-row": "#3b7dd8", "block": "#e0a100", "group": "#8a63d2",
+    "scaled_mm per-tensor fast": "#075e5a", "scaled_mm per-tensor": "#0b7a75",
+    "scaled_mm per-row fast": "#12806a", "scaled_mm per-row": "#1fa187",
+    "scaled_mm emulated per-row": "#7cc68d", "scaled_mm per-tensor dynamic": "#4fb3a9",
+    "scaled_mm block": "#2f8fbf", "scaled_mm mxfp8": "#3b6fd8", "scaled_mm nvfp4": "#5a55c9",
+    "scaled_mm int8 fused": "#2a5f8f", "scaled_mm int8": "#6aa5d8", "upcast fused": "#f0b64d",
+    "dequantized block": "#e0a100", "upcast codes": "#e8803a", "upcast": "#d95f32",
+    "upcast by table": "#b3402a", "per-tensor": "#0b7a75", "per-row": "#3b7dd8", "block": "#e0a100",
+    "group": "#8a63d2",
 }  # fmt: skip
 OTHER = ("#8a63d2", "#c2569b", "#3b7dd8", "#7a7f87")
 CELL, GAP, MARGIN, LINE = 18, 2, 24, 26

@@ -1,10 +1,20 @@
 // Colours of kernels and granularities, and a ramp for numbers. The same as in quant/picture.py.
 
 const KNOWN = {
+  "scaled_mm per-tensor fast": "#075e5a",
   "scaled_mm per-tensor": "#0b7a75",
+  "scaled_mm per-row fast": "#12806a",
   "scaled_mm per-row": "#1fa187",
   "scaled_mm emulated per-row": "#7cc68d",
+  "scaled_mm per-tensor dynamic": "#4fb3a9",
+  "scaled_mm block": "#2f8fbf",
+  "scaled_mm mxfp8": "#3b6fd8",
+  "scaled_mm nvfp4": "#5a55c9",
+  "scaled_mm int8 fused": "#2a5f8f",
+  "scaled_mm int8": "#6aa5d8",
+  "upcast fused": "#f0b64d",
   "dequantized block": "#e0a100",
+  "upcast codes": "#e8803a",
   upcast: "#d95f32",
   "upcast by table": "#b3402a",
   "per-tensor": "#0b7a75",

@@ -35,7 +35,7 @@ export function kernelOf(layer) {
 
 /** Whether a layer is not computed in FP8. */
 export function isSlow(layer) {
-  return !kernelOf(layer).startsWith("scaled_mm");
+  return !/^(scaled_mm|ComfyUI core)/.test(kernelOf(layer));
 }
 
 /** The layers of an inspected file, as a report has them before anything ran. */

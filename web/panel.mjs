@@ -338,8 +338,8 @@ function doctorOf({ versions, devices, kernels }) {
   ];
 }
 
-function kernelItem({ kernel, dtype, works, error, reason }) {
+function kernelItem({ kernel, dtype, works, error, time, reason }) {
   const mark = h("i", { className: `pi ${works ? "pi-check-circle sfp8-good" : "pi-times-circle sfp8-bad"}`, "aria-hidden": true });
-  const words = works ? t("works", { error: figure(error) }) : reason;
+  const words = works ? t("works", { error: figure(error) }) + (time ? t("time", { time: figure(time) }) : "") : reason;
   return h("li", {}, mark, h("div", {}, h("b", {}, kernel), ` ${dtype}`, h("div", { className: "sfp8-hint" }, words)));
 }

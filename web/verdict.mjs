@@ -15,7 +15,7 @@ const FILES = {
   ScaledLinearPatch: ({ scales_from }) => [scales_from === NONE ? null : scales_from],
 };
 // node ids that show only what ran
-const RUNNERS = ["QuantizeModel", "QuantizeTextEncoder", "QuantizeVAE"];
+const RUNNERS = ["QuantizeModel", "QuantizeTextEncoder"];
 const boxes = new WeakMap();
 
 export function values(node) {
@@ -108,7 +108,7 @@ export function showRun(node, run) {
 function draw({ node, element, lines, run }) {
   // what ran takes the place of what was to run
   const texts = run ? [{ kind: "ran", text: runLine(run) }, ...lines.filter((line) => line.kind !== "plan")] : lines;
-  const shown = texts.length ? texts : [{ kind: "plain", text: t("nothingChosen") }];
+  const shown = texts.length ? texts : [{ kind: "plain", text: t(node.comfyClass in FILES ? "nothingChosen" : "notYet") }];
   element.replaceChildren(...shown.map(({ kind, text }) => h("div", { className: `sfp8-${kind}`, title: text }, text)));
   node.setDirtyCanvas?.(true, true);
 }

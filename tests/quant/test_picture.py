@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from scaled_fp8.quant.granularity import GRANULARITIES
+from scaled_fp8.quant.kernels import KERNELS
 from scaled_fp8.quant.picture import COLOURS, EMPTY, colours, draw_report, place, sections
 from scaled_fp8.quant.report import Report, Row
 
@@ -62,6 +64,12 @@ def test_any_number_of_layers_fits(count: int) -> None:
     picture = draw_report(Report(rows(*(f"blocks.{i}.q" for i in range(count)))))
     assert picture.mode == "RGB"
     assert 640 <= picture.width <= 8000
+
+
+def test_every_kernel_and_granularity_has_a_colour_of_its_own() -> None:
+    names = [kernel.name for kernel in KERNELS]
+    assert {*names, *GRANULARITIES} <= COLOURS.keys()
+    assert len({COLOURS[name] for name in names}) == len(names)
 
 
 def test_unknown_names_get_colours_of_their_own() -> None:

@@ -28,6 +28,8 @@ test("the kernel that ran is shown, the planned one before", () => {
   assert.equal(kernelOf(layer("a")), "scaled_mm per-row");
   assert.equal(kernelOf(layer("a", { ran: { upcast: 3, "scaled_mm per-row": 1 } })), "upcast");
   assert.equal(isSlow(layer("a", { ran: { "full precision with LoRA": 4 } })), true);
+  assert.equal(isSlow(layer("a", { kernel: "high precision" })), true);
+  assert.equal(isSlow(layer("a", { kernel: "ComfyUI core int8_tensorwise" })), false);
 });
 
 test("slow layers come first, the others in the model's order", () => {
