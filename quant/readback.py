@@ -42,8 +42,14 @@ def differences(format: Format, wanted: Tensor, seen: Sample) -> str:
 def half_step(format: Format, size: Tensor, scale: Tensor) -> Tensor:
     """Half of the distance between codes around values of this size."""
     if format.dtype.is_floating_point:
-        kind = torch.finfo(format.dtype)
-        return torch.maximum(size, kind.smallest_normal * scale) * (kind.eps / 2)
+        normal = torch.finfo(format.dtype).smallest_normal
+        return torch.maximum(size, normal * scale) * (step_at_one(format.dtype) / 2)
     if format.outer_maximum:  # e2m1: 1.5 and 2, then 3 and 4, 6
         return torch.maximum(size, scale) * 0.25
     return scale * 0.5
+
+
+def step_at_one(dtype: torch.dtype) -> float:
+    """From 1 to the next larger code; finfo's eps of float8_e5m2fnuz is half of that."""
+    one = torch.ones(1).to(dtype).view(torch.uint8)
+    return float((one + 1).view(dtype).float() - 1)

@@ -189,13 +189,20 @@ def temporary(path: Path) -> str:
 
 
 def publish(targets: Mapping[Path, Path]) -> None:
-    """Move each temporary to its place. Of several files the last is the one that names the others: it goes first."""
+    """Move each temporary to its place. Of several files the last names the others: it goes first and comes last."""
     *_, last = targets.values()
-    if len(targets) > 1:
-        last.unlink(missing_ok=True)
-        flush_folder(last.parent)
-    for named, path in targets.items():
-        os.replace(named, path)
+    placed: list[Path] = []
+    try:
+        if len(targets) > 1:
+            last.unlink(missing_ok=True)
+            flush_folder(last.parent)
+        for named, path in targets.items():
+            os.replace(named, path)
+            placed.append(path)
+    except BaseException:
+        for path in placed:
+            path.unlink(missing_ok=True)
+        raise
     for folder in {path.parent for path in targets.values()}:
         flush_folder(folder)
 

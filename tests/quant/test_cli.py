@@ -62,12 +62,50 @@ def test_convert_writes_and_compare_measures(ltx: Path, format: str, capsys: pyt
     out = ltx.parent / "out.safetensors"
     assert cli.main(["convert", str(ltx), str(out), "--format", format]) == 0
     assert any(tensor.dtype == getattr(torch, format) for tensor in load_file(out).values())
+    assert "read back" in capsys.readouterr().out
     assert cli.main(["compare", str(ltx), str(out), "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["overall"]["relative_error"] < {"float32": 1e-9, "float16": 1e-3, "bfloat16": 1e-2}[format]
     assert cli.main(["compare", str(ltx), str(out)]) == 0
     table, err = capsys.readouterr()
     assert "overall" in table and not err
+
+
+def test_convert_quantizes_and_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    save_file({"blocks.0.q.weight": torch.randn(64, 64)}, tmp_path / "m.safetensors")
+    out = tmp_path / "out.safetensors"
+    assert cli.main(["convert", str(tmp_path / "m.safetensors"), str(out), "--format", "float8_e4m3fn", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["rows"][0]["after"] == "float8_e4m3fn per-tensor" and report["files"] == [str(out)]
+    assert load_file(out)["blocks.0.q.weight"].dtype == torch.float8_e4m3fn
+
+
+def test_convert_of_a_folder_and_of_a_glob(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "in").mkdir()
+    for name in "ab":
+        save_file({"blocks.0.q.weight": torch.randn(64, 64)}, tmp_path / "in" / f"{name}.safetensors")
+    (tmp_path / "in" / "c.safetensors").write_bytes(b"rubbish")
+    command = ["--format", "int8"]
+    assert cli.main(["convert", str(tmp_path / "in"), str(tmp_path / "out"), *command]) == 2
+    table, err = capsys.readouterr()
+    assert one_sentence(err) and "1 of 3" in err and "c.safetensors" in table and table.count("converted") == 2
+    assert sorted(os.listdir(tmp_path / "out")) == ["a.safetensors", "b.safetensors"]
+    assert cli.main(["convert", str(tmp_path / "in" / "[ab]*"), str(tmp_path / "more"), *command, "--json"]) == 0
+    assert set(json.loads(capsys.readouterr().out)["files"]) == {"a.safetensors", "b.safetensors"}
+    assert cli.main(["convert", str(tmp_path / "in" / "x*"), str(tmp_path / "none"), *command]) == 2
+    assert not (tmp_path / "none").exists()
+
+
+def test_help_names_every_format_and_what_core_does_not_load(capsys: pytest.CaptureFixture[str]) -> None:
+    from scaled_fp8.quant import FORMATS
+    from scaled_fp8.quant.saving import loads_in_core
+
+    native = {name for name, format in FORMATS.items() if any(loads_in_core(format, g) for g in format.granularities)}
+    assert native == set(cli.NATIVE) and FORMATS.keys() - native == set(cli.FOREIGN)
+    with pytest.raises(SystemExit):
+        cli.main(["convert", "--help"])
+    text = capsys.readouterr().out
+    assert all(name in text for name in FORMATS)
 
 
 def test_doctor_tells_of_every_kernel(capsys: pytest.CaptureFixture[str]) -> None:
@@ -89,6 +127,11 @@ REFUSED = {
     "unknown check": ["inspect", "x", "--check", "some"],
     "no format": ["convert", "x", "y"],
     "unknown format": ["convert", "x", "y", "--format", "int3"],
+    "unknown granularity": ["convert", "x", "y", "--format", "int8", "--granularity", "none"],
+    "no threads": ["convert", "x", "y", "--format", "int8", "--threads", "0"],
+    "no shard size": ["convert", "x", "y", "--format", "int8", "--shard-size", "large"],
+    "missing settings": ["convert", "x", "y", "--config", "none.toml"],
+    "no file for a folder": ["convert", "x*", "y/", "--format", "int8"],
     "no second file": ["compare", "x"],
     "device": ["inspect", "/dev/zero"],
     "name with a line break": ["inspect", "a\nb\x1b[31m.safetensors"],
@@ -161,12 +204,17 @@ STOPPED = """
 import os, signal, sys
 from scaled_fp8.quant import cli
 signal.signal(signal.SIGINT, signal.default_int_handler)
-def bar(items, count):
-    for i, item in enumerate(items):
-        yield item
-        if i == 2:
+class Bar:
+    count = 0
+    def __enter__(self):
+        return self
+    def __exit__(self, *problem):
+        pass
+    def update(self, n):
+        Bar.count += 1
+        if Bar.count == 3:
             os.kill(os.getpid(), int(sys.argv[1]))
-cli.bar = bar
+cli.bytes_bar = lambda total: Bar()
 sys.exit(cli.main(sys.argv[2:]))
 """
 
