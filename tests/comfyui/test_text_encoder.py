@@ -16,8 +16,13 @@ def encoded(contract, clip_l, figure) -> dict:
 
 @pytest.mark.parametrize("name", DIALECTS)
 def test_conditioning(encoded, name):
-    assert encoded[name]["error"] <= 0.06
+    # 0.026 of rounding in each weight, through 12 untrained layers
+    assert encoded[name]["error"] <= 0.09
     assert encoded[name]["steady"]
+
+
+def test_same_as_the_weights_dequantized_by_hand(encoded):
+    assert encoded["by hand"]["error"] <= 0.005
 
 
 def test_core_makes_noise_of_an_unmarked_file(encoded):

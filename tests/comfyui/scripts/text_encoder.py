@@ -60,4 +60,6 @@ else:
         figures[name] = {"error": error(got, want), "report": report, "steady": steady}
     unmarked = call("CLIPLoader", clip_name=REQUEST["files"]["ltx-bare"], type="stable_diffusion")[0]
     figures["ltx-bare"]["core"] = error(conditioning(unmarked), want)
+    truth = conditioning(call("CLIPLoader", clip_name="by-hand.safetensors", type="stable_diffusion")[0])
+    figures["by hand"] = {"error": error(conditioning(ours(REQUEST["files"]["ltx-bare"])[0]), truth)}
     answer(figures)
