@@ -3,7 +3,7 @@ import { h } from "./dom.mjs";
 import { sections } from "./layers.mjs";
 
 const CELL = 14;
-const NARROWEST = 5;
+const NARROWEST = 3;
 const WIDEST = 18;
 const HEAD = 22;
 const FOOT = 8;

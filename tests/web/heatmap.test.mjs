@@ -6,8 +6,8 @@ test("cells shrink with many blocks and the map grows beyond its frame before th
   assert.deepEqual(fit(300, 80, 3), { label: 90, cell: 18, width: 300 });
   assert.equal(fit(300, 80, 30).cell, 7);
   const wide = fit(300, 80, 100);
-  assert.equal(wide.cell, 5);
-  assert.equal(wide.width, 90 + 500);
+  assert.equal(wide.cell, 3);
+  assert.equal(wide.width, 90 + 300);
   assert.equal(fit(200, 500, 10).label, 84);
 });
 

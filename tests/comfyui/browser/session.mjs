@@ -66,7 +66,7 @@ async function graph(page) {
 
 async function panel(page) {
   await editor.openPanel(page);
-  await page.waitForSelector(".sfp8-empty, .sfp8-row");
+  await page.waitForSelector(".sfp8-empty:not([hidden]), .sfp8-row");
   seen.promptAfter = await editor.prompt(page);
   seen.ended = await editor.run(page);
   await page.waitForFunction(() => /Ran/.test(document.querySelector(".sfp8-line")?.textContent));
