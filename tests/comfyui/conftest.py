@@ -43,15 +43,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    def count(*outcomes: str) -> int:
+    def count(*outcomes: str, part: str = "tests/comfyui/") -> int:
         reports = [r for outcome in outcomes for r in terminalreporter.stats.get(outcome, [])]
-        return len({r.nodeid for r in reports if "tests/comfyui/" in getattr(r, "nodeid", "")})
+        return len({r.nodeid for r in reports if part in getattr(r, "nodeid", "")})
 
     for line in FIGURES:
         terminalreporter.write_line(line)
     reason = f" (no ComfyUI at {COMFYUI})" if PYTHON is None else f" ({COMFYUI})"
     ran, skipped = count("passed", "failed", "error"), count("skipped")
     terminalreporter.write_line(f"ComfyUI contract tests: {ran} ran, {skipped} skipped{reason}")
+    browser = "tests/comfyui/test_browser.py"
+    ran, skipped = count("passed", "failed", "error", part=browser), count("skipped", part=browser)
+    terminalreporter.write_line(f"of these in a real browser: {ran} ran, {skipped} skipped")
 
 
 FIGURES: list[str] = []
