@@ -288,3 +288,16 @@ def test_compute_decides_what_is_planned(server):
     assert all(kernel.startswith("upcast") for kernel in server.get(ask + "upcast")["plan"])
     assert all(kernel.startswith("scaled_mm") for kernel in server.get(ask + "scaled_mm")["plan"])
     assert server.ask(ask + "magic")[0] == 404
+
+
+def test_english_strings_are_those_of_the_schemas(server):
+    """locales/en/nodeDefs.json is what translators read; the schemas are what is shown."""
+    path = HERE.parents[1] / "locales" / "en" / "nodeDefs.json"
+    for name, said in json.loads(path.read_text(encoding="utf-8")).items():
+        info = server.get(f"/object_info/{name}")[name]
+        inputs = {**info["input"].get("required", {}), **info["input"].get("optional", {})}
+        assert (said["display_name"], said["description"]) == (info["display_name"], info["description"])
+        assert {key: one.get("tooltip") for key, one in said["inputs"].items()} == {
+            key: (spec[1] if len(spec) > 1 else {}).get("tooltip") for key, spec in inputs.items()
+        }, name
+        assert [one["name"] for one in said["outputs"].values()] == info["output_name"]
