@@ -18,15 +18,25 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
-import torch
-from scaled_fp8.quant.header import info_of
-from scaled_fp8.quant.writer import write_safetensors
-
 SHAPE = (4096, 4096)
 Command = list[str]
 
 
 def model(path: Path, layers: int) -> None:
+    """In a process of its own: the peak memory of a child is at least that of its parent."""
+    child = os.fork()
+    if child == 0:
+        write_model(path, layers)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        raise SystemExit("the model could not be written")
+
+
+def write_model(path: Path, layers: int) -> None:
+    import torch
+    from scaled_fp8.quant.header import info_of
+    from scaled_fp8.quant.writer import write_safetensors
+
     names = [f"blocks.{i}.attn.q.weight" for i in range(layers)]
     generator = torch.Generator().manual_seed(0)
     weights = ((name, (torch.randn(SHAPE, generator=generator) * 0.02).bfloat16()) for name in names)

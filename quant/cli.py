@@ -82,13 +82,19 @@ def convert(arguments: Arguments) -> int:
 def wish_of(arguments: Arguments) -> Any:
     """The wishes of a conversion, with the settings file where one is named."""
     from .convert import Wish
-    from .settings import read_settings
 
-    settings = read_settings(arguments.config) if arguments.config else None
+    settings = settings_of(arguments.config) if arguments.config else None
     return Wish(
         arguments.format, arguments.granularity, arguments.keep, arguments.family, arguments.component,
         arguments.requantize, arguments.allow_unsupported, settings,
     )  # fmt: skip
+
+
+def settings_of(path: str) -> Any:
+    # which knows all methods, and so imports what they need
+    from .settings import read_settings
+
+    return read_settings(path)
 
 
 def shard_size(text: str) -> int:
