@@ -103,11 +103,6 @@ def float_activations(layer: Layer) -> str | None:
     return None if fits else f"needs bfloat16, float16 or float32 activations, not {layer.dtype}"
 
 
-def wide_activations(layer: Layer) -> str | None:
-    fits = layer.dtype in (torch.bfloat16, torch.float32)
-    return None if fits else f"needs the range of bfloat16 or float32 activations, not {layer.dtype}"
-
-
 def tensor_scale(layer: Layer) -> str | None:
     fits = isinstance(layer.granularity, PerTensor)
     return None if fits else f"needs a per-tensor scale, not {layer.granularity.name}"
@@ -151,10 +146,6 @@ def torch_scaled_mm(layer: Layer) -> str | None:
 def int32_sums(layer: Layer) -> str | None:
     most = 2**31 // 128**2
     return None if layer.shape[1] <= most else f"sums at most {most} products in int32, not {layer.shape[1]}"
-
-
-def cpu(layer: Layer) -> str | None:
-    return None if layer.device.type == "cpu" else f"is for CPUs, not {layer.device.type}"
 
 
 def cuda(layer: Layer) -> str | None:
@@ -217,9 +208,6 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("scaled_mm int8", "scaled_mm", INT8, gemm.int8_rows, "int8 per-token"),
     Kernel("upcast fused", "upcast", (untransformed, float_activations, triton_bytes), upcast.fused),
     Kernel("dequantized block", "block", (untransformed, tile_scales), upcast.dequantized_block),
-    Kernel(
-        "upcast codes", "upcast", (cpu, untransformed, byte_floats, row_scales, wide_activations), upcast.upcast_codes
-    ),
     Kernel("upcast", "upcast", (), upcast.upcast),
     Kernel("upcast by table", "upcast", (byte_floats,), upcast.upcast_by_table),
 )  # fmt: skip

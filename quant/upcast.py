@@ -10,7 +10,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .activation import triton_kernels
-from .gemm import added, rows_of
 from .weight import QuantizedWeight
 
 
@@ -27,41 +26,28 @@ def dequantized_tiles(weight: QuantizedWeight) -> Tensor:
 
 
 def upcast(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    # the fastest cast of a CPU is a table; a compiled graph makes one pass of a cast
+    table_first = weight.codes.device.type == "cpu" and weight.codes.dtype in TABLES
+    if table_first and not torch.compiler.is_compiling():
+        return upcast_by_table(x, weight, bias)
     return F.linear(x, weight.dequantize(x.dtype), bias)
 
 
 def upcast_by_table(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
-    values = looked_up(weight, torch.float32)
-    return upcast(x, replace(weight, codes=values, format=replace(weight.format, dtype=torch.float32)), bias)
-
-
-def upcast_codes(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
-    """The unscaled values times x, scaled after: they are exact in x's dtype, and a table is a CPU's fastest cast."""
-    return added(F.linear(x, looked_up(weight, x.dtype)).mul_(rows_of(weight)), bias)
-
-
-def looked_up(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
-    """The unscaled values ``[out, in]`` of one-byte codes."""
-    if torch.compiler.is_compiling() and weight.codes.device.type == "cpu":
-        return weight.codes.to(dtype)
-    values = table(weight.format.dtype, dtype, weight.codes.device)
     every = weight.codes.view(torch.uint8).reshape(-1)
-    return torch.index_select(values, 0, every.int()).view(weight.shape)
+    values = torch.index_select(table(weight.format.dtype, weight.codes.device), 0, every.int()).view(weight.shape)
+    looked_up = replace(weight, codes=values, format=replace(weight.format, dtype=torch.float32))
+    return F.linear(x, looked_up.dequantize(x.dtype), bias)
 
 
-# The values of all 256 codes, made once and on the CPU: some devices cannot cast float8 (MPS)
+# The float32 values of all 256 codes, made once and on the CPU: some devices cannot cast float8 (MPS)
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz)
-TABLES: dict[tuple[torch.dtype, torch.dtype], Tensor] = {
-    (codes, dtype): torch.arange(256, dtype=torch.uint8).view(codes).float().to(dtype)
-    for codes in FLOAT8
-    for dtype in (torch.float32, torch.bfloat16)
-}
+TABLES = {codes: torch.arange(256, dtype=torch.uint8).view(codes).float() for codes in FLOAT8}
 
 
-def table(codes: torch.dtype, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """``[256]``: values of dtype by code."""
-    values = TABLES[codes, dtype]
-    return values if device.type == "cpu" else there(values, device)
+def table(codes: torch.dtype, device: torch.device) -> Tensor:
+    """``[256]`` float32: value by code."""
+    return TABLES[codes] if device.type == "cpu" else there(TABLES[codes], device)
 
 
 @lru_cache(maxsize=64)

@@ -20,11 +20,11 @@ CPU = torch.device("cpu")
 COMPUTE = ("scaled_mm", "upcast")
 
 
-def chosen(w, dtype=torch.float32, compute="auto", activation_scale="dynamic"):
+def chosen(w, dtype=torch.float32, compute="scaled_mm", activation_scale="dynamic"):
     return choose_for(w, CPU, dtype, compute, activation_scale)
 
 
-def ran(x, w, bias=None, compute="auto"):
+def ran(x, w, bias=None, compute="scaled_mm"):
     return run(x, w.codes, w.scale, bias, chosen(w, x.dtype, compute))
 
 

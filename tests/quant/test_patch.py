@@ -130,7 +130,7 @@ def test_a_second_patch_of_some_layers_takes_only_those(model):
     before, tensors = traces(model), bits(model)
     whole = quant.patch_linears(model, checkpoint(model, seed=1))
     part = quant.patch_linears(model, checkpoint(model, seed=2), compute="upcast", layers="up")
-    assert [row.kernel for row in part.report().rows] == ["upcast codes", "upcast codes"]
+    assert [row.kernel for row in part.report().rows] == ["upcast", "upcast"]
     whole.restore()
     assert [type(b.up).__name__ for b in model.blocks] == ["ScaledLinear"] * 2
     assert [type(b.down) for b in model.blocks] == [Doubled] * 2
@@ -283,7 +283,7 @@ def test_a_raw_float8_weight_never_reads_as_float8():
 def test_report_tells_kernels_reasons_and_calls(model):
     weights = checkpoint(model)
     weights["head"] = quantized(torch.randn(10, 32), E4M3, quant.PerBlock(16, 16))
-    handle = quant.patch_linears(model, weights)
+    handle = quant.patch_linears(model, weights, compute="scaled_mm")
     model(torch.ones(3, 32))
     report = handle.report()
     told = json.loads(json.dumps(report.to_json()))

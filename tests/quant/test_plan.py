@@ -17,6 +17,7 @@ FAMILY = {kernel.name: kernel.family for kernel in KERNELS}
 
 
 def chosen(granularity=quant.PerRow(), format=E4M3, **wish) -> plan.Choice:  # noqa: B008
+    wish = {"compute": "scaled_mm", **wish}
     return choose(format, granularity, (48, 64), "cpu", wish.pop("dtype", torch.bfloat16), **wish)
 
 
@@ -34,7 +35,7 @@ def broken(monkeypatch):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("granularity", (quant.PerTensor(), quant.PerRow()), ids=lambda g: g.name)
-def test_auto_is_scaled_mm_per_token_where_it_is_proven(granularity, dtype):
+def test_scaled_mm_is_per_token_where_it_is_proven(granularity, dtype):
     choice = chosen(granularity, dtype=dtype)
     assert choice.kernel.family == "scaled_mm"
     assert choice.activation == "dynamic"
@@ -48,7 +49,7 @@ def test_what_the_probe_refutes_is_passed_over(broken):
     assert choice.refused["scaled_mm per-row"] == "raises on cpu: RuntimeError: lost"
 
 
-def test_without_any_scaled_mm_auto_upcasts_and_says_why(broken):
+def test_without_any_scaled_mm_it_upcasts_and_says_why(broken):
     broken(*(name for name, family in FAMILY.items() if family == "scaled_mm"))
     choice = chosen()
     assert (choice.kernel.family, choice.activation) == ("upcast", None)
@@ -56,7 +57,7 @@ def test_without_any_scaled_mm_auto_upcasts_and_says_why(broken):
 
 
 def test_a_device_that_cannot_cast_gets_the_table(broken):
-    broken("upcast codes", "upcast")
+    broken("upcast")
     assert chosen(compute="upcast").kernel.name == "upcast by table"
 
 
@@ -94,10 +95,23 @@ def test_transformed_weights_are_upcast():
     assert "needs a weight without smoothing or rotation" in choice.reason
 
 
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("granularity", (quant.PerTensor(), quant.PerRow(), quant.PerBlock()), ids=lambda g: g.name)
+def test_auto_upcasts_float8_on_a_cpu_and_says_why(granularity, dtype):
+    choice = chosen(granularity, dtype=dtype, compute="auto")
+    assert (choice.kernel.family, choice.activation) == ("block" if granularity.name == "block" else "upcast", None)
+    assert "times as long as upcast on a CPU" in choice.reason
+
+
+def test_auto_takes_int8_on_a_cpu():
+    choice = chosen(format=quant.FORMATS["int8"], compute="auto")
+    assert (choice.kernel.name, choice.activation) == ("scaled_mm int8", "dynamic")
+
+
 def test_choose_for_sees_the_transform():
     weight = quant.quantize(torch.ones(16, 16), E4M3, quant.PerTensor())
     smooth = quant.QuantizedWeight(**{**vars(weight), "smooth": torch.ones(16)})
-    names = [choose_for(w, torch.device("cpu"), torch.float32).kernel.name for w in (weight, smooth)]
+    names = [choose_for(w, torch.device("cpu"), torch.float32, "scaled_mm").kernel.name for w in (weight, smooth)]
     assert FAMILY[names[0]] == "scaled_mm"
     assert names[1] == "upcast"
 
