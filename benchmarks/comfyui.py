@@ -1,0 +1,52 @@
+"""A real ComfyUI, found by COMFYUI_PATH and COMFYUI_PYTHON as the tests do, and work done by its own python."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+COMFYUI = Path(os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser()
+LONGEST = 900
+
+
+def python() -> Path | None:
+    """ComfyUI's own interpreter, None where there is no ComfyUI."""
+    if not (COMFYUI / "main.py").is_file():
+        return None
+    places = (os.environ.get("COMFYUI_PYTHON"), COMFYUI / ".venv/bin/python", COMFYUI / "venv/bin/python")
+    return next((Path(place) for place in places if place and Path(place).exists()), Path(sys.executable))
+
+
+def absent() -> str | None:
+    """Why nothing can be measured inside ComfyUI, or None."""
+    return None if python() else "no ComfyUI was found: set COMFYUI_PATH to one"
+
+
+def make_base(folder: Path) -> Path:
+    """An empty base directory of ComfyUI that has this pack."""
+    for name in ("models/diffusion_models", "custom_nodes", "input", "output", "user", "temp"):
+        (folder / name).mkdir(parents=True)
+    (folder / "custom_nodes" / "scaled-fp8").symlink_to(ROOT)
+    return folder
+
+
+def inside(base: Path, work: str, **request: object) -> dict:
+    """What inside.py answers to a request, in a process of its own."""
+    with tempfile.TemporaryDirectory() as folder:
+        asked, answered = Path(folder) / "request.json", Path(folder) / "answer.json"
+        asked.write_text(json.dumps({"work": work, "base": str(base), **request}))
+        command = [str(python()), "-m", "benchmarks.inside", str(asked), str(answered)]
+        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
+        environment |= {"PYTHONPATH": f"{COMFYUI}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+        done = subprocess.run(
+            command, cwd=base, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
+        )
+        if done.returncode:
+            lines = done.stderr.strip().splitlines() or ["nothing on stderr"]
+            raise RuntimeError(f"{work} inside ComfyUI: {lines[-1][:300]}")
+        return json.loads(answered.read_text())
