@@ -14,7 +14,16 @@ from safetensors.torch import load_file
 from server import Server, free_port
 from workflows import DIGITS, EXAMPLES, example, on_digits
 
-NODES = ("LoadFP8Checkpoint", "LoadFP8TextEncoder", "ScaledLinearPatch")
+NODES = (
+    "LoadFP8Checkpoint",
+    "LoadFP8TextEncoder",
+    "ScaledLinearPatch",
+    "QuantizeModel",
+    "QuantizeTextEncoder",
+    "QuantizeVAE",
+    "SaveQuantizedModel",
+    "FP8Report",
+)
 
 
 @pytest.fixture(scope="module")

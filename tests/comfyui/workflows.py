@@ -11,6 +11,7 @@ DIGITS = "0123"
 # What a user's file names, model family and sizes become. Nothing else of a workflow changes.
 VALUES = {
     "flux2-dev-fp8.safetensors": "server-ltx.safetensors",
+    "flux2-dev-bf16.safetensors": "digits-flux2-bf16.safetensors",
     "diffusion_models/flux2-dev-fp8.safetensors": "diffusion_models/server-ltx.safetensors",
     "mistral_3_small_flux2_bf16.safetensors": "clip_l.safetensors",
     "mistral_3_small_flux2_fp8.safetensors": "clip_l-ltx-bare.safetensors",
