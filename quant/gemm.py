@@ -112,8 +112,11 @@ def int8_rows(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
 
 
 def int_mm(x: Tensor, codes: Tensor) -> Tensor:
-    """``[tokens, in], [out, in] -> [tokens, out]`` int32, of the operands filled up where a GPU wants that."""
-    if x.device.type != "cpu":
+    """``[tokens, in], [out, in] -> [tokens, out]`` int32, of the operands filled up where the device wants that."""
+    if x.device.type == "cpu":
+        # torch's sums of a single product are wrong on a CPU
+        x, codes = padded(x, 1, 4), padded(codes, 1, 4)
+    else:
         # cuBLASLt wants more than 16 rows and multiples of 8
         x, codes = padded(x, 32, 16), padded(codes, 16, 16)
     return torch._int_mm(x.contiguous(), codes.contiguous().t())

@@ -15,7 +15,7 @@ from torchao.quantization.quant_primitives import (
 )
 
 E4M3 = quant.FORMATS["float8_e4m3fn"]
-# Tensors of no contents that claim to be on any device; whoever asks for a value gets an exception. Constants may be real.
+# Tensors of no contents that claim to be on any device; asking one for a value is an exception. Constants may be real.
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
 DTYPES = (torch.bfloat16, torch.float16, torch.float32)
 # What activations are like: a standard deviation, or four channels 200 times the others

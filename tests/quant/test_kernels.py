@@ -262,7 +262,7 @@ def test_int8_is_exact_integer_arithmetic():
 
 
 @pytest.mark.parametrize("granularity", quant.FORMATS["int8"].granularities, ids=lambda g: g.name)
-@pytest.mark.parametrize("shape", ((33, 50), (1, 1), (16, 7), (5, 4096)), ids=str)
+@pytest.mark.parametrize("shape", ((33, 50), (1, 1), (2, 1), (16, 7), (5, 4096)), ids=str)
 def test_int8_is_what_int32_sums_give(shape, granularity):
     w = quant.quantize(weight(*shape).dequantize(), quant.FORMATS["int8"], granularity)
     x = activation(1.0, 9, shape[1])
