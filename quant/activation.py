@@ -133,12 +133,24 @@ def kitchen() -> dict[str, Quantize]:
 
 
 def triton_refuses(device: torch.device) -> str | None:
-    if find_spec("triton") is None:
-        return "is not installed"
+    if problem := triton_problem():
+        return problem
     if device.type in ("cuda", "xpu"):
         return None
     interpreted = device.type == "cpu" and triton_kernels().INTERPRETED
     return None if interpreted else f"is for GPUs, not {device.type}"
+
+
+@cache
+def triton_problem() -> str | None:
+    """Why Triton cannot be had, or None; an installation may be there and broken."""
+    if find_spec("triton") is None:
+        return "is not installed"
+    try:
+        triton_kernels()
+    except Exception as problem:
+        return f"cannot be imported: {type(problem).__name__}"
+    return None
 
 
 def triton_kernels() -> ModuleType:

@@ -9,6 +9,7 @@ import pytest
 import torch
 from products import DTYPES, E4M3
 from scaled_fp8 import quant
+from scaled_fp8.quant import activation
 from scaled_fp8.quant.activation import QUANTIZERS, SCHEMES, Quantizer
 from scaled_fp8.quant.capability import SHAPE, doctor, measured, prove, prove_quantizer, quantizer_for, typical
 from scaled_fp8.quant.kernels import BOUND, KERNELS, Kernel, Layer
@@ -141,3 +142,17 @@ def test_other_codes_are_no_proof(change, scheme):
 def test_a_cpu_quantizes_eagerly(scheme, dtype):
     assert quantizer_for(scheme, replace(LAYER, dtype=dtype)) == "eager"
     assert prove_quantizer(QUANTIZERS[-1], scheme, CPU, dtype).error == 0
+
+
+def test_a_broken_triton_is_a_reason(monkeypatch):
+    def broken():
+        raise ImportError("libtriton.so")
+
+    monkeypatch.setattr(activation, "find_spec", lambda name: object())
+    monkeypatch.setattr(activation, "triton_kernels", broken)
+    activation.triton_problem.cache_clear()
+    assert activation.triton_refuses(torch.device("cuda")) == "cannot be imported: ImportError"
+    monkeypatch.setattr(activation, "find_spec", lambda name: None)
+    activation.triton_problem.cache_clear()
+    assert activation.triton_refuses(torch.device("cuda")) == "is not installed"
+    activation.triton_problem.cache_clear()
