@@ -9,9 +9,9 @@ import torch
 from products import DTYPES, E4M3
 from scaled_fp8 import quant
 from scaled_fp8.quant import plan
-from scaled_fp8.quant.proofs import Proof
 from scaled_fp8.quant.kernels import KERNELS
 from scaled_fp8.quant.plan import choose, choose_for, require
+from scaled_fp8.quant.proofs import Proof
 
 FAMILY = {kernel.name: kernel.family for kernel in KERNELS}
 
