@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP
+from comfy.patcher_extension import CallbacksMP, PatcherInjection
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 from torch.nn import Parameter
@@ -54,6 +54,18 @@ def settle(patched: ModelPatcher) -> None:
     patched.size = 0
     patched.remove_callbacks_with_key(CallbacksMP.ON_LOAD, "scaled_fp8")
     patched.add_callback_with_key(CallbacksMP.ON_LOAD, "scaled_fp8", load_anew_with_lora)
+    patched.remove_injections("scaled_fp8")
+    # first, so that a bypass LoRA wraps the right forward
+    ours = [PatcherInjection(inject=drop_stale_forwards, eject=lambda model: None)]
+    patched.injections = {"scaled_fp8": ours, **patched.injections}
+
+
+def drop_stale_forwards(model: ModelPatcher) -> None:
+    """Take from modules the bound forward of their unpatched class, which a bypass LoRA leaves behind."""
+    for _, module in linears(model):
+        left = getattr(module.__dict__.get("forward"), "__func__", None)
+        if left and any(vars(base).get("forward") is left for base in type(module).__mro__):
+            del module.__dict__["forward"]
 
 
 def load_anew_with_lora(model: ModelPatcher, *load: object) -> None:

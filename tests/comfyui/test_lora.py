@@ -38,3 +38,7 @@ def test_removing_returns_to_the_exact_base(lora, case):
 
 def test_order_of_lora_and_patch_does_not_matter(lora):
     assert min(lora["patch-after-lora"].values()) >= 24
+
+
+def test_patch_runs_on_a_model_that_had_a_bypass_lora(lora):
+    assert lora["patch-after-bypass"] <= 0.06

@@ -65,6 +65,10 @@ measure("patch", patched(noise, scales_from="diffusion_models/lora-base.safetens
 lora_first = with_lora(noise, "merged")
 healed = patched(lora_first, scales_from="diffusion_models/lora-base.safetensors")[0]
 figures["patch-after-lora"] = {"sqnr": sqnr(forward(healed), want), "lowvram": sqnr(forward_lowvram(healed), want)}
+# a bypass LoRA leaves the forward of core's class on each module of the plain model
+forward(with_lora(noise, "beside"))
+fresh = patched(noise, scales_from="diffusion_models/lora-base.safetensors")[0]
+figures["patch-after-bypass"] = error(forward(fresh), plain)
 marked = "lora-marked.safetensors"
 write_fp8(marked, marked=True)
 core = unet(marked)

@@ -62,7 +62,7 @@ def merged(model):
 
 def beside(model):
     # core takes two of them off in the order it put them on, which leaves the second for ever
-    model = model if not model.injections else roots[0]
+    model = roots[0] if "bypass_lora" in model.injections else model
     grown(comfy.sd.load_bypass_lora_for_models(model, None, LORA, chance.uniform(-1, 1), 0)[0])
 
 
