@@ -25,7 +25,7 @@ def measure(name: str, model) -> None:
 
 FILE = "diffusion_models/compiled-ltx.safetensors"
 models = {
-    "patch": patched(unet("compiled-ltx.safetensors"), scales_from=FILE)[0],
+    "patch scaled_mm": patched(unet("compiled-ltx.safetensors"), compute="scaled_mm", scales_from=FILE)[0],
     "loader upcast": fp8("compiled-ltx.safetensors", compute="upcast")[0],
 }
 for name, model in models.items():
