@@ -7,7 +7,7 @@ import os
 from comfy_api.v0_0_2 import io
 
 from .host.load import load_checkpoint, load_diffusion_model
-from .host.plan import model_report
+from .host.plan import load_report
 from .inputs import CATEGORY, activation_scale_input, compute_input, model_files, model_path
 from .runs import remember
 
@@ -52,5 +52,5 @@ class LoadFP8Checkpoint(io.ComfyNode):
         else:
             model, clip, vae = load_diffusion_model(path, compute, activation_scale), None, None
         remember(cls, model, checkpoint)
-        verdict = model.get_attachment("scaled_fp8_verdict")
-        return io.NodeOutput(model, clip, vae, f"{verdict.sentence()}\n\n{model_report(model).table()}")
+        report = load_report(model, [model.get_attachment("scaled_fp8_verdict")])
+        return io.NodeOutput(model, clip, vae, report)

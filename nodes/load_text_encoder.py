@@ -10,7 +10,7 @@ from comfy_api.v0_0_2 import io
 import nodes
 
 from .host.load import load_text_encoder
-from .host.plan import model_report
+from .host.plan import load_report
 from .inputs import CATEGORY, NONE
 from .runs import remember
 
@@ -63,5 +63,4 @@ class LoadFP8TextEncoder(io.ComfyNode):
     def execute(cls, text_encoder: str, type: str, text_encoder_2: str = NONE) -> io.NodeOutput:
         clip, verdicts = load_text_encoder(encoder_paths(text_encoder, text_encoder_2), type)
         remember(cls, clip.patcher, f"text_encoders/{text_encoder}")
-        sentences = "\n".join(verdict.sentence() for verdict in verdicts)
-        return io.NodeOutput(clip, f"{sentences}\n\n{model_report(clip.patcher).table()}")
+        return io.NodeOutput(clip, load_report(clip.patcher, verdicts))

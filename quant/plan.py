@@ -150,7 +150,9 @@ def joined(refused: dict[str, str], layer: Layer, chosen: str = "") -> str:
         if kernel.name in refused and kernel.family != chosen:
             best = closest.get(kernel.family, kernel)
             closest[kernel.family] = kernel if kernel.passed(layer) >= best.passed(layer) else best
-    return "; ".join(f"{kernel.name} {refused[kernel.name]}" for kernel in closest.values())
+    # what a kernel is not made for says nothing where another one was measured or asked
+    telling = [kernel for kernel in closest.values() if not refused[kernel.name].startswith("needs ")]
+    return "; ".join(f"{kernel.name} {refused[kernel.name]}" for kernel in telling or closest.values())
 
 
 def require(choices: Iterable[Choice], compute: str) -> None:

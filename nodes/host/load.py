@@ -47,6 +47,8 @@ def resident(checkpoint: quant.Checkpoint, name: str) -> Tensor:
 def open_checkpoint(path: str) -> quant.Checkpoint:
     """A checkpoint whose tensors ComfyUI itself maps from disk, so that it streams them as its own."""
     source = quant.open_source(path)
+    # in messages, which may leave this machine, the file's name is enough
+    source.name = Path(path).name
     # before they are mapped: looking into a mapped file reads megabytes around every place from a cold disk
     checkpoint = quant.read_checkpoint(source)
     for name, tensor in mapped_tensors(path).items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -13,6 +13,7 @@ from torch.nn import Module, Parameter
 from ...quant.layout import from_tensor, is_scaled, with_choice
 from ...quant.plan import choose_for, require
 from ...quant.report import Report, Row, report_choices
+from ...quant.verdict import Verdict
 
 
 def linears(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
@@ -59,6 +60,14 @@ def model_report(model: ModelPatcher) -> Report:
     """What runs where and why, with the calls counted so far; the layers that core's own kernels run last."""
     scaled = report_choices({name: weight._params.choice for name, weight in scaled_weights(model)})
     return Report((*scaled.rows, *core_rows(model)))
+
+
+def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
+    """What the files are, what they lack, and what runs where."""
+    absent = [name.removeprefix("diffusion_model.") for name, module in linears(model) if module.weight is None]
+    lines = [verdict.sentence() for verdict in verdicts]
+    lines += [f"Not in the file, and an error where the model uses them: {', '.join(absent)}."] * bool(absent)
+    return "\n".join((*lines, "", model_report(model).table()))
 
 
 # Layout of a weight -> its format, for the formats that core runs by itself.
