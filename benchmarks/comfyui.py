@@ -40,13 +40,19 @@ def inside(base: Path, work: str, **request: object) -> dict:
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "request.json", Path(folder) / "answer.json"
         asked.write_text(json.dumps({"work": work, "base": str(base), **request}))
-        command = [str(python()), "-m", "benchmarks.inside", str(asked), str(answered)]
-        environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
-        environment |= {"PYTHONPATH": f"{COMFYUI}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
-        done = subprocess.run(
-            command, cwd=base, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
-        )
-        if done.returncode:
-            lines = done.stderr.strip().splitlines() or ["nothing on stderr"]
-            raise RuntimeError(f"{work} inside ComfyUI: {lines[-1][:300]}")
+        run("inside", str(asked), str(answered), folder=base)
         return json.loads(answered.read_text())
+
+
+def run(module: str, *arguments: str, folder: Path = ROOT) -> str:
+    """What a module of benchmarks prints under ComfyUI's python; RuntimeError where it fails."""
+    command = [str(python()), "-m", f"benchmarks.{module}", *arguments]
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
+    environment |= {"PYTHONPATH": f"{COMFYUI}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
+    )
+    if done.returncode:
+        lines = done.stderr.strip().splitlines() or ["nothing on stderr"]
+        raise RuntimeError(f"{module} inside ComfyUI: {lines[-1][:300]}")
+    return done.stdout

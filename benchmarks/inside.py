@@ -11,13 +11,12 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from statistics import median
-
-import comfy.cli_args as cli
 
 
 def start(request: dict) -> dict[str, type]:
     """ComfyUI's nodes and this pack's, by ComfyUI's own loader."""
+    import comfy.cli_args as cli
+
     cli.args.base_directory, cli.args.cpu = request["base"], request["device"] == "cpu"
     if request.get("fast"):
         cli.args.fast = {cli.PerformanceFeature(request["fast"])}
@@ -57,7 +56,7 @@ def load(request: dict) -> dict:
                 gc.collect()
                 (forget if state == "cold" else remember)(path)
                 times[f"{name} {state}"].append(seconds(call))
-    return {name: {"median": median(taken), "min": min(taken), "max": max(taken)} for name, taken in times.items()}
+    return times
 
 
 def seconds(call: Callable[[], object]) -> float:
@@ -79,7 +78,51 @@ def remember(path: Path) -> None:
             pass
 
 
-WORK = {"load": load}
+##### A sampling step
+
+
+def step(request: dict) -> dict:
+    """Seconds of sampling steps of a FLUX.2 model in ComfyUI, the latents of one step, and the peak memory."""
+    nodes = start(request)
+    import torch
+    from safetensors.torch import save_file
+
+    call = loader(nodes, request["loader"], request["file"], request.get("dtype", "default"))
+    model, sampler = call(), nodes["KSampler"]()
+    torch.manual_seed(0)
+    conditioning = [[torch.randn(1, request["text"], request["context"]), {}]]
+    latent = {"samples": torch.zeros(1, 128, request["side"], request["side"])}
+
+    def sampled(steps: int) -> torch.Tensor:
+        made = sampler.sample(model, 7, steps, 1.0, "euler", "simple", conditioning, conditioning, latent, 1.0)
+        return made[0]["samples"].float().cpu()
+
+    save_file({"latents": sampled(1)}, request["out"])
+    steps, taken = request["steps"], []
+    for _ in range(request["rounds"]):
+        # the sampler's own start is in both
+        short = seconds(lambda: sampled(1))
+        taken.append((seconds(lambda: sampled(1 + steps)) - short) / steps)
+    return {"times": taken, "memory": held(request["device"]), "ran": kernels(model)}
+
+
+def held(device: str) -> int:
+    """Bytes at most: of the GPU, else of the process."""
+    import torch
+
+    if device == "cpu":
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return torch.cuda.max_memory_allocated()
+
+
+def kernels(model) -> str:
+    """Which kernels ran the scaled weights of a MODEL and why, by the pack's own report; "" where there are none."""
+    choices = [getattr(getattr(p, "_params", None), "choice", None) for p in model.model.parameters()]
+    told = {f"{choice.kernel.name}: {choice.reason}" for choice in choices if choice is not None}
+    return "; ".join(sorted(told))
+
+
+WORK = {"load": load, "step": step}
 
 
 def main() -> None:

@@ -10,7 +10,6 @@ from pathlib import Path
 import torch
 from scaled_fp8 import quant
 from scaled_fp8.quant.header import info_of
-
 from scaled_fp8.quant.writer import write_safetensors
 from torch import Tensor
 

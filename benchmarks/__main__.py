@@ -1,0 +1,88 @@
+"""All measurements of this machine: ``python -m benchmarks [--only linears,load] [--quick]``.
+
+Writes benchmarks/results/MACHINE.json and the section "Speed" of README.md; parts that are left out keep the figures
+they had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+
+import torch
+
+from . import files, host
+from .linears import Bench, blocks, linears
+from .machine import machine, slug
+from .results import FOLDER, Part, Results, every, read
+from .shapes import LARGE, MODELS, SMALL, SMALL_TOKENS, TINY, TOKENS
+from .table import write_readme
+
+Maker = Callable[[], Iterator[Part]]
+
+
+def parts(device: torch.device, quick: bool) -> dict[str, Maker]:
+    """Name -> what measures it. quick: the smallest shapes and files, to see that everything runs."""
+    gpu, kind = device.type == "cuda", device.type
+    models, tokens = (MODELS, TOKENS) if gpu else (SMALL, SMALL_TOKENS)
+    budget, limit = (0.02, 240.0) if gpu else (0.3, 90.0)
+    if quick:
+        models, tokens, budget = TINY, (1, 16), 0.001
+    return {
+        "linears": lambda: linears(models, tokens, bench(device, budget, limit)),
+        "blocks": lambda: blocks(models, LARGE if gpu and not quick else 64, bench(device, budget, limit / 3)),
+        "overhead": host.overhead,
+        "load": partial(host.load, kind),
+        "step": partial(host.step, kind),
+        "convert": files.conversion,
+        "inspect": files.inspection,
+    }
+
+
+def bench(device: torch.device, budget: float, limit: float) -> Bench:
+    return Bench(device, budget, time.monotonic() + limit)
+
+
+def run(makers: dict[str, Maker], wanted: list[str]) -> list[Part]:
+    found = []
+    for name in wanted:
+        start = time.monotonic()
+        with torch.inference_mode():
+            found += makers[name]()
+        sys.stdout.write(f"{name}: {time.monotonic() - start:.0f} s\n")
+        sys.stdout.flush()
+    return found
+
+
+def merged(facts: dict[str, object], found: list[Part], names: list[str]) -> Results:
+    """The new parts in the places of old ones of this machine."""
+    path = FOLDER / f"{slug(str(facts['name']))}.json"
+    kept = {part.name: part for part in read(path).parts} if path.exists() else {}
+    both = {**kept, **{part.name: part for part in found}}
+    order = [name for each in names for name in (each, f"{each}-graph")]
+    return Results(facts, tuple(both[name] for name in order if name in both))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", default="", help="names of parts, by commas; all of them by default")
+    parser.add_argument("--quick", action="store_true", help="smallest shapes; prints, and writes nothing")
+    arguments = parser.parse_args()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.set_num_threads(min(os.cpu_count() or 1, 16))
+    makers = parts(device, arguments.quick)
+    found = run(makers, [name for name in arguments.only.split(",") if name] or list(makers))
+    facts = machine()
+    results = merged(facts, found, list(makers))
+    if not arguments.quick:
+        path = results.save(FOLDER / f"{slug(str(facts['name']))}.json")
+        write_readme(every())
+        sys.stdout.write(f"{path.relative_to(FOLDER.parents[1])} and README.md are written\n")
+
+
+if __name__ == "__main__":
+    main()

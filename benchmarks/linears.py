@@ -1,0 +1,157 @@
+"""One Linear, by every peer, for the shapes of real models; and a whole transformer block of each model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .peers import BASELINE, KITCHEN, OURS_AUTO, OURS_UPCAST, PEERS, Built, Call, Peer
+from .results import Part, Row, row
+from .shapes import Model, distinct
+from .timing import graphed, measure, peak_memory
+
+COMMAND = "python -m benchmarks --only linears,blocks"
+IN_BLOCKS = (BASELINE, "torchao per-row", KITCHEN, "plain upcast", OURS_AUTO, OURS_UPCAST)
+GRAPH = " in a CUDA graph"
+
+
+@dataclass
+class Bench:
+    """Where and how long: device; budget: seconds for one figure; until: when to stop, by time.monotonic.
+
+    rows by whether they ran in a graph; missing: peer -> why; left: how many figures there was no time for.
+    """
+
+    device: torch.device
+    budget: float
+    until: float
+    rows: dict[bool, list[Row]] = field(default_factory=lambda: {False: [], True: []})
+    missing: dict[str, str] = field(default_factory=dict)
+    left: int = 0
+
+    def parts(self, name: str, title: str) -> Iterator[Part]:
+        notes = (f"{self.left} figures were not measured: there was no time left.",) if self.left else ()
+        yield Part(name, title, COMMAND, BASELINE, tuple(self.rows[False]), self.missing, notes)
+        if self.device.type == "cuda":
+            yield Part(f"{name}-graph", title + GRAPH, COMMAND, BASELINE, tuple(self.rows[True]), self.missing, notes)
+
+    def add(self, case: str, group: str, peer: str, run: Callable[[], Tensor], truth: Tensor, note: str) -> None:
+        """Time run, eager and in a graph where there are any; its output beside truth."""
+        facts = {
+            "group": group, "db": decibels(run(), truth), "memory": peak_memory(run, self.device), "note": note,
+        }  # fmt: skip
+        self.rows[False].append(row(case, peer, measure(run, self.device, self.budget), **facts))
+        if self.device.type != "cuda":
+            return
+        try:
+            self.rows[True].append(row(case, peer, measure(graphed(run), self.device, self.budget), **facts))
+        except RuntimeError as problem:
+            self.missing.setdefault(f"{peer}{GRAPH}", str(problem).splitlines()[0][:140])
+
+
+def decibels(y: Tensor, truth: Tensor) -> float | None:
+    """Signal to error, None where there is no error at all."""
+    error = float((y.float() - truth).norm())
+    return 20 * float(torch.log10(truth.norm() / error)) if error else None
+
+
+def random(*shape: int, device: torch.device, scale: float = 1.0) -> Tensor:
+    return (torch.randn(shape, device=device) * scale).bfloat16()
+
+
+##### Single Linears
+
+
+def linears(models: tuple[Model, ...], tokens: tuple[int, ...], bench: Bench) -> Iterator[Part]:
+    """Every distinct shape by every peer, the most tokens first."""
+    shapes = distinct(models)
+    for count in sorted(tokens, reverse=True):
+        for outputs, inputs in shapes:
+            if time.monotonic() > bench.until:
+                bench.left += len(PEERS)
+                continue
+            weight = random(outputs, inputs, device=bench.device, scale=inputs**-0.5)
+            one_shape(weight, random(count, inputs, device=bench.device), bench)
+    yield from bench.parts("linears", "One Linear")
+
+
+def one_shape(weight: Tensor, x: Tensor, bench: Bench) -> None:
+    truth = F.linear(x.float(), weight.float())
+    case, group = f"{weight.shape[0]} x {weight.shape[1]}", f"{x.shape[0]} tokens"
+    for peer in PEERS:
+        torch.compiler.reset()
+        built, reason = peer.built(weight, x)
+        if built is None:
+            if x.shape[0] >= peer.least:
+                bench.missing.setdefault(peer.name, reason)
+            continue
+        bench.add(case, group, peer.name, lambda built=built: built.call(x), truth, built.note)
+
+
+##### Whole blocks
+
+
+def blocks(models: tuple[Model, ...], tokens: int, bench: Bench) -> Iterator[Part]:
+    for model in models:
+        if time.monotonic() > bench.until:
+            bench.left += len(IN_BLOCKS)
+            continue
+        one_block(model, random(1, tokens, model.hidden, device=bench.device), bench)
+    yield from bench.parts("blocks", f"A transformer block, {tokens} tokens")
+
+
+def one_block(model: Model, x: Tensor, bench: Bench) -> None:
+    weights = block_weights(model, bench.device)
+    exact = {name: partial(F.linear, weight=weight.float()) for name, weight in weights.items()}
+    truth = block(x.float(), exact, model)
+    for peer in (peer for peer in PEERS if peer.name in IN_BLOCKS):
+        built, reason = built_block(peer, weights, x)
+        if reason:
+            bench.missing.setdefault(peer.name, reason)
+            continue
+        calls = {name: one.call for name, one in built.items()}
+        note = built["qkv"].note
+        bench.add(model.name, "", peer.name, lambda calls=calls: block(x, calls, model), truth, note)
+
+
+def built_block(peer: Peer, weights: dict[str, Tensor], x: Tensor) -> tuple[dict[str, Built], str]:
+    found = {}
+    for name, weight in weights.items():
+        built, reason = peer.built(weight, random(x.shape[1], weight.shape[1], device=x.device))
+        if built is None:
+            return {}, reason
+        found[name] = built
+    return found, ""
+
+
+def block_weights(model: Model, device: torch.device) -> dict[str, Tensor]:
+    h, up = model.hidden, model.inner * (2 if model.gated else 1)
+    shapes = {"qkv": (3 * h, h), "proj": (h, h), "up": (up, h), "down": (h, model.inner)}
+    return {name: random(*shape, device=device, scale=shape[1] ** -0.5) for name, shape in shapes.items()}
+
+
+def block(x: Tensor, linears: dict[str, Call], model: Model) -> Tensor:
+    """Attention and MLP with their norms and residuals: ``[1, tokens, hidden]``."""
+    q, k, v = heads(linears["qkv"](normed(x)[0]), model.head)
+    attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, model.hidden)
+    x = x + linears["proj"](attended)
+    wide = linears["up"](normed(x)[0])
+    if model.gated:
+        first, second = wide.chunk(2, -1)
+        return x + linears["down"](F.silu(first) * second)
+    return x + linears["down"](F.gelu(wide, approximate="tanh"))
+
+
+def normed(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])
+
+
+def heads(qkv: Tensor, width: int) -> tuple[Tensor, ...]:
+    """``[tokens, 3 * hidden]`` to q, k and v ``[1, heads, tokens, width]``."""
+    return tuple(part.view(1, part.shape[0], -1, width).transpose(1, 2) for part in qkv.chunk(3, -1))

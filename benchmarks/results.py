@@ -1,0 +1,78 @@
+"""What was measured on one machine, as JSON under benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from .timing import Timing
+
+FOLDER = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measured figure. case: what was computed; peer: by whom; times in seconds, by their median and quartiles.
+
+    group: the cases whose figures the table takes together;
+    db: signal to error against float32, higher is better; memory: bytes at most; note: of this pack, what ran and why.
+    """
+
+    case: str
+    peer: str
+    median: float
+    low: float
+    high: float
+    runs: int
+    group: str = ""
+    db: float | None = None
+    memory: int | None = None
+    note: str = ""
+
+    @property
+    def ours(self) -> bool:
+        return self.peer.startswith("Scaled FP8")
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of one kind, and the peers that have none with the reason. baseline: the peer that others are beside."""
+
+    name: str
+    title: str
+    command: str
+    baseline: str
+    rows: tuple[Row, ...] = ()
+    missing: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Results:
+    machine: dict[str, object]
+    parts: tuple[Part, ...]
+
+    def save(self, path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
+        return path
+
+
+def row(case: str, peer: str, timing: Timing, **more: object) -> Row:
+    return Row(case, peer, timing.median, timing.low, timing.high, timing.runs, **more)
+
+
+def read(path: Path) -> Results:
+    stored = json.loads(path.read_text())
+    return Results(stored["machine"], tuple(read_part(part) for part in stored["parts"]))
+
+
+def read_part(stored: dict) -> Part:
+    rows = tuple(Row(**one) for one in stored.pop("rows"))
+    return Part(**{**stored, "notes": tuple(stored["notes"])}, rows=rows)
+
+
+def every() -> list[Results]:
+    """Of all machines, by name."""
+    return [read(path) for path in sorted(FOLDER.glob("*.json"))]

@@ -1,0 +1,175 @@
+"""The benchmarks run, say why a peer is missing, and make one table of what they found; times are not asserted."""
+
+from __future__ import annotations
+
+import re
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT))
+
+from benchmarks import comfyui, inside, limits, machine, models, results, shapes, table, timing  # noqa: E402
+from benchmarks.linears import Bench, blocks, decibels, linears  # noqa: E402
+from benchmarks.peers import BASELINE, LIMIT, OURS, OURS_AUTO, OURS_UPCAST, PEERS  # noqa: E402
+
+CPU = torch.device("cpu")
+STORED = ROOT / "tests" / "data" / "benchmarks.json"
+
+
+@pytest.fixture(scope="module")
+def stored() -> results.Results:
+    """A machine of two parts, written by hand: OURS takes 0.6 and 0.4 of bf16's time, and 1.5 with one token."""
+    return results.read(STORED)
+
+
+##### Peers
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+def test_every_peer_builds_or_says_why(peer):
+    torch.manual_seed(0)
+    weight, x = (torch.randn(64, 128) * 0.1).bfloat16(), torch.randn(16, 128).bfloat16()
+    built, reason = peer.built(weight, x)
+    assert (built is None) == bool(reason)
+    if built is not None:
+        truth = F.linear(x.float(), weight.float())
+        # the activations as they are, or of unit size, which even a scale of one suits
+        assert decibels(built.call(x), truth) > 25
+
+
+def test_a_peer_that_raises_answers_with_what_it_raised():
+    def build(weight, x):
+        raise ValueError("no such thing\nsecond line")
+
+    peer = replace(PEERS[0], build=build)
+    assert peer.built(torch.zeros(2, 2), torch.zeros(1, 2)) == (None, "ValueError: no such thing")
+
+
+def test_peers_have_names_of_their_own_and_the_baseline_is_the_first():
+    names = [peer.name for peer in PEERS]
+    assert len(set(names)) == len(names)
+    assert names[0] == BASELINE
+
+
+##### What is run
+
+
+@pytest.mark.parametrize("part", [linears, blocks], ids=["linears", "blocks"])
+def test_a_part_has_a_row_or_a_reason_for_every_peer(part):
+    bench = Bench(CPU, 0.0, time.monotonic() + 60)
+    (found,) = part(shapes.TINY, (16,) if part is linears else 16, bench)
+    peers = {row.peer for row in found.rows}
+    assert {BASELINE, OURS_AUTO, OURS_UPCAST} <= peers
+    if part is linears:
+        # peers that are timed with many tokens only are neither
+        assert {peer.name for peer in PEERS if peer.least == 1} <= peers | set(found.missing)
+    for row in found.rows:
+        assert 0 < row.low <= row.median <= row.high
+        assert row.db > 25
+        assert bool(row.note) == row.ours
+
+
+def test_nothing_is_dropped_in_silence_when_time_is_up():
+    bench = Bench(CPU, 0.0, time.monotonic() - 1)
+    (found,) = linears(shapes.TINY, (1,), bench)
+    assert found.rows == ()
+    assert found.notes == (f"{2 * len(PEERS)} figures were not measured: there was no time left.",)
+
+
+def test_shapes_are_timed_once():
+    found = shapes.distinct(shapes.MODELS)
+    assert found[4096, 4096] == ["FLUX.2 klein 9B proj", "LTX-2.3 22B proj"]
+    assert sum(map(len, found.values())) == sum(len(model.linears) for model in shapes.MODELS)
+
+
+def test_spread_is_the_median_and_the_quartiles():
+    assert timing.spread([5.0, 1.0, 3.0, 2.0, 4.0]) == timing.Timing(3.0, 2.0, 4.0, 5)
+    assert timing.spread([2.0]) == timing.Timing(2.0, 2.0, 2.0, 1)
+
+
+def test_the_machine_is_named_without_its_host():
+    facts = machine.machine()
+    assert {"name", "clocks", "versions", "threads", "memory_gib"} <= set(facts)
+    assert machine.slug("AMD EPYC, 2 cores") == "amd-epyc-2-cores"
+
+
+def test_flux2_files_are_of_one_model(tmp_path):
+    from scaled_fp8 import quant
+
+    model = models.Flux2(256, 1, 1, 64)
+    wide = quant.open_source(models.write_bf16(tmp_path / "bf16.safetensors", model))
+    found = quant.read_checkpoint(models.write_fp8(tmp_path / "fp8.safetensors", model))
+    assert len(found) == 10
+    for name in found:
+        exact = wide.tensor(f"{name}.weight").float()
+        assert decibels(found[name].dequantize(torch.float32), exact) > 30
+    assert {name: wide[name].shape for name in wide} == model.shapes()
+
+
+@pytest.mark.skipif(comfyui.absent() is not None, reason="no ComfyUI")
+def test_work_inside_comfyui_that_fails_is_told(tmp_path):
+    with pytest.raises(RuntimeError, match="inside ComfyUI: KeyError: 'nonsense'"):
+        comfyui.inside(tmp_path, "nonsense")
+
+
+##### The table
+
+
+def test_results_survive_the_disk(stored, tmp_path):
+    assert results.read(stored.save(tmp_path / "a" / "b.json")) == stored
+
+
+def test_figures_are_geometric_means_over_shapes(stored):
+    found = {figure.what: figure.value for figure in limits.figures(stored)}
+    where = "from 4096 tokens on, geometric mean"
+    assert found[f"{OURS} / bf16, {where}"] == pytest.approx((0.6 * 0.4) ** 0.5)
+    assert found[f"{OURS} / bf16, from 4096 tokens on, worst shape"] == pytest.approx(0.6)
+    assert found[f"{OURS} / {LIMIT}, {where}"] == pytest.approx((1.2 * 0.8) ** 0.5)
+    assert found["LoadFP8Checkpoint / UNETLoader, warm"] == pytest.approx(0.9)
+
+
+def test_the_table_says_where_this_pack_is_slower_and_why(stored):
+    text = table.markdown([stored])
+    (told,) = [line for line in text.splitlines() if "is slower than" in line]
+    assert told.startswith(f"- {OURS} is slower than {BASELINE} (1 tokens 1.50 times): ")
+    assert told.endswith("scaled_mm per-row: proven here.")
+    assert "- torchao per-row: torchao is not installed." in text
+    assert "| Scaled FP8, dynamic per token | 1.50, 28.0 dB | 0.49, 28.0 dB |" in text
+    assert "### A machine" in text and "`python -m benchmarks --only load`" in text
+
+
+def test_running_twice_changes_figures_not_structure(stored, tmp_path):
+    readme = tmp_path / "README.md"
+    readme.write_text("# Title\n\n## How it is built\n\nText.\n")
+    table.write_readme([stored], readme)
+    first = readme.read_text()
+    slower_ = [replace(part, rows=tuple(replace(r, median=r.median * 1.1) for r in part.rows)) for part in stored.parts]
+    table.write_readme([replace(stored, parts=tuple(slower_))], readme)
+    second = readme.read_text()
+    assert first != second
+    assert without_numbers(first) == without_numbers(second)
+    assert second.startswith("# Title\n\n## Speed\n") and second.endswith("## How it is built\n\nText.\n")
+    assert second.count(table.START) == second.count(table.END) == 1
+
+
+def without_numbers(text: str) -> str:
+    return re.sub(r"\d+(\.\d+)?( (s|ms|µs)\b)?", "#", text)
+
+
+def test_the_readme_is_of_the_stored_results(tmp_path):
+    """README's section is what the JSON files under benchmarks/results make."""
+    copy = tmp_path / "README.md"
+    copy.write_text(table.README.read_text())
+    table.write_readme(results.every(), copy)
+    assert copy.read_text() == table.README.read_text(), "run: python -m benchmarks"
+
+
+def test_work_inside_comfyui_has_a_name_each():
+    assert set(inside.WORK) == {"load", "step"}
