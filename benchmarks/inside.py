@@ -6,7 +6,7 @@ import asyncio
 import gc
 import json
 import os
-import resource
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -111,7 +111,9 @@ def held(device: str) -> int:
     import torch
 
     if device == "cpu":
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        # getrusage's peak is inherited from the process that started this one
+        told = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+        return int(told[1]) * 1024
     return torch.cuda.max_memory_allocated()
 
 

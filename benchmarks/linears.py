@@ -83,7 +83,7 @@ def linears(models: tuple[Model, ...], tokens: tuple[int, ...], bench: Bench) ->
 
 def one_shape(weight: Tensor, x: Tensor, bench: Bench) -> None:
     truth = F.linear(x.float(), weight.float())
-    case, group = f"{weight.shape[0]} x {weight.shape[1]}", f"{x.shape[0]} tokens"
+    case, group = f"{weight.shape[0]} x {weight.shape[1]}", f"{x.shape[0]} token{'s' * (x.shape[0] > 1)}"
     for peer in PEERS:
         torch.compiler.reset()
         built, reason = peer.built(weight, x)

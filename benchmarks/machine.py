@@ -64,7 +64,7 @@ def processor_clocks() -> dict[str, str]:
     with suppress(OSError):
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         told = [float(line.partition(":")[2]) for line in lines if line.startswith("cpu MHz")]
-        return {"MHz": f"{max(told):.0f}"} if told else {}
+        return {"clock": f"{max(told):.0f} MHz"} if told else {}
     return {}
 
 

@@ -131,7 +131,9 @@ def relabelled(layer: Layer) -> str:
     """What a whole layer of e4m3 codes shows that a sample misses: one NaN is enough."""
     if layer.format.dtype is not torch.float8_e4m3fn or layer.stored[0] * layer.stored[1] > LARGEST:
         return ""
-    return NAN_CODES if holds_nan(layer.codes()) else ""
+    source, key = layer.module.source, layer.module.key("weight") or ""
+    pieces = (source.piece(key, *bounds) for runs in chunks(layer) for bounds in runs)
+    return NAN_CODES if any(map(holds_nan, pieces)) else ""
 
 
 def reaches_top(layer: Layer) -> bool:

@@ -138,7 +138,7 @@ def test_figures_are_geometric_means_over_shapes(stored):
 def test_the_table_says_where_this_pack_is_slower_and_why(stored):
     text = table.markdown([stored])
     (told,) = [line for line in text.splitlines() if "is slower than" in line]
-    assert told.startswith(f"- {OURS} is slower than {BASELINE} (1 tokens 1.50 times): ")
+    assert told.startswith(f"- {OURS} is slower than {BASELINE} (1 token 1.50 times): ")
     assert told.endswith("scaled_mm per-row: proven here.")
     assert "- torchao per-row: torchao is not installed." in text
     assert "| Scaled FP8, dynamic per token | 1.50, 28.0 dB | 0.49, 28.0 dB |" in text
