@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from math import prod
 
 from .encode import SLAB
-from .formats import FORMATS, Format, float8_e4m3fn
+from .formats import FORMATS, Format, float8_e4m3fn, int8
 from .granularity import Granularity
 from .methods import METHODS, method_named
 from .policy import Policy, family_named, recognise
@@ -71,7 +71,8 @@ def estimate_memory(
         name: (shape, policy.format, policy.granularity) if decided[name] else (shape, None, None)
         for name, shape in shapes.items()
     }
-    return account(chosen.name, plans, tokens, chosen.compute == "auto" and chosen.format.dtype == float8_e4m3fn.dtype)
+    coded = chosen.compute == "auto" and (chosen.format is int8 or chosen.format.dtype == float8_e4m3fn.dtype)
+    return account(chosen.name, plans, tokens, coded)
 
 
 Plan = tuple[tuple[int, ...], Format | None, Granularity | None]
@@ -107,6 +108,9 @@ def working(plan: Plan, tokens: int, coded: bool) -> int:
     inputs, output = prod(shape[1:]), tokens * shape[0] * WIDE
     if format is None:
         return output
+    if coded and format.dtype == int8.dtype:
+        # int32 sums and their float32 copy
+        return output + tokens * inputs + tokens * shape[0] * 2 * SINGLE
     if coded:
         # codes and the float32 copy that they are rounded from; a scale a token
         return output + tokens * inputs * (1 + SINGLE) + tokens * SINGLE
