@@ -87,6 +87,7 @@ def step(request: dict) -> dict:
     import torch
     from safetensors.torch import save_file
 
+    free = torch.cuda.mem_get_info()[0] if request["device"] != "cpu" else 0
     call = loader(nodes, request["loader"], request["file"], request.get("dtype", "default"))
     model, sampler = call(), nodes["KSampler"]()
     torch.manual_seed(0)
@@ -103,18 +104,18 @@ def step(request: dict) -> dict:
         # the sampler's own start is in both
         short = seconds(lambda: sampled(1))
         taken.append((seconds(lambda: sampled(1 + steps)) - short) / steps)
-    return {"times": taken, "memory": held(request["device"]), "ran": kernels(model)}
+    return {"times": taken, "memory": held(free), "ran": kernels(model)}
 
 
-def held(device: str) -> int:
-    """Bytes at most: of the GPU, else of the process."""
+def held(free: int) -> int:
+    """Bytes: what the GPU has less than was free, since allocators keep their peak; without one, the process's peak."""
     import torch
 
-    if device == "cpu":
+    if not free:
         # getrusage's peak is inherited from the process that started this one
         told = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
         return int(told[1]) * 1024
-    return torch.cuda.max_memory_allocated()
+    return free - torch.cuda.mem_get_info()[0]
 
 
 def kernels(model) -> str:

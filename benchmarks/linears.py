@@ -14,11 +14,20 @@ from torch import Tensor
 from .peers import BASELINE, KITCHEN, OURS_AUTO, OURS_UPCAST, PEERS, Built, Call, Peer
 from .results import Part, Row, row
 from .shapes import Model, distinct
-from .timing import graphed, measure, peak_memory
+from .timing import graphed, held, measure, peak_memory
 
 COMMAND = "python -m benchmarks --only linears,blocks"
 IN_BLOCKS = (BASELINE, "torchao per-row", KITCHEN, "plain upcast", OURS_AUTO, OURS_UPCAST)
 GRAPH = " in a CUDA graph"
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is computed: its name, the group of the table, and the output in float32."""
+
+    name: str
+    group: str
+    truth: Tensor
 
 
 @dataclass
@@ -36,21 +45,24 @@ class Bench:
     left: int = 0
 
     def parts(self, name: str, title: str) -> Iterator[Part]:
-        notes = (f"{self.left} figures were not measured: there was no time left.",) if self.left else ()
+        notes = (f"{self.left} figures were not measured: there was no time left",) if self.left else ()
         yield Part(name, title, COMMAND, BASELINE, tuple(self.rows[False]), self.missing, notes)
         if self.device.type == "cuda":
             yield Part(f"{name}-graph", title + GRAPH, COMMAND, BASELINE, tuple(self.rows[True]), self.missing, notes)
 
-    def add(self, case: str, group: str, peer: str, run: Callable[[], Tensor], truth: Tensor, note: str) -> None:
-        """Time run, eager and in a graph where there are any; its output beside truth."""
-        facts = {
-            "group": group, "db": decibels(run(), truth), "memory": peak_memory(run, self.device), "note": note,
-        }  # fmt: skip
-        self.rows[False].append(row(case, peer, measure(run, self.device, self.budget), **facts))
+    def add(self, case: Case, peer: str, run: Callable[[], Tensor], more: tuple[str, int]) -> None:
+        """Time run, eager and in a graph where there are any; its output beside the truth.
+
+        more: the row's note, and the memory held before run was built.
+        """
+        note, before = more
+        memory = peak_memory(run, self.device, before)
+        facts = {"group": case.group, "db": decibels(run(), case.truth), "memory": memory, "note": note}
+        self.rows[False].append(row(case.name, peer, measure(run, self.device, self.budget), **facts))
         if self.device.type != "cuda":
             return
         try:
-            self.rows[True].append(row(case, peer, measure(graphed(run), self.device, self.budget), **facts))
+            self.rows[True].append(row(case.name, peer, measure(graphed(run), self.device, self.budget), **facts))
         except RuntimeError as problem:
             self.missing.setdefault(f"{peer}{GRAPH}", str(problem).splitlines()[0][:140])
 
@@ -82,16 +94,17 @@ def linears(models: tuple[Model, ...], tokens: tuple[int, ...], bench: Bench) ->
 
 
 def one_shape(weight: Tensor, x: Tensor, bench: Bench) -> None:
-    truth = F.linear(x.float(), weight.float())
-    case, group = f"{weight.shape[0]} x {weight.shape[1]}", f"{x.shape[0]} token{'s' * (x.shape[0] > 1)}"
+    torch.compiler.reset()
+    group = f"{x.shape[0]} token{'s' * (x.shape[0] > 1)}"
+    case = Case(f"{weight.shape[0]} x {weight.shape[1]}", group, F.linear(x.float(), weight.float()))
     for peer in PEERS:
-        torch.compiler.reset()
+        before = held(bench.device)
         built, reason = peer.built(weight, x)
         if built is None:
             if x.shape[0] >= peer.least:
                 bench.missing.setdefault(peer.name, reason)
             continue
-        bench.add(case, group, peer.name, lambda built=built: built.call(x), truth, built.note)
+        bench.add(case, peer.name, lambda built=built: built.call(x), (built.note, before))
 
 
 ##### Whole blocks
@@ -109,15 +122,17 @@ def blocks(models: tuple[Model, ...], tokens: int, bench: Bench) -> Iterator[Par
 def one_block(model: Model, x: Tensor, bench: Bench) -> None:
     weights = block_weights(model, bench.device)
     exact = {name: partial(F.linear, weight=weight.float()) for name, weight in weights.items()}
-    truth = block(x.float(), exact, model)
+    case = Case(model.name, "", block(x.float(), exact, model))
+    del exact
     for peer in (peer for peer in PEERS if peer.name in IN_BLOCKS):
+        before = held(bench.device)
         built, reason = built_block(peer, weights, x)
         if reason:
             bench.missing.setdefault(peer.name, reason)
             continue
         calls = {name: one.call for name, one in built.items()}
-        note = built["qkv"].note
-        bench.add(model.name, "", peer.name, lambda calls=calls: block(x, calls, model), truth, note)
+        more = (built["qkv"].note, before)
+        bench.add(case, peer.name, lambda calls=calls: block(x, calls, model), more)
 
 
 def built_block(peer: Peer, weights: dict[str, Tensor], x: Tensor) -> tuple[dict[str, Built], str]:

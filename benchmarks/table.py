@@ -102,10 +102,12 @@ def grouped(part: Part) -> Iterator[str]:
     peers = list(dict.fromkeys(row.peer for row in part.rows))
     count = len({row.case for row in part.rows})
     yield f"Time over that of {part.baseline}, geometric mean of {count} shape{'s' * (count > 1)}; mean dB.\n"
-    yield line(["who", *groups])
-    yield line(["---"] * (1 + len(groups)))
+    sized = any(row.memory for row in part.rows)
+    yield line(["who", *groups, *["memory at most"] * sized])
+    yield line(["---"] * (1 + len(groups) + sized))
     for peer in peers:
-        yield line([peer, *(cell(part, peer, group) for group in groups)])
+        most = max(row.memory or 0 for row in part.rows if row.peer == peer)
+        yield line([peer, *(cell(part, peer, group) for group in groups), *[bytes_(most)] * sized])
 
 
 def cell(part: Part, peer: str, group: str) -> str:

@@ -75,11 +75,16 @@ def graphed(run: Callable[[], object]) -> Callable[[], object]:
     return graph.replay
 
 
-def peak_memory(run: Callable[[], object], device: torch.device) -> int | None:
-    """Bytes that a GPU holds at most while run works, what it held before included; None elsewhere."""
+def held(device: torch.device) -> int:
+    """Bytes of a GPU's memory that tensors hold now; 0 elsewhere."""
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def peak_memory(run: Callable[[], object], device: torch.device, before: int) -> int | None:
+    """Bytes that a GPU holds at most while run works, beyond those held before it was built; None elsewhere."""
     if device.type != "cuda":
         return None
     torch.cuda.reset_peak_memory_stats(device)
     run()
     torch.cuda.synchronize(device)
-    return torch.cuda.max_memory_allocated(device)
+    return torch.cuda.max_memory_allocated(device) - before

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks import __main__ as main  # noqa: E402
 from benchmarks import comfyui, inside, limits, machine, models, results, shapes, table, timing  # noqa: E402
 from benchmarks.linears import Bench, blocks, decibels, linears  # noqa: E402
 from benchmarks.peers import BASELINE, LIMIT, OURS, OURS_AUTO, OURS_UPCAST, PEERS  # noqa: E402
@@ -80,7 +81,16 @@ def test_nothing_is_dropped_in_silence_when_time_is_up():
     bench = Bench(CPU, 0.0, time.monotonic() - 1)
     (found,) = linears(shapes.TINY, (1,), bench)
     assert found.rows == ()
-    assert found.notes == (f"{2 * len(PEERS)} figures were not measured: there was no time left.",)
+    assert found.notes == (f"{2 * len(PEERS)} figures were not measured: there was no time left",)
+
+
+def test_a_part_that_fails_is_told():
+    def make():
+        raise RuntimeError("no such device\nmore")
+
+    (part,) = main.measured("load", make)
+    assert part.missing == {"failed": "no such device"}
+    assert list(table.one_part(part))[1] == "- failed: no such device."
 
 
 def test_shapes_are_timed_once():
