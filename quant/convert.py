@@ -16,13 +16,14 @@ from .checkpoint import Checkpoint, read_checkpoint
 from .conversion import Conversion, Row
 from .formats import FORMATS
 from .pool import run_all
+from .quantizer import Encode
 from .refusal import Refused
 from .scopes import Scopes, Wish, find_scopes
 from .shards import target_of
 from .source import Source
 from .stored import Stored, read_safetensors
 from .survey import survey_header
-from .tasks import Cast, Encode, Pass, Task, Values, format_of
+from .tasks import Cast, Pass, Task, Values, format_of
 from .writer import Output, writing
 
 # what a file can be converted to without quantizing it

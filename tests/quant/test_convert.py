@@ -17,9 +17,10 @@ from scaled_fp8.quant.convert import HIGH_PRECISION, Options, Wish, convert
 from scaled_fp8.quant.encode import quantize
 from scaled_fp8.quant.formats import Format
 from scaled_fp8.quant.granularity import Granularity
+from scaled_fp8.quant.quantizer import Encode
 from scaled_fp8.quant.saving import description, native_tensors
 from scaled_fp8.quant.settings import read_settings
-from scaled_fp8.quant.tasks import Encode, cast
+from scaled_fp8.quant.tasks import cast
 from scaled_fp8.quant.writer import Output
 from torch import Tensor
 from zoo import ZOO
