@@ -2,41 +2,37 @@
 
 from __future__ import annotations
 
-import shutil
+import json
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from scaled_fp8 import quant
 
-from . import convert, inspect
+from . import inspect
+from .comfyui import LONGEST, ROOT
 from .results import Part, Row, row
 from .timing import spread
 
-LAYERS = 32  # of 32 MiB in bfloat16
 SIZES = (1, 5, 20)
 
 
 def conversion(rounds: int = 3) -> Iterator[Part]:
     """1 GiB of bfloat16 to float8_e4m3fn, each by a process of its own, the file in the page cache."""
-    missing = {}
-    with tempfile.TemporaryDirectory() as folder:
-        source, out = Path(folder) / "m.safetensors", Path(folder) / "out.safetensors"
-        convert.model(source, LAYERS)
-        commands = {"cp": ["cp", str(source), str(out)], OURS: convert.ours(source, out)}
-        found = convert.rounds(commands, source, out, convert.read, rounds)
-        foreign = convert.ctq(source, out)
-        if shutil.which(foreign[0]):
-            found |= convert.rounds({CTQ: foreign}, source, out, convert.read, 1)
-        else:
-            missing[CTQ] = "convert-to-quant is not installed"
-    rows = tuple(converted(peer, runs) for peer, runs in found.items())
+    command = [sys.executable, "-m", "benchmarks.conversion", str(rounds)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST, check=True)
+    found = json.loads(done.stdout)
+    missing = {} if "ctq" in found else {CTQ: "convert-to-quant is not installed"}
+    rows = tuple(converted(NAMES[name], runs) for name, runs in found.items())
     title = "Converting 1 GiB of bf16 to float8_e4m3fn"
     notes = ("a process each, from start to end, imports included",)
     yield Part("convert", title, "python -m benchmarks --only convert", "cp", rows, missing, notes)
 
 
 OURS, CTQ = "Scaled FP8's convert", "ctq --simple --low-memory"
+NAMES = {"cp": "cp", "scaled-fp8": OURS, "ctq": CTQ}
 
 
 def converted(peer: str, runs: list[tuple[float, float, float]]) -> Row:

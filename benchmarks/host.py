@@ -27,7 +27,7 @@ def skipped(name: str, title: str, reason: str) -> Part:
 ##### Loading
 
 
-def load(device: str, rounds: int = 15) -> Iterator[Part]:
+def load(device: str, rounds: int = 9) -> Iterator[Part]:
     """UNETLoader and LoadFP8Checkpoint on the same native file of 1 GiB."""
     title = "Loading a native FP8 file of 1 GiB, FLUX.2-shaped"
     if reason := comfyui.absent():
@@ -110,7 +110,7 @@ def step(device: str) -> Iterator[Part]:
     with tempfile.TemporaryDirectory() as folder:
         base = comfyui.make_base(Path(folder) / "base")
         write_both(base / "models" / "diffusion_models", model, device)
-        asked = {"device": device, "side": side, "text": text, "context": model.context, "steps": 4, "rounds": 9}
+        asked = {"device": device, "side": side, "text": text, "context": model.context, "steps": 4, "rounds": 5}
         answers = {way.name: one_way(base, way, asked) for way in WAYS}
     truth = answers["bf16"][1]
     rows = tuple(stepped(name, answer, latents, truth) for name, (answer, latents) in answers.items())

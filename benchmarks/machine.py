@@ -26,9 +26,17 @@ def machine() -> dict[str, object]:
         "memory_gib": round(memory() / 2**30),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "clocks": gpu_clocks() if gpu else processor_clocks(),
+        "busy": busy(),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: found for name in LIBRARIES if (found := installed(name))},
     }
+
+
+def busy() -> float | None:
+    """How many processes wanted a processor in the last minutes, these measurements' own among them."""
+    with suppress(AttributeError, OSError):
+        return round(os.getloadavg()[1], 1)
+    return None
 
 
 def slug(name: str) -> str:

@@ -60,7 +60,8 @@ def one_machine(one: Results) -> Iterator[str]:
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     clocks = ", ".join(f"{name} {value}" for name, value in facts["clocks"].items()) or "clocks not told"
     yield f"### {facts['name']}\n"
-    yield f"{facts['memory_gib']} GiB, {facts['threads']} threads, {clocks}; {facts['system']}; {versions}.\n"
+    yield f"{facts['memory_gib']} GiB, {facts['threads']} threads, {clocks}, load average {facts.get('busy')} after;"
+    yield f"{facts['system']}; {versions}.\n"
     if found := figures(one):
         yield "| figure | here | wanted |\n|---|---|---|"
         yield from (f"| {figure.what} | {figure.value:.2f} | {figure.wanted} |" for figure in found)
