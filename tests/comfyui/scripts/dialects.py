@@ -25,7 +25,19 @@ def ours(name: str) -> dict:
         return {"refused": f"{type(failure).__name__}: {failure}"}
     finally:
         unload()
-    return {"error": got, "report": report, "dialect": model.get_attachment("scaled_fp8_verdict").dialect}
+    dialect = model.get_attachment("scaled_fp8_verdict").dialect
+    return {"error": got, "gemm": on_codes(name), "report": report, "dialect": dialect}
+
+
+def on_codes(name: str) -> float | None:
+    """The same through FP8 GEMMs, which auto leaves alone on a CPU; None where no layer fits one."""
+    try:
+        return error(forward(fp8(name, compute="scaled_mm")[0]), want)
+    except Exception as failure:
+        assert "scaled_mm" in str(failure), failure
+        return None
+    finally:
+        unload()
 
 
 answer({name: {"core": core(file), **ours(file)} for name, file in REQUEST["files"].items()})
