@@ -76,7 +76,7 @@ def one_part(part: Part) -> Iterator[str]:
         yield from grouped(part) if any(row.group for row in part.rows) else flat(part)
         yield ""
     notes = [*part.notes, *(f"{peer}: {why}" for peer, why in part.missing.items()), *slower(part)]
-    yield from (f"- {note}." for note in notes)
+    yield from (f"- {note.rstrip('.')}." for note in notes)
     if notes:
         yield ""
 
