@@ -14,7 +14,7 @@ import torch
 from ..quant.checkpoint import Checkpoint, survey
 from ..quant.plan import FAMILIES, Choice, choose, require
 from ..quant.refusal import Refused
-from ..quant.saving import loads_in_core
+from ..quant.saving import runs_in_core
 from ..quant.verdict import REFUSED
 from .host.plan import device_name
 from .inputs import MODEL_FOLDERS, model_files
@@ -114,9 +114,9 @@ def layer_choice(checkpoint: Checkpoint, name: str, device: torch.device, dtype:
 
 
 def in_core(checkpoint: Checkpoint, name: str) -> bool:
-    """Whether ComfyUI's own kernels run the layer, as nodes/host/linear.py decides it when the weight is loaded."""
+    """Whether ComfyUI's own kernels run the layer, by the rule that loading goes by."""
     layer = checkpoint.spec(name)
-    return loads_in_core(layer.format, layer.granularity) and not layer.format.name.startswith("float8")
+    return runs_in_core(layer.format, layer.granularity, layer.module.key("smooth") is not None)
 
 
 def core_kernel(checkpoint: Checkpoint, name: str) -> dict[str, str]:

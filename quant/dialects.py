@@ -106,10 +106,6 @@ class Dialect:
     turned: bool = False
 
 
-def config_of(*methods: str) -> Callable[[Module], bool]:
-    return lambda m: m.clues.method.startswith(methods)
-
-
 def has(*suffixes: str) -> Callable[[Module], bool]:
     return lambda m: m.has(*suffixes)
 

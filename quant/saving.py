@@ -17,18 +17,18 @@ from .weight import QuantizedWeight
 SUFFIXES = {"per-tensor": "", "per-row": "_rowwise", "block": "_blockwise", "group": "_block3d"}
 
 
-def loads_in_core(format: Format, granularity: Granularity) -> bool:
-    """Whether ComfyUI core 0.33 loads such weights without this pack."""
-    if format.comfy is None:
+def loads_in_core(format: Format, granularity: Granularity, smoothed: bool = False) -> bool:
+    """Whether ComfyUI core 0.33 loads such weights without this pack; a smoothing scale it reads for NVFP4 only."""
+    if format.comfy is None or (smoothed and format.name != "nvfp4"):
         return False
     if format.name in ("float8_e4m3fn", "float8_e5m2"):
         return granularity.name == "per-tensor"
     return granularity.name in {g.name for g in format.granularities}
 
 
-def holds_in_core(weight: QuantizedWeight) -> bool:
-    """Whether core loads this very weight: of all formats it reads a smoothing scale for NVFP4 only."""
-    return loads_in_core(weight.format, weight.granularity) and (weight.smooth is None or weight.format.name == "nvfp4")
+def runs_in_core(format: Format, granularity: Granularity, smoothed: bool) -> bool:
+    """Whether core's own kernels are left to run it: all that it loads but FP8, whose activations it scales by 1."""
+    return loads_in_core(format, granularity, smoothed) and not format.name.startswith("float8")
 
 
 def native_tensors(weight: QuantizedWeight, prefix: str) -> dict[str, Tensor]:
@@ -46,7 +46,7 @@ def marker(weight: QuantizedWeight) -> Tensor:
 
 def description(weight: QuantizedWeight) -> dict[str, object]:
     """What ComfyUI's comfy_quant and _quantization_metadata say of the layer."""
-    if not holds_in_core(weight):
+    if not loads_in_core(weight.format, weight.granularity, weight.smooth is not None):
         suffix = SUFFIXES[weight.granularity.name] or ("_smooth" if weight.smooth is not None else "")
         entry: dict[str, object] = {"format": weight.format.name + suffix}
         blocks = isinstance(weight.granularity, PerBlock)

@@ -14,7 +14,7 @@ from torch.nn import Module, Parameter
 from ...quant.layout import from_tensor, is_scaled
 from ...quant.linear import apply
 from ...quant.plan import Choice, choose_for
-from ...quant.saving import holds_in_core, native_tensors
+from ...quant.saving import native_tensors, runs_in_core
 from ...quant.weight import QuantizedWeight
 
 
@@ -103,7 +103,7 @@ def scaled_ops(dtype: torch.dtype, device: torch.device, full_precision: bool = 
         class Linear(ScaledLinear, base.Linear):
             def _load_from_state_dict(self, state_dict, prefix, *args):
                 weight = state_dict.get(f"{prefix}weight")
-                if is_scaled(weight) and not runs_in_core(from_tensor(weight)):
+                if is_scaled(weight) and not left_to_core(from_tensor(weight)):
                     take_weight(self, state_dict, prefix, *args)
                     return
                 if is_scaled(weight):
@@ -129,9 +129,8 @@ def emulated_formats(device: torch.device) -> set[str]:
     return missing if management.supports_mxfp8_compute(device) else missing | {"mxfp8"}
 
 
-def runs_in_core(weight: QuantizedWeight) -> bool:
-    """Whether core's own kernels run it: all formats it knows but FP8, whose activations it scales by 1."""
-    return holds_in_core(weight) and not weight.format.name.startswith("float8")
+def left_to_core(weight: QuantizedWeight) -> bool:
+    return runs_in_core(weight.format, weight.granularity, weight.smooth is not None)
 
 
 def unused_weight(module: Module) -> Parameter:

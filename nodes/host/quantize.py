@@ -26,7 +26,7 @@ from ...quant.refusal import Refused
 from ...quant.settings import find_settings
 from ...quant.weight import QuantizedWeight
 from ..inputs import DEFAULT
-from .linear import core_linear, runs_in_core, scaled_class
+from .linear import core_linear, left_to_core, scaled_class
 from .patch import base_weight, settle
 from .plan import activation_dtype, linears, planned
 
@@ -121,7 +121,7 @@ def install(patched: ModelPatcher, name: str, weight: QuantizedWeight, shape: tu
     """Put a quantized weight and the class that runs it into the patcher."""
     dtype = patched.get_model_object(f"{name}.weight").dtype
     base = patched.get_model_object(f"{name}.__class__")
-    if len(shape) == 2 and runs_in_core(weight):
+    if len(shape) == 2 and left_to_core(weight):
         tensor, kind = core_linear(weight, dtype, patched.load_device)
     else:
         tensor, kind = to_tensor(weight, dtype, shape=shape), scaled_class(base)
