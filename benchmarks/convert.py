@@ -34,8 +34,8 @@ def model(path: Path, layers: int) -> None:
 
 def write_model(path: Path, layers: int) -> None:
     import torch
-    from scaled_fp8.quant.header import info_of
-    from scaled_fp8.quant.writer import write_safetensors
+    from scaled_fp8.quant.files.header import info_of
+    from scaled_fp8.quant.files.writer import write_safetensors
 
     names = [f"blocks.{i}.attn.q.weight" for i in range(layers)]
     generator = torch.Generator().manual_seed(0)

@@ -15,11 +15,11 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from scaled_fp8 import quant
-from scaled_fp8.quant.capability import devices
-from scaled_fp8.quant.gemm import rows_of
-from scaled_fp8.quant.linear import apply
-from scaled_fp8.quant.plan import choose_for
-from scaled_fp8.quant.timing import beside
+from scaled_fp8.quant.kernels.diagnosis import devices
+from scaled_fp8.quant.kernels.gemm import rows_of
+from scaled_fp8.quant.kernels.plan import choose_for
+from scaled_fp8.quant.kernels.timing import beside
+from scaled_fp8.quant.nn.forward import apply
 from torch import Tensor
 
 # (out, in) of the Linears that take most of a step

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from scaled_fp8.quant.convert import Options, convert
+from scaled_fp8.quant.conversion.converter import Options, convert
 
 CALLS = ("open", "pwrite", "fsync", "link", "replace", "unlink")
 ENDED = "ended before the kill"

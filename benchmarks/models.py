@@ -9,8 +9,8 @@ from pathlib import Path
 
 import torch
 from scaled_fp8 import quant
-from scaled_fp8.quant.header import info_of
-from scaled_fp8.quant.writer import write_safetensors
+from scaled_fp8.quant.files.header import info_of
+from scaled_fp8.quant.files.writer import write_safetensors
 from torch import Tensor
 
 FLOAT8 = quant.FORMATS["float8_e4m3fn"]

@@ -41,7 +41,7 @@ def on_cpu() -> None:
 def weights() -> dict[str, torch.Tensor]:
     """A Linear's state dict as core loads it: float8_e4m3fn, one scale."""
     from scaled_fp8 import quant
-    from scaled_fp8.quant.saving import native_tensors
+    from scaled_fp8.quant.weights.native import native_tensors
 
     weight = quant.quantize(torch.randn(SIZE, SIZE), quant.FORMATS["float8_e4m3fn"], quant.PerTensor())
     return native_tensors(weight, "")
@@ -61,8 +61,8 @@ def host_linear(tensors: dict[str, torch.Tensor], dtype: torch.dtype, compute: s
     """The same layer in core's own class as this pack's nodes give it to ComfyUI."""
     from scaled_fp8 import quant
     from scaled_fp8.nodes.host.linear import scaled_ops
-    from scaled_fp8.quant.layout import to_tensor, with_choice
-    from scaled_fp8.quant.plan import choose_for
+    from scaled_fp8.quant.kernels.plan import choose_for
+    from scaled_fp8.quant.nn.tensor import to_tensor, with_choice
 
     weight = scaled_weight(tensors)
     linear = scaled_ops(dtype, torch.device("cpu")).Linear(SIZE, SIZE, bias=False, dtype=dtype, device="cpu")

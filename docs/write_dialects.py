@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scaled_fp8.quant.dialects import DIALECTS
+from scaled_fp8.quant.checkpoint.dialects import DIALECTS
 
 TARGET = Path(__file__).with_name("dialects.md")
 HEAD = """# Dialects
 
 The ways in which producers store scaled weights, in the order in which a file is asked for them.
-Written by docs/write_dialects.py from the table in quant/dialects.py.
+Written by docs/write_dialects.py from the table in quant/checkpoint/dialects.py.
 
 | dialect | written by | if it cannot be read as it is |
 |---|---|---|

@@ -12,7 +12,7 @@ import torch
 from comfy_api.v0_0_2 import io
 from PIL import Image
 
-from ..quant.picture import draw_report
+from ..quant.nn.heatmap import draw_report
 from .inputs import CATEGORY
 from .runs import Run, run_of
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..quant.methods import CHOICES, METHODS
-from ..quant.plan import ACTIVATION_SCALES, FAMILIES
+from ..quant.kernels.plan import ACTIVATION_SCALES, FAMILIES
+from ..quant.recipes.methods import CHOICES, METHODS
 
 CATEGORY = "Scaled FP8"
 MODEL_FOLDERS = ("diffusion_models", "checkpoints")

@@ -11,11 +11,11 @@ import comfy.model_management
 import folder_paths
 import torch
 
-from ..quant.checkpoint import Checkpoint, survey
-from ..quant.plan import FAMILIES, Choice, choose, require
-from ..quant.refusal import Refused
-from ..quant.saving import runs_in_core
-from ..quant.verdict import REFUSED
+from ..quant.checkpoint.read import Checkpoint, survey
+from ..quant.checkpoint.verdict import REFUSED
+from ..quant.errors import Refused
+from ..quant.kernels.plan import FAMILIES, Choice, choose, require
+from ..quant.weights.native import runs_in_core
 from .host.plan import device_name
 from .inputs import MODEL_FOLDERS, model_files
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..quant.methods import METHODS
+from ..quant.recipes.methods import METHODS
 from .host.plan import model_report
 from .host.quantize import Recipe, needs, quantize_model
 from .inputs import CATEGORY, granularity_input, keep_input, method_input

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..quant.methods import METHODS
+from ..quant.recipes.methods import METHODS
 from .host.quantize import Recipe, quantize_text_encoder
 from .inputs import CATEGORY, granularity_input, keep_input, method_input
 from .runs import remember

@@ -8,7 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..quant.capability import doctor
+from ..quant.kernels.diagnosis import doctor
 from .inspection import NotListed, inspect_file
 from .runs import RUNS
 

@@ -6,10 +6,10 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..quant.component import Stats
-from ..quant.layout import from_tensor
-from ..quant.plan import Choice
-from ..quant.report import Report, Row, report_choices
+from ..quant.kernels.plan import Choice
+from ..quant.nn.report import Report, Row, report_choices
+from ..quant.nn.stats import Stats
+from ..quant.nn.tensor import from_tensor
 from .host.plan import core_rows, device_name, scaled_weights
 
 KEPT = 16  # nodes

@@ -15,7 +15,7 @@ from math import isfinite
 from typing import Any, NoReturn, TypeVar
 
 # torch and what needs it are imported by the commands: --help is instant
-from .refusal import Refused
+from .errors import Refused
 
 DONE, FAILED, REFUSED = 0, 1, 2
 DEBUG = "SCALED_FP8_DEBUG"
@@ -49,7 +49,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def inspect(arguments: Arguments) -> int:
-    from .checkpoint import inspect_checkpoint
+    from .checkpoint.read import inspect_checkpoint
 
     try:
         verdict = inspect_checkpoint(arguments.file, check=arguments.check)
@@ -63,28 +63,28 @@ def inspect(arguments: Arguments) -> int:
 
 
 def convert(arguments: Arguments) -> int:
-    from .batch import is_batch, run_batch
-    from .convert import Options, convert
+    from .conversion.batch import is_batch, run_batch
+    from .conversion.converter import Options, convert
 
-    wish = wish_of(arguments)
+    request = request_of(arguments)
     size = arguments.shard_size and shard_size(arguments.shard_size)
     options = Options(arguments.threads, arguments.check, size, bytes_bar)
     if not is_batch(arguments.src, arguments.dst):
-        conversion = convert(arguments.src, arguments.dst, wish, options)
+        conversion = convert(arguments.src, arguments.dst, request, options)
         put_json(conversion.to_json()) if arguments.json else put(conversion.table())
         return DONE
-    batch = run_batch(arguments.src, arguments.dst, lambda src, dst: convert(src, dst, wish, options))
+    batch = run_batch(arguments.src, arguments.dst, lambda src, dst: convert(src, dst, request, options))
     put_json(batch.to_json()) if arguments.json else put(batch.table())
     refused = batch.refused
     return complain(f"{len(refused)} of {len(batch.results)} files were refused.", REFUSED) if refused else DONE
 
 
-def wish_of(arguments: Arguments) -> Any:
-    """The wishes of a conversion, with the settings file where one is named."""
-    from .convert import Wish
+def request_of(arguments: Arguments) -> Any:
+    """The requests of a conversion, with the settings file where one is named."""
+    from .conversion.request import Request
 
     settings = settings_of(arguments.config) if arguments.config else None
-    return Wish(
+    return Request(
         arguments.format, arguments.granularity, arguments.keep, arguments.family, arguments.component,
         arguments.requantize, arguments.allow_unsupported, settings,
     )  # fmt: skip
@@ -92,19 +92,19 @@ def wish_of(arguments: Arguments) -> Any:
 
 def settings_of(path: str) -> Any:
     # which knows all methods, and so imports what they need
-    from .settings import read_settings
+    from .recipes.settings import read_settings
 
     return read_settings(path)
 
 
 def shard_size(text: str) -> int:
-    from .shards import size_of
+    from .conversion.shards import size_of
 
     return size_of(text)
 
 
 def compare(arguments: Arguments) -> int:
-    from .compare import compare
+    from .conversion.comparison import compare
 
     comparison = compare(arguments.a, arguments.b, bar)
     put_json(comparison.to_json()) if arguments.json else put(comparison.table())
@@ -112,7 +112,7 @@ def compare(arguments: Arguments) -> int:
 
 
 def doctor(arguments: Arguments) -> int:
-    from .capability import doctor
+    from .kernels.diagnosis import doctor
 
     diagnosis = doctor()
     put_json(diagnosis.to_json()) if arguments.json else put(diagnosis.table())
@@ -120,7 +120,7 @@ def doctor(arguments: Arguments) -> int:
 
 
 def demo(arguments: Arguments) -> int:
-    from .demo import main
+    from .demo.run import main
 
     return main(arguments.out, arguments.json)
 

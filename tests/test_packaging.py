@@ -19,7 +19,7 @@ NOT_SOURCE = shutil.ignore_patterns(
 ACCELERATORS = {
     "GPU :: NVIDIA CUDA", "GPU :: AMD ROCm", "GPU :: Intel Arc", "GPU :: Apple Metal", "NPU :: Huawei Ascend"
 }  # fmt: skip
-DEMO = "quant/demo_digits.safetensors"
+DEMO = "quant/demo/digits.safetensors"
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +94,7 @@ def test_the_archive_holds_the_pack_and_no_tests(copy: Path) -> None:
 def test_the_engine_imports_nothing_of_comfyui() -> None:
     code = (
         "import importlib, pkgutil, sys; from scaled_fp8 import quant\n"
-        "for m in pkgutil.iter_modules(quant.__path__): importlib.import_module(f'{quant.__name__}.{m.name}')\n"
+        "for m in pkgutil.walk_packages(quant.__path__, 'scaled_fp8.quant.'): importlib.import_module(m.name)\n"
         "print(*sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd="/")

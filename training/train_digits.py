@@ -1,4 +1,4 @@
-"""Trains the demo's model on scikit-learn's digits and writes quant/demo_digits.safetensors (bf16, seeded).
+"""Trains the demo's model on scikit-learn's digits and writes quant/demo/digits.safetensors (bf16, seeded).
 
     pip install scikit-learn && python training/train_digits.py
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
-from scaled_fp8.quant.demo_model import CLASSES, NO_CLASS, DigitsTransformer, sample
+from scaled_fp8.quant.demo.model import CLASSES, NO_CLASS, DigitsTransformer, sample
 from sklearn.datasets import load_digits
 from sklearn.svm import SVC
 from torch import Tensor
 
-TARGET = Path(__file__).parents[1] / "quant" / "demo_digits.safetensors"
+TARGET = Path(__file__).parents[1] / "quant" / "demo" / "digits.safetensors"
 STEPS, BATCH, RATE, DECAY, SEED = 3000, 128, 2e-3, 0.999, 0
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ... import quant
-from ...quant.layout import from_tensor, is_scaled, to_tensor
+from ...quant.nn.tensor import from_tensor, is_scaled, to_tensor
 
 # Rows of a tensor get numbers of their own, so many apart that no two tensors share one.
 STRIDE = 1 << 40

@@ -11,11 +11,11 @@ from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ...quant.layout import from_tensor, is_scaled
-from ...quant.linear import apply
-from ...quant.plan import Choice, choose_for
-from ...quant.saving import native_tensors, runs_in_core
-from ...quant.weight import QuantizedWeight
+from ...quant.kernels.plan import Choice, choose_for
+from ...quant.nn.forward import apply
+from ...quant.nn.tensor import from_tensor, is_scaled
+from ...quant.weights.native import native_tensors, runs_in_core
+from ...quant.weights.weight import QuantizedWeight
 
 
 class Scaled:

@@ -14,9 +14,9 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ... import quant
-from ...quant.layout import is_scaled, to_tensor
-from ...quant.source import STORES
-from ...quant.stored import loaded
+from ...quant.files.memory import loaded
+from ...quant.files.stored import STORES
+from ...quant.nn.tensor import is_scaled, to_tensor
 from .diffusers import by_comfy_names
 from .linear import scaled_ops
 from .plan import plan_model

@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.nn import Parameter
 
 from ... import quant
-from ...quant.layout import is_scaled, to_tensor
-from ...quant.plan import require
-from ...quant.source import StateDictSource
+from ...quant.files.memory import StateDictSource
+from ...quant.kernels.plan import require
+from ...quant.nn.tensor import is_scaled, to_tensor
 from .linear import scaled_class
 from .load import open_checkpoint, unet_tensors
 from .plan import linears, planned

@@ -10,10 +10,10 @@ from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ...quant.layout import from_tensor, is_scaled, with_choice
-from ...quant.plan import choose_for, require
-from ...quant.report import Report, Row, report_choices
-from ...quant.verdict import Verdict
+from ...quant.checkpoint.verdict import Verdict
+from ...quant.kernels.plan import choose_for, require
+from ...quant.nn.report import Report, Row, report_choices
+from ...quant.nn.tensor import from_tensor, is_scaled, with_choice
 
 
 def linears(model: ModelPatcher) -> Iterator[tuple[str, Module]]:

@@ -14,17 +14,18 @@ from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
 from torch.nn import Module, Parameter
 
-from ...quant.component import LayerStats, Stats, policy_of
-from ...quant.encode import quantize
-from ...quant.estimate import estimate_memory
-from ...quant.families import Family
-from ...quant.hurtful import get_quant_compile_warnings
-from ...quant.layout import is_scaled, to_tensor
-from ...quant.methods import Pick, pick
-from ...quant.policy import Policy, recognise
-from ...quant.refusal import Refused
-from ...quant.settings import find_settings
-from ...quant.weight import QuantizedWeight
+from ...quant.errors import Refused
+from ...quant.nn.component import policy_of
+from ...quant.nn.stats import LayerStats, Stats
+from ...quant.nn.tensor import is_scaled, to_tensor
+from ...quant.recipes.auto import Pick, pick
+from ...quant.recipes.compile_warnings import get_quant_compile_warnings
+from ...quant.recipes.families import Family
+from ...quant.recipes.memory import estimate_memory
+from ...quant.recipes.policy import Policy, recognise
+from ...quant.recipes.settings import find_settings
+from ...quant.weights.encode import quantize
+from ...quant.weights.weight import QuantizedWeight
 from ..inputs import DEFAULT
 from .linear import core_linear, left_to_core, scaled_class
 from .patch import base_weight, settle

@@ -13,9 +13,9 @@ from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor
 
-from ...quant.header import info_of
-from ...quant.refusal import Refused
-from ...quant.writer import write_safetensors
+from ...quant.errors import Refused
+from ...quant.files.header import info_of
+from ...quant.files.writer import write_safetensors
 
 PREFIX = "model.diffusion_model."
 

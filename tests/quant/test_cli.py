@@ -98,7 +98,7 @@ def test_convert_of_a_folder_and_of_a_glob(tmp_path: Path, capsys: pytest.Captur
 
 def test_help_names_every_format_and_what_core_does_not_load(capsys: pytest.CaptureFixture[str]) -> None:
     from scaled_fp8.quant import FORMATS
-    from scaled_fp8.quant.saving import loads_in_core
+    from scaled_fp8.quant.weights.native import loads_in_core
 
     native = {name for name, format in FORMATS.items() if any(loads_in_core(format, g) for g in format.granularities)}
     assert native == set(cli.NATIVE) and FORMATS.keys() - native == set(cli.FOREIGN)
@@ -173,7 +173,7 @@ def test_anything_else_exits_1_in_one_sentence(
     def fail() -> None:
         raise problem
 
-    monkeypatch.setattr("scaled_fp8.quant.capability.doctor", fail)
+    monkeypatch.setattr("scaled_fp8.quant.kernels.diagnosis.doctor", fail)
     assert cli.main(["doctor"]) == 1
     out, err = capsys.readouterr()
     assert not out and one_sentence(err) and words in err

@@ -74,7 +74,7 @@ test("colours do not depend on what else is there", () => {
 });
 
 test("colours are those of the server's picture", () => {
-  const python = read("quant/picture.py");
+  const python = read("quant/nn/heatmap.py");
   const known = [...python.matchAll(/"([^"]+)": "(#\w{6})"/g)];
   assert.ok(known.length > 15);
   for (const [, name, colour] of known) assert.equal(colours([name]).get(name), colour, name);

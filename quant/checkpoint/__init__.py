@@ -1,0 +1,7 @@
+"""Which dialect a checkpoint is in, whether it is sound, and its weights."""
+
+from __future__ import annotations
+
+from .read import inspect_checkpoint, read_checkpoint
+
+__all__ = ["inspect_checkpoint", "read_checkpoint"]

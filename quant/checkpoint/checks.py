@@ -1,0 +1,94 @@
+"""Numeric checks of one layer, on samples of its codes and on its scales."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from .layer import NVFP4, Layer
+from .plausibility import NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible
+from .sampling import chunks, sample, scale_values
+
+LARGEST = 1 << 25  # elements of a layer that is read whole
+READ = 3  # layers read whole to settle what shapes cannot
+DOUBTFUL = (1e-4, 64.0)  # amax by the scale alone outside of which a layer is looked at in any case
+# large or zero-initialised by design; section "layers usually kept in high precision" of the catalogue
+EXEMPT = re.compile(
+    r"embed|shared|relative_attention_bias|modulation|adaln|adaLN|_mod\.|time_in|guidance_in|vector_in|final_layer"
+    r"|proj_out|lm_head|\bhead\b|norm|scale_shift|pos_|codebook|lora"
+)
+
+
+def scale_problem(layer: Layer, everything: bool = False) -> tuple[str, bool]:
+    """What is wrong with a layer's scales by themselves, and whether they make its codes worth a look."""
+    if layer.plain:
+        return "", False
+    scale = scale_values(layer, everything)
+    problem = bad_scale(scale, zeros=layer.kind is NVFP4)
+    low, high = DOUBTFUL
+    largest = float(scale.max()) * layer.format.maximum
+    return problem or nested_problem(layer), not low < largest < high
+
+
+def nested_problem(layer: Layer) -> str:
+    return bad_scale(layer.tensor("global_scale")) if layer.kind is NVFP4 else ""
+
+
+def code_problem(layer: Layer, everything: bool = False) -> str:
+    """What is wrong with a layer's codes and their scale, "" for nothing that the numbers show."""
+    problem = sample_problem(layer, sample(layer), low=not layer.plain)
+    parts = chunks(layer) if everything else []
+    return problem or next((p for runs in parts if (p := sample_problem(layer, sample(layer, runs)))), "")
+
+
+def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:
+    """The same by one sample; low: whether it is large enough to be called too small."""
+    if broken := bad_codes(seen.raw):
+        return broken
+    if low and not seen.zero and not bool(seen.scaled.any()):
+        return "its codes are not zero but their scales are: the scales are of another layer, or were never filled in"
+    exempt = bool(EXEMPT.search(layer.name)) or len(layer.full) > 2
+    problem = implausible(seen.scaled, layer.inputs, exempt, low)
+    if not problem:
+        return ""
+    if layer.plain:
+        # an embedding may be this large, but only absmax scaling reaches the very last code
+        return "" if exempt and not reaches_top(layer) else lost_scale(problem)
+    return wrong_scale(layer, seen, problem)
+
+
+def relabelled(layer: Layer) -> str:
+    """What a whole layer of e4m3 codes shows that a sample misses: one NaN is enough."""
+    if layer.format.dtype is not torch.float8_e4m3fn or layer.stored[0] * layer.stored[1] > LARGEST:
+        return ""
+    source, key = layer.module.source, layer.module.key("weight") or ""
+    pieces = (source.piece(key, *bounds) for runs in chunks(layer) for bounds in runs)
+    return NAN_CODES if any(map(holds_nan, pieces)) else ""
+
+
+def reaches_top(layer: Layer) -> bool:
+    largest = layer.values(layer.tensor("weight")).abs().max()
+    return float(largest) >= 0.9 * layer.format.maximum
+
+
+def lost_scale(problem: str) -> str:
+    return f"its codes have {problem}: they were scaled and the scale is missing; get the file with its scale keys"
+
+
+def wrong_scale(layer: Layer, seen: Sample, problem: str) -> str:
+    if inverted_fits(layer, seen):
+        return f"its weight would have {problem}, but be sound if divided: the scale is a reciprocal"
+    return f"its weight would have {problem}: the scale is of another layer or format, or a placeholder"
+
+
+def inverted_fits(layer: Layer, seen: Sample) -> bool:
+    """Whether the weight is plausible when the scale is inverted."""
+    factor = torch.where(seen.raw == 0, torch.ones(()), seen.scaled / seen.raw)
+    return not implausible(seen.raw / factor, layer.inputs)
+
+
+def inverted(layer: Layer) -> bool:
+    """Whether only the inverted scale makes a plausible weight."""
+    seen = sample(layer)
+    return bool(implausible(seen.scaled, layer.inputs)) and inverted_fits(layer, seen)

@@ -1,0 +1,216 @@
+"""One recognised layer: the static facts of its storage, and its decoding to the canonical weight."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..errors import Refused
+from ..weights.formats import Format
+from ..weights.granularity import Granularity, PerBlock
+from ..weights.weight import QuantizedWeight
+from .dialects import Dialect
+from .module import Module
+from .plausibility import plausible_input_scale
+from .scale_shape import Fit, padded
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How scales are stored: the roles it needs beside the weight and may have, and the function that reads them.
+
+    format: the one format it is for, "" where the dtype says; outer: reads the scale one level above.
+    """
+
+    name: str
+    needs: tuple[str, ...]
+    scale: Callable[[Layer], Tensor]
+    format: str = ""
+    outer: Callable[[Layer], Tensor] | None = None
+    may: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Static facts of one quantized weight, all from the header.
+
+    stored: the matrix ``[rows, cols]`` of values as it lies in the file; fits: readings of its scale still open,
+    one when decided; turned: stored as ``[in, out]``; divide: the scale divides; swizzled: block scales lie in
+    cuBLAS tiles; rotation: ConvRot group; full: the weight's own shape where it has more than two dimensions.
+    """
+
+    module: Module
+    dialect: Dialect
+    kind: Kind
+    format: Format
+    stored: tuple[int, int]
+    fits: tuple[Fit, ...]
+    full: tuple[int, ...]
+    turned: bool = False
+    divide: bool = False
+    swizzled: bool | None = False
+    rotation: int = 0
+
+    @property
+    def name(self) -> str:
+        return self.module.name
+
+    @property
+    def granularity(self) -> Granularity:
+        found = self.fits[0].granularity
+        # a block that is not square turns with its weight
+        if type(found) is PerBlock and self.fits[0].flip != self.turned:
+            return PerBlock(found.cols, found.rows)
+        return found
+
+    @cached_property
+    def shape(self) -> tuple[int, int]:
+        """Logical ``[out, in]``, without padding."""
+        rows, cols = self.stored[::-1] if self.turned else self.stored
+        if self.kind not in (MXFP8, NVFP4):
+            return rows, cols
+        known, bias = self.module.marker.get("orig_shape"), self.module.shape("bias")
+        if not (isinstance(known, list) and len(known) == 2):
+            known = [bias[0] if len(bias) == 1 else rows, cols]
+        cropped = unpadded(cols, known[1])
+        # an odd number of packed codes cannot be cut off
+        return unpadded(rows, known[0]), cols if cropped % self.format.per_byte else cropped
+
+    @property
+    def inputs(self) -> int:
+        return self.shape[1]
+
+    @property
+    def full_shape(self) -> tuple[int, ...]:
+        return self.full if len(self.full) > 2 else self.shape
+
+    @property
+    def scale_shape(self) -> tuple[int, ...]:
+        return self.granularity.scale_shape(self.shape)
+
+    @property
+    def plain(self) -> bool:
+        return self.kind is UNSCALED
+
+    def grid(self) -> Tensor:
+        """Float32 scales over the stored matrix, one for each tile."""
+        grid = self.fits[0].grid(self.kind.scale(self), self.stored)
+        return 1 / grid if self.divide else grid
+
+    def decode(self) -> QuantizedWeight:
+        """The weight in canonical form, ``[out, in]``; reads this layer's tensors and no other."""
+        codes, grid = self.codes(), self.grid()
+        if self.turned:
+            codes, grid = codes.T.contiguous(), grid.T
+        rows, cols = self.shape
+        if grid.numel() > 1:
+            grid = grid[: self.scale_shape[0], : self.scale_shape[1]]
+        scale = grid.contiguous().reshape(self.scale_shape)
+        codes = codes[:rows, : cols // self.format.per_byte].contiguous()
+        return QuantizedWeight(
+            self.format, codes, scale, self.granularity, self.shape, self.input_scale(scale),
+            self.optional("smooth"), self.rotation, self.outer(rows), self.optional("codebook"),
+        )  # fmt: skip
+
+    def codes(self) -> Tensor:
+        """Codes as they lie in the file, ``[rows, cols / format.per_byte]``; raw bytes as the format they hold."""
+        codes = self.tensor("weight")
+        viewed = codes if codes.dtype == self.format.dtype else codes.contiguous().view(self.format.dtype)
+        return viewed.reshape(self.stored[0], -1)
+
+    def values(self, codes: Tensor) -> Tensor:
+        """Any run of codes as float32 values before scaling."""
+        viewed = codes if codes.dtype == self.format.dtype else codes.contiguous().view(self.format.dtype)
+        return self.format.values(viewed, self.optional("codebook"))
+
+    def tensor(self, role: str) -> Tensor:
+        key = self.module.key(role)
+        if key is None:
+            raise Refused(f"Layer {self.name} has no {role}; its scales cannot be rebuilt.")
+        return self.module.source.tensor(key)
+
+    def input_scale(self, weight_scale: Tensor) -> Tensor | None:
+        """The calibrated activation scale; None where there is none, or a placeholder, or one of another meaning."""
+        key = self.module.key("input_scale")
+        # flux-fp8-api's is a reciprocal for another format
+        if key is None or self.dialect.number == "D20" or self.plain:
+            return None
+        scale = self.module.source.tensor(key).float()
+        return scale.reshape(()) if plausible_input_scale(scale, weight_scale, self.format.maximum) else None
+
+    def optional(self, role: str) -> Tensor | None:
+        """A companion vector as float32, None where there is none."""
+        key = self.module.key(role)
+        return None if key is None else self.module.source.tensor(key).float().reshape(-1)
+
+    def outer(self, rows: int) -> Tensor | None:
+        found = self.kind.outer(self) if self.kind.outer else None
+        return found if found is None or found.dim() == 0 else found[:rows]
+
+
+def unpadded(size: int, known: object) -> int:
+    """The known size where it is the stored one before padding to blocks and pairs."""
+    return known if isinstance(known, int) and 0 < known <= size < known + 32 else size
+
+
+def as_e4m3(scale: Tensor) -> Tensor:
+    return scale.view(torch.float8_e4m3fn) if scale.dtype == torch.uint8 else scale
+
+
+def powers(scale: Tensor) -> Tensor:
+    """Any scale as float32; bytes are exponents, 2^(e - 127)."""
+    return scale.view(torch.float8_e8m0fnu).float() if scale.dtype == torch.uint8 else scale.float()
+
+
+def unit(layer: Layer) -> Tensor:
+    return torch.ones(())
+
+
+def own_scale(layer: Layer) -> Tensor:
+    role = "quant_scale" if layer.module.key("scale") is None else "scale"
+    return powers(layer.tensor(role))
+
+
+def grouped_scale(layer: Layer) -> Tensor:
+    """W4A8: each group's e4m3 scale times its output's."""
+    return as_e4m3(layer.tensor("group_scale")).float() * layer.tensor("channel_scale").float().view(-1, 1)
+
+
+def tensor_scale(layer: Layer) -> Tensor:
+    return layer.tensor("global_scale").float().reshape(())
+
+
+def output_scale(layer: Layer) -> Tensor:
+    return layer.tensor("channel_scale").float().view(-1, 1)
+
+
+def tiles(layer: Layer, scale: Tensor, cols: int) -> Tensor:
+    """Block scales ``[rows, cols]`` in order; ComfyUI stores them in cuBLAS tiles of 128 x 4."""
+    rows = layer.stored[0]
+    if not layer.swizzled:
+        return scale.reshape(-1, scale.shape[-1])[:rows, :cols]
+    tiled = scale.reshape(padded(rows, 128) // 128, padded(cols, 4) // 4, 32, 4, 4)
+    return tiled.permute(0, 3, 2, 1, 4).reshape(padded(rows, 128), -1)[:rows, :cols]
+
+
+def micro_scale(layer: Layer) -> Tensor:
+    scale = layer.tensor("scale").view(torch.uint8)
+    return powers(tiles(layer, scale, -(-layer.stored[1] // 32)))
+
+
+def nested_scale(layer: Layer) -> Tensor:
+    """NVFP4: each block's e4m3 scale times the tensor's."""
+    block = tiles(layer, layer.tensor("scale").view(torch.uint8), layer.stored[1] // 16)
+    return as_e4m3(block.contiguous()).float() * layer.tensor("global_scale").float()
+
+
+UNSCALED = Kind("plain", (), unit)
+SCALED = Kind("scaled", ("scale",), own_scale)
+MXFP8 = Kind("mxfp8", ("scale",), micro_scale, "mxfp8")
+NVFP4 = Kind("nvfp4", ("scale", "global_scale"), nested_scale, "nvfp4", tensor_scale)
+W4A4 = Kind("w4a4", ("scale",), own_scale, "int4_convrot")
+W4A8 = Kind("w4a8", ("group_scale", "channel_scale"), grouped_scale, "int4", output_scale, ("codebook",))

@@ -1,0 +1,202 @@
+"""Whether weights lie as ``[out, in]`` or turned, ``[in, out]``, and which way their scales lie over them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..errors import Refused
+from ..weights.granularity import PerBlock, PerGroup, PerRow
+from .checks import LARGEST, READ
+from .layer import MXFP8, NVFP4, SCALED, Layer
+from .plausibility import block_std, scaled_axis, smoother
+from .scale_shape import Fit
+
+# names that mean more outputs than inputs in every architecture met, and the reverse
+EXPANDS = re.compile(r"(qkv|qkv_proj|linear1|fc1|up_proj|gate_proj|gate_up_proj|mlp\.0|ffn\.0|net\.0\.proj|wi(_\d)?"
+                     r"|\w*modulation\w*(\.\w+)?|\w*_mod\.(1|lin)|[xc]_embedder|img_in|txt_in)$")  # fmt: skip
+CONTRACTS = re.compile(r"(linear2|fc2|down_proj|mlp\.2|ffn\.2|net\.2|DenseReluDense\.wo|final_layer\.linear)$")
+AGREED = 0.75  # part of the names that must agree; a few are always unusual
+
+
+def settle(layers: Sequence[Layer]) -> tuple[list[Layer], dict[str, str]]:
+    """Layers of one dialect with every open reading decided, and the reasons of those that cannot be."""
+    refused: dict[str, str] = {}
+    turned, doubt = file_turned(layers)
+    settled = []
+    for layer in layers:
+        try:
+            settled.append(decided(layer, turned, doubt, layers))
+        except Refused as reason:
+            refused[layer.name] = str(reason)
+    return settled, refused
+
+
+##### The weights
+
+
+def file_turned(layers: Sequence[Layer]) -> tuple[bool | None, str]:
+    """Whether the file's weights are turned, None with the reason where nothing shows it."""
+    strong = [vote for vote in map(shape_vote, layers) if vote is not None]
+    if strong:
+        return sum(strong) * 2 > len(strong), ""
+    weak = [vote for vote in map(name_vote, layers) if vote is not None]
+    if weak and max(sum(weak), len(weak) - sum(weak)) >= AGREED * len(weak):
+        return sum(weak) * 2 > len(weak), ""
+    if weak:
+        return None, "names of its layers contradict each other about which side is out"
+    return by_codes(layers)
+
+
+def by_codes(layers: Sequence[Layer]) -> tuple[bool | None, str]:
+    """The same from the codes of square layers, whose scales show the axis they run along."""
+    axes = {axis for axis in map(axis_of, readable(layers, PerRow)) if axis}
+    if len(axes) == 1:
+        return axes == {"columns"}, ""
+    if any(layer.stored[0] != layer.stored[1] for layer in layers):
+        # turned layers that are not square cannot be mistaken: they do not fit the model
+        return False, ""
+    return None, "all its weights are square, so nothing shows whether they lie as [out, in] or [in, out]"
+
+
+def shape_vote(layer: Layer) -> bool | None:
+    """Turned or not by a bias or a row scale as long as one side only."""
+    rows, cols = layer.stored
+    if rows == cols or layer.kind is not SCALED and not layer.plain:
+        return None
+    bias = layer.module.shape("bias")
+    if len(bias) == 1 and bias[0] in (rows, cols):
+        return bias[0] == cols
+    flips = {f.flip for f in layer.fits}
+    return flips.pop() if along_rows(layer) and len(flips) == 1 else None
+
+
+def name_vote(layer: Layer) -> bool | None:
+    rows, cols = layer.stored
+    if rows == cols or layer.kind in (MXFP8, NVFP4) or len(layer.full) > 2:
+        return None
+    if EXPANDS.search(layer.name):
+        return rows < cols
+    return rows > cols if CONTRACTS.search(layer.name) else None
+
+
+def along_rows(layer: Layer) -> bool:
+    """Whether the scales belong to single outputs, so that the axis they run along is out."""
+    return all(isinstance(f.granularity, PerRow | PerGroup) for f in layer.fits)
+
+
+##### One layer
+
+
+def decided(layer: Layer, turned: bool | None, doubt: str, siblings: Sequence[Layer]) -> Layer:
+    """The layer with one fit and its orientation; Refused when its own evidence contradicts the file's, or is none."""
+    if layer.kind in (MXFP8, NVFP4):
+        return replace(layer, swizzled=in_tiles(layer))
+    if layer.kind is not SCALED and not layer.plain or len(layer.full) > 2:
+        return replace(layer, fits=layer.fits[:1])
+    bias = layer.module.shape("bias")
+    if len(bias) == 1 and bias[0] not in layer.stored:
+        raise Refused(f"its bias of {bias[0]} values fits no side of its weight {list(layer.stored)}")
+    vote = shape_vote(layer)
+    if vote is not None and turned is not None and vote != turned:
+        raise Refused(f"its shape {list(layer.stored)} says {order(vote)}, the rest of the file {order(turned)}")
+    if turned is None and (layer.dialect.turned or doubt.startswith("names")) and not layer.plain:
+        raise Refused(f"{doubt}: get a file with ComfyUI's markers")
+    turned = bool(turned)
+    return replace(layer, turned=turned, fits=(fit_of(layer, turned, siblings),))
+
+
+def fit_of(layer: Layer, turned: bool, siblings: Sequence[Layer]) -> Fit:
+    """The one fit that goes with the weight's orientation."""
+    if along_rows(layer):
+        suited = [f for f in layer.fits if f.flip == turned]
+        if not suited:
+            raise Refused(f"its scale runs along in, not out, of a weight that lies as {order(turned)}")
+        check_axis(layer, turned)
+        return suited[0]
+    if len(layer.fits) == 1 or not isinstance(layer.fits[0].granularity, PerBlock):
+        return layer.fits[0]
+    flip = grid_flipped(siblings)
+    if flip is None and turned:
+        raise Refused("its weight is square and turned, and nothing shows which way its block scales lie")
+    return next(f for f in layer.fits if f.flip == bool(flip))
+
+
+def order(turned: bool) -> str:
+    return "[in, out]" if turned else "[out, in]"
+
+
+def check_axis(layer: Layer, turned: bool) -> None:
+    """Refused when the codes of a square layer show plainly that its scales run along the other axis."""
+    if layer.stored[0] != layer.stored[1] or not isinstance(layer.fits[0].granularity, PerRow):
+        return
+    if axis_of(layer) == ("rows" if turned else "columns"):
+        raise Refused(f"its top codes show scales along the other axis than a weight that lies as {order(turned)} has")
+
+
+##### What only the codes show
+
+
+def readable(layers: Iterable[Layer], granularity: type) -> list[Layer]:
+    """The first few square layers of a granularity that are small enough to be read whole."""
+    square = (v for v in layers if v.stored[0] == v.stored[1] and type(v.fits[0].granularity) is granularity)
+    return [v for v in square if v.stored[0] * v.stored[1] <= LARGEST][:READ]
+
+
+def axis_of(layer: Layer) -> str:
+    return scaled_axis(layer.codes())
+
+
+def first_rows(layer: Layer, count: int) -> Tensor:
+    """Unscaled values ``[count, cols]`` of the stored matrix's first rows."""
+    rows = min(layer.stored[0], count)
+    piece = layer.module.source.piece(layer.module.key("weight") or "", 0, rows * layer.stored[1])
+    return layer.values(piece).view(rows, -1)
+
+
+def grid_flipped(layers: Sequence[Layer]) -> bool | None:
+    """Whether block scales lie over the transposed weight: by shape if some layer shows it, else by smoothness."""
+    blocks = [v for v in layers if type(v.fits[0].granularity) is PerBlock]
+    shown = {v.fits[0].flip for v in blocks if len(v.fits) == 1 and v.stored[0] != v.stored[1]}
+    if len(shown) == 1:
+        return shown.pop()
+    found = {reading for reading in map(smoother_grid, readable(blocks, PerBlock)) if reading}
+    return found == {"second"} if len(found) == 1 else None
+
+
+def smoother_grid(layer: Layer) -> str:
+    straight = replace(layer, fits=layer.fits[:1])
+    tile = straight.fits[0].tile(layer.stored)
+    grid = straight.grid()
+    return smoother(block_std(first_rows(layer, 1024), *tile), grid, grid.T)
+
+
+def in_tiles(layer: Layer) -> bool:
+    """Whether block scales lie in cuBLAS tiles; the codes decide where shapes and marker do not, and are heard."""
+    if layer.swizzled is False and layer.module.shape("scale")[0] % 128 or layer.kind is NVFP4:
+        return bool(layer.swizzled)
+    reading = tile_reading(layer)
+    if layer.swizzled is None and reading is None:
+        raise Refused("nothing shows whether its block scales lie in rows or in cuBLAS tiles: "
+                      "get a file with ComfyUI's markers or its config.json")  # fmt: skip
+    if None not in (layer.swizzled, reading) and reading != layer.swizzled and same_shape(layer):
+        raise Refused("its codes show that its block scales are not ordered as its marker or config says")
+    return bool(reading if layer.swizzled is None else layer.swizzled)
+
+
+def same_shape(layer: Layer) -> bool:
+    cols = -(-layer.stored[1] // 32)
+    return layer.module.shape("scale") == (layer.stored[0], cols) and layer.stored[0] % 128 == 0 and cols % 4 == 0
+
+
+def tile_reading(layer: Layer) -> bool | None:
+    """Tiles or rows by the smoothness of the first rows, None for undecided or not comparable."""
+    if not same_shape(layer):
+        return None
+    spread = block_std(first_rows(layer, 256), 1, 32)
+    tiled, straight = (replace(layer, swizzled=s).grid().clamp(min=torch.finfo().tiny) for s in (True, False))
+    return {"first": True, "second": False, "": None}[smoother(spread, tiled, straight)]

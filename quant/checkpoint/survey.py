@@ -1,0 +1,204 @@
+"""Step by step from the keys of a file to a decision on each of its layers: the conservation law, checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from ..errors import Refused
+from ..files.stored import Source
+from .checks import LARGEST, READ, code_problem, inverted, relabelled, scale_problem
+from .findings import Findings
+from .keys import group
+from .layer import Layer
+from .metadata import read_clues
+from .module import BYTES, CODES, Module
+from .orientation import settle
+from .plausibility import byte_format, implausible
+from .recognition import FORMAT_OF, is_quantized, recognise
+from .sampling import CASTS, LAYERS, as_float, run_starts, spread
+from .verdict import named
+
+OCP = ("float8_e4m3fn", "float8_e5m2")
+FLOATS = ("F32", "F16", "BF16")
+# scales that may lie beside a high-precision weight as placeholders; the others change what the weight means
+LOOSE = ("scale", "global_scale", "global_divisor", "group_scale", "channel_scale", "smooth", "bias_scale")
+
+
+##### The steps
+
+
+def survey(source: Source, everything: bool = False) -> Findings:
+    """All that is to be known about a file before any weight of it is decoded; everything: look at every code."""
+    found = survey_header(source)
+    find_numbers(found, everything)
+    return found
+
+
+def survey_header(source: Source) -> Findings:
+    """What names, shapes and markers say; whether the numbers are those of weights is not asked."""
+    clues = read_clues(source)
+    codes = {name for name in source if source[name].dtype in CODES}
+    groups = group(source, codes)
+    found = Findings(source, {name: Module(name, keys, source, clues) for name, keys in groups.items()})
+    for step in (find_layers, find_mixture, find_orientation, find_loose_scales, find_consumed, find_directions):
+        step(found)
+    return found
+
+
+def find_layers(found: Findings) -> None:
+    """Each quantized module becomes a layer, stays a plain tensor, or is refused."""
+    found.refused.update({n: reason for n, m in found.modules.items() if (reason := senseless(m))})
+    quantized = {n: m for n, m in found.modules.items() if is_quantized(m) and n not in found.refused}
+    bytes_are = format_of_bytes(list(quantized.values()))
+    for name, module in quantized.items():
+        if stays_as_it_is(module):
+            continue
+        try:
+            found.layers[name] = recognise(module, bytes_are)
+        except Refused as reason:
+            found.refused[name] = str(reason)
+
+
+def senseless(module: Module) -> str:
+    """Why a module cannot be one weight whatever its dialect, "" when it can."""
+    weights = [module.keys[suffix] for suffix in module.roles.get("weight", ())]
+    if len(weights) > 1:
+        return f"it has two weights, {' and '.join(weights)}: which one is right cannot be seen"
+    return "its dtype F8_E8M0 is one of scales, not of weights" if module.dtype() == "F8_E8M0" else ""
+
+
+def stays_as_it_is(module: Module) -> bool:
+    """Whether codes without scales are handed on as a tensor: norms, biases, convolutions, bare parameters."""
+    scaled = any(module.key(role) for role in LOOSE)
+    return not scaled and module.dtype() in FORMAT_OF and module.dtype() != "I8" and len(module.shape()) != 2
+
+
+def format_of_bytes(modules: list[Module]) -> str | None:
+    """The FP8 format that U8 weights of the file hold, by the largest codes of a few; None for undecided."""
+    raw = [m for m in modules if m.dtype() in BYTES and len(m.shape()) == 2 and m.dtype("scale") in FLOATS]
+    small = [m for m in raw if m.source[m.key("weight") or ""].numel <= LARGEST][:READ]
+    found = {byte_format(m.source.tensor(m.key("weight") or "").view(torch.uint8)) for m in small}
+    return found.pop() if len(found) == 1 else None
+
+
+def find_mixture(found: Findings) -> None:
+    """OCP and AMD codes differ by a factor of two under the same bits: no tool writes both into one file."""
+    fnuz = [name for name, layer in found.layers.items() if layer.format.name.endswith("fnuz")]
+    others = [name for name, layer in found.layers.items() if layer.format.name in OCP]
+    if fnuz and others:
+        reason = "its dtype is AMD's fnuz where other layers are OCP, or the reverse: a dtype in the header is wrong"
+        found.refused.update(dict.fromkeys(fnuz if len(fnuz) < len(others) else others, reason))
+
+
+def find_orientation(found: Findings) -> None:
+    """Layers of one dialect share their orientation: they were written by one tool."""
+    by_dialect: dict[str, list[Layer]] = {}
+    for layer in found.layers.values():
+        by_dialect.setdefault(layer.dialect.number, []).append(layer)
+    for layers in by_dialect.values():
+        settled, refused = settle(layers)
+        found.layers.update({layer.name: layer for layer in settled})
+        found.refused.update(refused)
+
+
+def find_loose_scales(found: Findings) -> None:
+    """Scales without codes: dummies beside high-precision weights, or lost ones."""
+    dummies: list[str] = []
+    dequantized: list[str] = []
+    for name, module in found.modules.items():
+        loose = [key for role in LOOSE if (key := module.key(role))]
+        if not loose or name in found.layers or name in found.refused:
+            continue
+        reason = loose_reason(module, loose)
+        {"dummy": dummies, "dequantized": dequantized}.get(reason, []).append(name)
+        if reason not in ("dummy", "dequantized"):
+            found.refused[name] = reason
+    found.notes += [f"Scales of 1 beside high-precision weights are ignored: {named(dummies)}."] * bool(dummies)
+    found.notes += [f"Scales beside weights that are dequantized already are ignored: {named(dequantized)}."] * bool(
+        dequantized
+    )
+
+
+def loose_reason(module: Module, keys: list[str]) -> str:
+    """ "dummy" or "dequantized" for scales that may be ignored, else why the file is refused."""
+    key, weight = keys[0], module.key("weight")
+    if weight is None:
+        return f"{key} is the scale of no weight in this file: the file is incomplete or its keys were renamed"
+    scale = as_float(module.source.tensor(key)) if module.source[key].numel <= LARGEST else None
+    if scale is None or module.key("scale") is None or module.dtype() not in FLOATS:
+        return f"{key} belongs to a quantized weight but {weight} is {module.dtype()}"
+    if bool((scale == 1).all()):
+        return "dummy"
+    return "dequantized" if settled_by_std(module, scale) else (
+        f"{weight} is {module.dtype()} but has the scale {key}: whether it is dequantized already cannot be seen; "
+        "remove the scale or get the original"
+    )  # fmt: skip
+
+
+def settled_by_std(module: Module, scale: Tensor) -> bool:
+    """Whether a high-precision weight is plausible as it is and not when scaled: then its scale is a leftover."""
+    key, shape = module.key("weight") or "", module.shape()
+    if len(shape) < 2:
+        return False
+    pieces = [module.source.piece(key, *bounds) for bounds in run_starts(module.source[key].numel)]
+    raw, inputs = torch.cat(pieces).float(), shape[-1]
+    size = float((raw.std() * scale.mean()).abs()) * inputs**0.5
+    # 0.1 to 20 is where trained weights are (catalogue 7.1)
+    return not implausible(raw, inputs) and not 0.1 <= size <= 20
+
+
+def find_consumed(found: Findings) -> None:
+    """Which keys are parts of layers or markers, so that what is left are the model's other tensors."""
+    for name, module in found.modules.items():
+        in_layer = name in found.layers or name in found.refused
+        keep = {"bias"} if in_layer else {"bias", "weight"}
+        dropped = [key for suffix, key in module.keys.items() if module.role(suffix) not in keep]
+        if in_layer or module.key("weight") is not None:
+            found.consumed.update(dropped)
+        scale, bias = module.key("bias_scale"), module.key("bias")
+        if scale and bias:
+            found.bias_scales[bias.removesuffix(":_data")] = scale
+    found.consumed.update(k for k in found.source if is_marker(k))
+
+
+def is_marker(key: str) -> bool:
+    return key.rpartition(".")[2] in ("scaled_fp8", "comfy_quant", "_extra_state")
+
+
+def find_directions(found: Findings) -> None:
+    """Where a dialect's documents name both directions of its scale, the one that makes sound weights."""
+    layers = [layer for layer in found.layers.values() if layer.dialect.reciprocal]
+    few = spread(layers, READ)
+    if few and all(inverted(layer) for layer in few):
+        found.layers.update({layer.name: replace(layer, divide=True) for layer in layers})
+
+
+def find_numbers(found: Findings, everything: bool) -> None:
+    """Scales of all layers and codes of many are looked at; what they show is the last word."""
+    sound = [layer for name, layer in found.layers.items() if name not in found.refused]
+    doubtful = {}
+    for layer in sound:
+        problem, doubtful[layer.name] = scale_problem(layer, everything)
+        if problem:
+            found.refused[layer.name] = problem
+    sound = [layer for layer in sound if layer.name not in found.refused]
+    for layer in sound if everything else chosen(sound, doubtful):
+        problem = code_problem(layer, everything)
+        if problem:
+            found.refused[layer.name] = problem
+    small = sorted((v for v in sound if v.name not in found.refused), key=lambda v: v.stored[0] * v.stored[1])
+    for layer in small[:READ]:
+        if problem := relabelled(layer):
+            found.refused[layer.name] = problem
+
+
+def chosen(layers: list[Layer], doubtful: dict[str, bool]) -> list[Layer]:
+    """The layers whose codes are sampled: some scaled ones, those with odd scales, and nearly all unscaled ones."""
+    scaled = [v for v in layers if not v.plain]
+    odd = [v for v in scaled if doubtful[v.name]]
+    plain = [v for v in layers if v.plain]
+    picked = {v.name: v for v in (*spread(scaled, LAYERS), *spread(odd, LAYERS), *spread(plain, CASTS))}
+    return list(picked.values())

@@ -1,0 +1,8 @@
+"""One file into another, of any size: converted in pieces, read back, compared."""
+
+from __future__ import annotations
+
+from .comparison import compare
+from .converter import convert
+
+__all__ = ["compare", "convert"]

@@ -1,0 +1,219 @@
+"""A checkpoint of any dialect written in another format or precision, in pieces, on all cores."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from ..checkpoint.read import Checkpoint, read_checkpoint
+from ..checkpoint.survey import survey_header
+from ..errors import Refused
+from ..files.reader import read_safetensors
+from ..files.stored import Source, Stored
+from ..files.writer import Output, writing
+from ..weights.formats import FORMATS
+from .parts import Scopes, find_scopes
+from .quantizing import Encode
+from .request import Request
+from .result import Conversion, Row
+from .shards import target_of
+from .tasks import Cast, Pass, Task, Values, format_of
+from .workers import run_all
+
+# what a file can be converted to without quantizing it
+HIGH_PRECISION: dict[str, torch.dtype] = {
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
+QUANTIZABLE = ("F64", "F32", "F16", "BF16")
+# header keys that describe quantization which the result does not have
+QUANTIZATION_KEYS = ("tensor_names", "weight_qmax", "comfy_config", "scaled_fp8")
+SAMPLED = 64  # layers that are read back
+
+
+class Bar(Protocol):
+    """What shows progress: told of bytes as they are done."""
+
+    def update(self, n: int) -> object: ...
+
+
+class Silent:
+    def update(self, n: int) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to convert. threads: None for all cores; check: "sample" or "all" is read back; shard_size: bytes."""
+
+    threads: int | None = None
+    check: str = "sample"
+    shard_size: int | None = None
+    bar: Callable[[int], AbstractContextManager[Bar]] = lambda total: nullcontext(Silent())
+
+
+def convert(
+    src: str | os.PathLike[str] | Source,
+    dst: str | os.PathLike[str],
+    request: Request | str,
+    options: Options = Options(),
+) -> Conversion:
+    """Write src to dst in a format of FORMATS, as ComfyUI reads it, or in float32, float16 or bfloat16.
+
+    dst appears whole, once it was read back, or not at all. Refused if src is, if dst is a file of src, or where a
+    value does not fit.
+    """
+    start = time.perf_counter()
+    request = Request(request) if isinstance(request, str) else request
+    check_format(request)
+    ckpt = read_checkpoint(src, options.check)
+    tasks, lines = planned(ckpt, request)
+    target = target_of(Path(dst), tasks, options.shard_size, plain_metadata(ckpt, tasks))
+    refuse_overwriting(ckpt.source, target.paths)
+    with writing(target.layouts) as output:
+        run(tasks, output, options, ckpt.source.total_bytes)
+        checked = read_back(tasks, output, options, Path(dst))
+    target.remove_old()
+    rows = tuple(Row(t.name, before(ckpt, t), t.after, t.reason, not isinstance(t, Cast)) for t in tasks)
+    sizes = (ckpt.source.total_bytes, sum(layout.size for layout in target.layouts.values()))
+    names = tuple(str(path) for path in target.paths)
+    verdict = ckpt.verdict.sentence()
+    return Conversion(ckpt.source.name, names, verdict, lines, rows, *sizes, checked, time.perf_counter() - start)
+
+
+def check_format(request: Request) -> None:
+    if request.format is not None and request.format not in (*FORMATS, *HIGH_PRECISION):
+        known = ", ".join((*FORMATS, *HIGH_PRECISION))
+        raise Refused(f"Format {request.format!r} cannot be written; choose one of {known}.")
+
+
+def run(tasks: list[Task], output: Output, options: Options, total: int) -> None:
+    with options.bar(total) as bar:
+        run_all(tasks, lambda task, step: task.write(output, step), lambda t: t.cost, bar.update, options.threads)
+
+
+def before(ckpt: Checkpoint, task: Task) -> str:
+    return task.values.before if isinstance(task, Cast | Encode) else format_of(ckpt, task.layer)  # type: ignore[attr-defined]
+
+
+##### What becomes of each tensor
+
+
+def planned(ckpt: Checkpoint, request: Request) -> tuple[list[Task], tuple[str, ...]]:
+    """The work, in the order of the source, and a line for each part of the checkpoint."""
+    if request.format in HIGH_PRECISION:
+        dtype = HIGH_PRECISION[request.format or ""]
+        layers: list[Task] = [Cast(values_of(ckpt, name), dtype, "dequantized") for name in ckpt]
+        rest = [plain(ckpt, name, dtype) for name in ckpt.tensors]
+        return layers + rest, (f"every floating tensor: {request.format}",)
+    scopes = find_scopes([*map(ckpt.weight_key, ckpt), *ckpt.tensors], request)
+    tasks = [quantized(ckpt, name, scopes, request) for name in ckpt]
+    tasks += [other(ckpt, name, scopes) for name in ckpt.tensors]
+    return tasks, tuple(scope.line() for scope in scopes.found.values())
+
+
+def values_of(ckpt: Checkpoint, layer: str) -> Values:
+    return Values(ckpt, ckpt.weight_key(layer), layer)
+
+
+def plain(ckpt: Checkpoint, name: str, dtype: torch.dtype) -> Cast:
+    floating = ckpt.tensors.info(name).dtype in FLOATING
+    return Cast(Values(ckpt, name), dtype if floating else None, "cast" if floating else "not floating")
+
+
+def quantized(ckpt: Checkpoint, layer: str, scopes: Scopes, request: Request) -> Task:
+    """A layer that is quantized already: left alone, unless that is asked for."""
+    key, spec = ckpt.weight_key(layer), ckpt.spec(layer)
+    if request.requantize:
+        decision = scopes.of(key).decide(layer, spec.full_shape)
+        policy = scopes.of(key).policy
+        if decision.quantize and policy:
+            return Encode(values_of(ckpt, layer), policy, f"requantized: {decision.reason}")
+        return Cast(values_of(ckpt, layer), torch.bfloat16, decision.reason)
+    if not key.endswith("weight"):
+        return Cast(values_of(ckpt, layer), torch.bfloat16, "a parameter without a layer: dequantized")
+    already = format_of(ckpt, layer)
+    return Pass(ckpt, layer, f"already {already}: left as it is")
+
+
+def other(ckpt: Checkpoint, name: str, scopes: Scopes) -> Task:
+    values = Values(ckpt, name)
+    if not name.endswith("weight") or values.info.dtype not in QUANTIZABLE or len(values.info.shape) < 2:
+        return Cast(values, None, "")
+    scope = scopes.of(name)
+    decision = scope.decide(name.removesuffix(".weight"), values.info.shape)
+    if decision.quantize and scope.policy:
+        return Encode(values, scope.policy, decision.reason)
+    return Cast(values, None, decision.reason)
+
+
+##### Before the result takes its place
+
+
+def read_back(tasks: list[Task], output: Output, options: Options, dst: Path) -> int:
+    """Compare what was written with the source, all or a sample of it; Refused where it is not the same."""
+    stored: dict[str, Stored] = {}
+    for slot in output.slots:
+        if slot.layout.places:
+            stored |= read_safetensors(slot.path).tensors
+    result = Checkpoint(survey_header(Source(stored, name=str(dst))))
+    if not result.verdict.accepted:
+        raise Refused(f"{dst}: what was written is not read back: {result.verdict.reasons[0]} Nothing was left there.")
+    everything = options.check == "all"
+    chosen = tasks if everything else sampled(tasks)
+
+    def look(task: Task, step: object) -> None:
+        if found := task.problem(result, everything):
+            raise Refused(f"{dst}: {task.name} was read back with {found}; nothing was left there, start again.")
+
+    run_all(chosen, look, lambda task: task.cost * (2 if isinstance(task, Pass) else 1), len_of, options.threads)
+    return len(chosen)
+
+
+def len_of(count: int) -> None:
+    return None
+
+
+def sampled(tasks: list[Task]) -> list[Task]:
+    """Many of those that are cheap to check, a few of those that are decoded whole."""
+    cheap: list[Task] = [t for t in tasks if isinstance(t, Cast | Encode) and not t.values.whole]
+    whole = sorted((t for t in tasks if t not in cheap), key=lambda t: t.cost)
+    return spread(cheap, SAMPLED) + spread(whole, 4)
+
+
+def spread(tasks: list[Task], count: int) -> list[Task]:
+    return tasks if len(tasks) <= count else [tasks[i * (len(tasks) - 1) // (count - 1)] for i in range(count)]
+
+
+##### Metadata, and files
+
+
+def plain_metadata(ckpt: Checkpoint, tasks: Iterable[Task]) -> dict[str, str]:
+    """The source's metadata without what describes its quantization."""
+    infos = {info.name for task in tasks for info in task.infos}
+    names = infos | {name.removesuffix(".weight") for name in infos}
+    return {
+        key: value
+        for key, value in ckpt.source.metadata.items()
+        if "quant" not in key.lower() and key not in QUANTIZATION_KEYS and key not in names and not has_type(value)
+    }
+
+
+def has_type(value: str) -> bool:
+    """Whether this is torchao's description of a tensor."""
+    return value.startswith("{") and '"_type"' in value
+
+
+def refuse_overwriting(source: Source, targets: Iterable[Path]) -> None:
+    for dst in targets:
+        if any(dst.exists() and file.exists() and dst.samefile(file) for file in source.files):
+            raise Refused(f"{dst}: is a file of what is converted; give another name.")

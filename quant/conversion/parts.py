@@ -1,0 +1,167 @@
+"""Which component each part of a checkpoint is, and what the user's requests and settings make of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from ..errors import Refused
+from ..recipes.families import Family
+from ..recipes.policy import PREFIX, Decision, Policy, bare_name, family_named, recognise
+from ..weights.formats import Format, format_named
+from ..weights.granularity import Granularity
+from ..weights.native import loads_in_core
+from .request import Request
+
+if TYPE_CHECKING:
+    from ..recipes.settings import Setting, Settings
+
+GENERIC_FAMILY = "none"
+# What a prefix says of the tensors under it; the first that matches.
+TELLING: tuple[tuple[str, str], ...] = (
+    (r"(^|\.)(first_stage_model|vae)\.", "vae"),
+    (r"(^|\.)(cond_stage_model|conditioner|text_encoder\w*|t5\w*|umt5\w*|gemma3\w*|clip_\w|language_model)\.",
+     "encoder"),
+    (r"(^|\.)(diffusion_model|unet|net|dit)\.", "transformer"),
+)  # fmt: skip
+# What names without such a prefix say, where no family is recognised.
+SIGNS: tuple[tuple[str, str], ...] = (
+    (r"^(encoder|decoder)\.(conv_in|conv1|conv_out|mid|mid_block|up_blocks|down_blocks)\b", "vae"),
+    (r"^(text_model|transformer\.resblocks|encoder\.block|encoder\.layer|layers\.\d+\.self_attn|visual)\b", "encoder"),
+)
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One part of a checkpoint. policy: None where it stays as it is, for reason; origin: where each choice is from."""
+
+    prefix: str
+    component: str
+    family: Family | None
+    policy: Policy | None
+    reason: str = ""
+    origin: str = ""
+
+    def decide(self, name: str, shape: tuple[int, ...]) -> Decision:
+        return self.policy.decide(name, shape) if self.policy else Decision(False, self.reason)
+
+    def line(self) -> str:
+        """For the report."""
+        where = f"{self.prefix}*: " if self.prefix else ""
+        family = f", {self.family.title}" if self.family else ""
+        what = f"{self.policy.format.name} {self.policy.granularity.name}" if self.policy else self.reason
+        return f"{where}{self.component}{family}: {what}" + (f" ({self.origin})" if self.origin else "")
+
+
+@dataclass(frozen=True)
+class Scopes:
+    """The parts of one checkpoint, by the prefix of their names."""
+
+    found: dict[str, Scope] = field(default_factory=dict)
+
+    def of(self, name: str) -> Scope:
+        return self.found[prefix_of(name)]
+
+
+def find_scopes(names: Iterable[str], request: Request) -> Scopes:
+    """The parts that the names of a checkpoint's tensors belong to; Refused where a request cannot be met."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        parts.setdefault(prefix_of(name), []).append(name)
+    everything = [name for group in parts.values() for name in group]
+    kinds = {prefix: component_of(prefix, group, everything) for prefix, group in parts.items()}
+    single = len(set(kinds.values())) == 1
+    scopes = {
+        prefix: scope(prefix, (single and request.component) or kinds[prefix], group, request, single)
+        for prefix, group in parts.items()
+    }
+    return Scopes(scopes)
+
+
+def prefix_of(name: str) -> str:
+    """What stands before the names of one component, "" where it tells nothing."""
+    found = PREFIX.match(name)
+    prefix = found.group() if found else ""
+    return prefix if told(prefix) else ""
+
+
+def told(prefix: str) -> str | None:
+    return next((component for pattern, component in TELLING if re.search(pattern, prefix)), None)
+
+
+def component_of(prefix: str, names: list[str], everything: list[str]) -> str:
+    known = told(prefix)
+    if known:
+        return known
+    family = recognise(names) or recognise(everything)
+    if family:
+        return family.component
+    bare = [bare_name(name) for name in names]
+    signs = (component for pattern, component in SIGNS if any(re.search(pattern, name) for name in bare))
+    return next(signs, "transformer")
+
+
+##### What becomes of a part
+
+
+def scope(prefix: str, component: str, names: list[str], request: Request, single: bool) -> Scope:
+    family = family_of(names, component, request, single)
+    if request.component and request.component != component:
+        return Scope(prefix, component, family, None, f"kept: only the {request.component} was asked for")
+    if component == "vae" and not single and not request.component:
+        return Scope(prefix, component, family, None, "kept: ComfyUI core loads no quantized VAE")
+    format, origin = format_of(component, family, request)
+    if format is None:
+        return Scope(prefix, component, family, None, f"kept: {origin}", "")
+    granularity, source = granularity_of(format, family, request)
+    check_supported(format, granularity, component, request)
+    policy = Policy(format, granularity, component, family, request.keep)
+    return Scope(prefix, component, family, policy, origin=f"format: {origin}; granularity: {source}")
+
+
+def family_of(names: list[str], component: str, request: Request, single: bool) -> Family | None:
+    """The requested family, of the component it is for; else the recognised one."""
+    if request.family == GENERIC_FAMILY:
+        return None
+    requested = family_named(request.family) if request.family else None
+    return requested if requested and (single or requested.component == component) else recognise(names, component)
+
+
+def format_of(component: str, family: Family | None, request: Request) -> tuple[Format | None, str]:
+    """The format and where it is from; None for one that settings leave as it is."""
+    if request.format:
+        return format_named(request.format), "argument"
+    if request.settings is None:
+        raise Refused("No format was given; say --format, or --config with a settings file.")
+    from ..recipes.auto import pick
+
+    setting = resolved(component, family, request.settings)
+    picked = pick(setting.value, "cpu", component=component).method
+    origin = f"method {setting}"
+    return (None, origin) if picked.name == "none" else (picked.format, origin)
+
+
+def granularity_of(format: Format, family: Family | None, request: Request) -> tuple[Granularity, str]:
+    """The requested granularity; else the settings' where the format has it; else the one that core loads."""
+    if request.granularity:
+        return format.granularity(request.granularity), "argument"
+    setting = resolved("granularity", family, request.settings) if request.settings else None
+    known = [g for g in format.granularities if setting and g.name == setting.value]
+    if setting and setting.origin != "built in" and known:
+        return known[0], setting.origin
+    return format.granularities[0], f"default of {format.name}"
+
+
+def resolved(key: str, family: Family | None, settings: Settings) -> Setting:
+    return settings.resolve(key, family.name if family else None)
+
+
+def check_supported(format: Format, granularity: Granularity, component: str, request: Request) -> None:
+    what = "a quantized VAE" if component == "vae" else f"{format.name} {granularity.name}"
+    if request.unsupported or (component != "vae" and loads_in_core(format, granularity)):
+        return
+    loaded = [g.name for g in format.granularities if loads_in_core(format, g)]
+    instead = f"choose granularity {loaded[0]}" if loaded and component != "vae" else "choose another format"
+    raise Refused(f"ComfyUI core does not load {what}; {instead}, or say --allow-unsupported: this pack loads it.")

@@ -1,0 +1,161 @@
+"""Quantizing one layer of a conversion in pieces: one pass for the scale of all, one for the codes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.read import Checkpoint
+from ..checkpoint.sampling import sample
+from ..files.header import TensorInfo
+from ..files.writer import Output
+from ..recipes.policy import Policy
+from ..weights.encode import SLAB, Job, encode_slabs, finite, quantize, rotation_group, scale_of_scales, slabs
+from ..weights.formats import Format
+from ..weights.granularity import Granularity, PerBlock, PerTensor, largest
+from ..weights.native import description, native_tensors
+from ..weights.rotation import rotate
+from ..weights.weight import QuantizedWeight
+from .readback import differences, row_runs
+from .tasks import PIECE, Step, Values, infos_of, no_codes
+
+
+@dataclass(frozen=True)
+class Encode:
+    """Values quantized by policy, in two passes over their rows: for the scale of all, and for the codes."""
+
+    values: Values
+    policy: Policy
+    reason: str
+
+    @property
+    def name(self) -> str:
+        return self.values.name
+
+    @property
+    def prefix(self) -> str:
+        return self.name.removesuffix("weight")
+
+    @property
+    def after(self) -> str:
+        return f"{self.format.name} {self.granularity.name}"
+
+    @property
+    def format(self) -> Format:
+        return self.policy.format
+
+    @property
+    def granularity(self) -> Granularity:
+        return self.policy.granularity
+
+    @property
+    def cost(self) -> int:
+        return self.values.info.numel * 6 if self.format.grid else self.values.cost()
+
+    @cached_property
+    def shell(self) -> QuantizedWeight:
+        rows = self.values.matrix[0]
+        scale = torch.empty(self.granularity.scale_shape(self.values.matrix), device="meta")
+        weight = self.weight(scale, torch.empty((rows, 1) if self.format.grid else (), device="meta"))
+        return replace(weight, codebook=torch.empty(16, device="meta") if self.format.grid else None)
+
+    @cached_property
+    def infos(self) -> list[TensorInfo]:
+        return infos_of(self.shell, self.prefix, self.values.info.shape)
+
+    @property
+    def marker(self) -> dict[str, object]:
+        return description(self.shell)
+
+    @property
+    def job(self) -> Job:
+        rotation = rotation_group(self.values.matrix[1]) if self.format.rotates else 0
+        return Job(self.format, self.granularity, rotation)
+
+    def weight(self, scale: Tensor, outer: Tensor | None) -> QuantizedWeight:
+        """The weight with these scales, its codes on no device."""
+        shape = self.values.matrix
+        codes, rotation = no_codes(self.format, shape), self.job.rotation
+        kept = outer if self.format.outer_maximum or self.format.grid else None
+        return QuantizedWeight(self.format, codes, scale, self.granularity, shape, rotation=rotation, outer=kept)
+
+    def write(self, output: Output, step: Step) -> None:
+        read, (rows, columns) = self.values.reader(), self.values.matrix
+        if self.format.grid:
+            return self.write_whole(output, read(0, rows * columns).view(rows, columns), step)
+        amax = self.amax(read)
+        job = replace(self.job, outer=scale_of_scales(amax, self.format))
+        scales = []
+        for start, stop in self.runs():
+            codes, scale = encoded(job, self.matrix(read, start, stop), amax, self.name)
+            self.put_rows(output, codes, start)
+            scales.append(scale)
+            step((stop - start) * self.values.read_bytes // rows)
+        scale = scales[0] if isinstance(self.granularity, PerTensor) else torch.cat(scales)
+        self.put_rest(output, native_tensors(self.weight(scale, job.outer), self.prefix))
+
+    def write_whole(self, output: Output, weight: Tensor, step: Step) -> None:
+        found = quantize(weight, self.format, self.granularity, self.name)
+        tensors = native_tensors(found, self.prefix)
+        output.put(f"{self.prefix}weight", tensors[f"{self.prefix}weight"])
+        self.put_rest(output, tensors)
+        step(self.values.read_bytes)
+
+    def matrix(self, read: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor:
+        """Rows [start, stop)."""
+        columns = self.values.matrix[1]
+        return read(start * columns, stop * columns).view(-1, columns)
+
+    def runs(self) -> Iterator[tuple[int, int]]:
+        """Rows that are read at once: whole blocks, and the slabs of quantize."""
+        rows, columns = self.values.matrix
+        step = self.granularity.rows if isinstance(self.granularity, PerBlock) else 1
+        count = max(1, SLAB // columns // step) * step * (PIECE // SLAB)
+        return ((start, min(start + count, rows)) for start in range(0, rows, count))
+
+    def amax(self, read: Callable[[int, int], Tensor]) -> Tensor:
+        """Of the whole weight, where a scale depends on it."""
+        if not (isinstance(self.granularity, PerTensor) or self.format.outer_maximum):
+            return torch.ones(())
+        found = [largest(self.matrix(read, *run), (0, 1)) for run in self.runs()]
+        return finite(torch.stack(found).amax(), self.name)
+
+    def put_rows(self, output: Output, codes: Tensor, start: int) -> None:
+        """Rows of codes at row start, filled up with zeros to the columns that are stored, below to the rows."""
+        stored = next(info for info in self.infos if info.name == f"{self.prefix}weight")
+        columns = stored.numel // stored.shape[0]
+        raw = codes.view(torch.uint8)
+        raw = torch.nn.functional.pad(raw, (0, columns - raw.shape[1])) if columns > raw.shape[1] else raw
+        if start + len(raw) == self.values.matrix[0] < stored.shape[0]:
+            raw = torch.cat([raw, raw.new_zeros(stored.shape[0] - start - len(raw), columns)])
+        output.put(stored.name, raw.reshape(-1).view(codes.dtype), start * columns)
+
+    def put_rest(self, output: Output, tensors: dict[str, Tensor]) -> None:
+        for info in self.infos:
+            if info.name != f"{self.prefix}weight":
+                output.put(info.name, tensors[info.name])
+
+    def problem(self, result: Checkpoint, everything: bool) -> str:
+        layer = result.spec(self.name.removesuffix(".weight") if self.name != "weight" else "")
+        read, columns = self.values.reader(), self.values.matrix[1]
+        for row, count in row_runs(*self.values.matrix, everything):
+            wanted = read(row * columns, row * columns + count).float().view(1, -1)
+            wanted = rotate(wanted, self.job.rotation) if self.job.rotation else wanted
+            start = row * layer.stored[1]
+            seen = sample(layer, [(start, start + count)])
+            if found := differences(self.format, wanted.flatten(), seen):
+                return found
+        return ""
+
+
+def encoded(job: Job, rows: Tensor, amax: Tensor, name: str) -> tuple[Tensor, Tensor]:
+    """Codes and scales of some rows."""
+    if isinstance(job.granularity, PerTensor):
+        scale = job.scale(amax)
+        return torch.cat([job.codes(job.values(slab), scale) for slab in slabs(rows, job.granularity)]), scale
+    finite(largest(rows, (0, 1)), name)
+    return encode_slabs(job, rows, amax)

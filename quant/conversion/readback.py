@@ -1,0 +1,55 @@
+"""Whether codes that were read back are the nearest to the values they were made of."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from ..checkpoint.plausibility import Sample
+from ..weights.formats import Format
+
+ROWS, RUN = 4, 4096  # rows of a layer that are looked at, and elements of each
+SLACK = 1.01  # for roundings of float32 before and after
+CODEBOOK = 0.25  # relative error of 4-bit codes whose steps differ from layer to layer
+
+
+def row_runs(rows: int, columns: int, everything: bool) -> Iterator[tuple[int, int]]:
+    """Row and how many of its elements to look at: all, or a start of a few evenly spaced ones."""
+    if everything:
+        return ((row, columns) for row in range(rows))
+    some = sorted({row * (rows - 1) // (ROWS - 1) for row in range(ROWS)})
+    return ((row, min(columns, RUN)) for row in some)
+
+
+def differences(format: Format, wanted: Tensor, seen: Sample) -> str:
+    """What is wrong with values that were read back, "" for nothing."""
+    if format.grid:
+        relative = float((seen.scaled - wanted).norm()) / max(float(wanted.norm()), 1e-30)
+        return f"values {relative:.2f} off" if relative > CODEBOOK else ""
+    live = seen.raw != 0
+    # scaled / raw is the scale, wherever the code is not zero
+    scale = torch.where(live, seen.scaled / torch.where(live, seen.raw, 1), 0)
+    error, size = (seen.scaled - wanted).abs(), wanted.abs()
+    allowed = half_step(format, size, scale) * SLACK + 1e-6 * size.amax()
+    wrong = live & (error > allowed)
+    # a code of zero must stand for a small value
+    wrong |= ~live & (size > size.amax() / 2)
+    return f"{int(wrong.sum())} of {len(wanted)} values that the format rounds otherwise" if wrong.any() else ""
+
+
+def half_step(format: Format, size: Tensor, scale: Tensor) -> Tensor:
+    """Half of the distance between codes around values of this size."""
+    if format.dtype.is_floating_point:
+        normal = torch.finfo(format.dtype).smallest_normal
+        return torch.maximum(size, normal * scale) * (step_at_one(format.dtype) / 2)
+    if format.outer_maximum:  # e2m1: 1.5 and 2, then 3 and 4, 6
+        return torch.maximum(size, scale) * 0.25
+    return scale * 0.5
+
+
+def step_at_one(dtype: torch.dtype) -> float:
+    """From 1 to the next larger code; finfo's eps of float8_e5m2fnuz is half of that."""
+    one = torch.ones(1).to(dtype).view(torch.uint8)
+    return float((one + 1).view(dtype).float() - 1)

@@ -1,0 +1,27 @@
+"""What the user asks of a conversion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ..recipes.settings import Settings
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the user asks of a conversion; None and "" leave it to settings and rules.
+
+    component: what the file is; of an all-in-one checkpoint, the only part to quantize; requantize: quantized layers
+    too; unsupported: write what ComfyUI core cannot load.
+    """
+
+    format: str | None
+    granularity: str | None = None
+    keep: str = ""
+    family: str | None = None
+    component: str | None = None
+    requantize: bool = False
+    unsupported: bool = False
+    settings: Settings | None = None

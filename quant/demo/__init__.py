@@ -1,0 +1,7 @@
+"""The whole story on an embedded model, without ComfyUI and without a download."""
+
+from __future__ import annotations
+
+from .run import main
+
+__all__ = ["main"]

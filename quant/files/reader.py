@@ -1,0 +1,97 @@
+"""Safetensors files on disk: opened once, watched for changes, data one tensor or piece at a time."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from ..errors import Refused, first_line
+from .header import TensorInfo, read_header
+from .stored import Contents
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A file as it was when its header was read. stamp: size and time of its last change."""
+
+    path: Path
+    stamp: tuple[int, int]
+
+    def read(self, info: TensorInfo, offset: int, nbytes: int) -> Tensor:
+        """Bytes [offset, offset + nbytes) as uint8 ``[nbytes]``."""
+        try:
+            with open_regular(self.path) as file:
+                if stamp_of(file) != self.stamp:
+                    raise Refused(f"{self.path}: the file was changed while it was being read; start again.")
+                return read_bytes(file, offset, nbytes)
+        except (OSError, RuntimeError, MemoryError, EOFError) as problem:
+            where = f"{self.path}: {info.name!r} ({nbytes} bytes)"
+            raise Refused(f"{where} cannot be read: {first_line(problem)}.") from None
+
+
+@dataclass(frozen=True)
+class OnDisk:
+    """A tensor in a safetensors file. offset: position of its data in the file."""
+
+    info: TensorInfo
+    file: DataFile
+    offset: int
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    @property
+    def origin(self) -> str:
+        return self.path.name
+
+    def read(self, start: int, stop: int) -> Tensor:
+        dtype = self.info.torch_dtype
+        if dtype is None:
+            raise Refused(f"{self.file.path}: {self.info.name!r} is {self.info.dtype}, which torch cannot hold.")
+        size = dtype.itemsize
+        return self.file.read(self.info, self.offset + start * size, (stop - start) * size).view(dtype)
+
+
+def read_safetensors(path: Path) -> Contents:
+    """The tensors of one safetensors file; only its header is read."""
+    with open_regular(path) as file:
+        stamp = stamp_of(file)
+        header = read_header(file, stamp[0], str(path))
+    data = DataFile(path, stamp)
+    tensors = {name: OnDisk(info, data, offset) for name, (info, offset) in header.tensors.items()}
+    return Contents(tensors, header.metadata)
+
+
+def read_bytes(file: BinaryIO, offset: int, nbytes: int) -> Tensor:
+    data = torch.empty(nbytes, dtype=torch.uint8)
+    view = memoryview(data.numpy().data)
+    file.seek(offset)
+    while view:
+        # at most 2 GB come at once
+        count = file.readinto(view)  # type: ignore[attr-defined]
+        if not count:
+            raise EOFError("the file ends before it")
+        view = view[count:]
+    return data
+
+
+def open_regular(path: Path) -> BinaryIO:
+    """The file, unbuffered; refused unless it is a regular file (a pipe would wait for ever)."""
+    try:
+        if not path.is_file():
+            kind = "not a regular file" if path.exists() else "no such file"
+            raise Refused(f"{path}: {kind}; name a .safetensors file, an index.json or a diffusers folder.")
+        return open(path, "rb", buffering=0)  # type: ignore[return-value]
+    except (OSError, ValueError) as problem:
+        raise Refused(f"{path}: cannot be opened: {first_line(problem)}.") from None
+
+
+def stamp_of(file: BinaryIO) -> tuple[int, int]:
+    status = os.fstat(file.fileno())
+    return status.st_size, status.st_mtime_ns

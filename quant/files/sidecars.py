@@ -1,0 +1,92 @@
+"""What lies beside a model and belongs to it: configurations, and scales in files of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Refused
+from .header import LARGEST_HEADER, Malformed, as_object
+from .pickles import load_pickle, mapped
+from .reader import OnDisk, open_regular, read_safetensors
+from .stored import Stored
+
+SIDECARS = (
+    "config.json",
+    "hf_quant_config.json",
+    "quantization_config.json",
+    "params.json",
+    "quanto_qmap.json",
+    "comfy_config.json",
+)
+SCALES = "fp8_scales.safetensors"
+
+
+def read_sidecars(main: Path) -> dict[str, dict[str, Any]]:
+    """File name -> JSON of the files beside main that describe quantization."""
+    names = (*SIDECARS, f"{main.stem}_qmap.json", f"{main.stem}_map.json")
+    return {name: read_json(main.parent / name) for name in names if (main.parent / name).is_file()}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    with open_regular(path) as file:
+        text = file.read(LARGEST_HEADER + 1)
+    if len(text) > LARGEST_HEADER:
+        raise Refused(f"{path}: more than {LARGEST_HEADER} bytes of JSON are not read.")
+    try:
+        return as_object(text)
+    except Malformed as problem:
+        raise Refused(f"{path}: {str(problem).replace('the header', 'the file')}; fetch it again.") from None
+
+
+def read_scales(main: Path, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
+    """Scales from files of their own, if they are this model's: at least one names a weight of it."""
+    scales = angelslim_scales(main.parent / SCALES) | hunyuan_scales(main.with_name(f"{main.stem}_map.pt"))
+    weights = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight")}
+    if not any(module_of(name) in weights for name in scales):
+        return {}
+    return {name: scale for name, scale in scales.items() if not repeated(scale, tensors.get(name), main)}
+
+
+def module_of(name: str) -> str:
+    return name.removesuffix(".fp8_map_scale").removesuffix(".weight_scale")
+
+
+def repeated(scale: Stored, known: Stored | None, main: Path) -> bool:
+    """Whether the model itself has this very scale; refused if it has another one."""
+    if known is None:
+        return False
+    same = known.info == scale.info and torch.equal(values(known).float(), values(scale).float())
+    if not same:
+        raise Refused(f"{main}: {scale.info.name!r} differs from the one in {scale.origin}; one of them is stale.")
+    return True
+
+
+def values(stored: Stored) -> Tensor:
+    return stored.read(0, stored.info.numel)
+
+
+def angelslim_scales(path: Path) -> dict[str, Stored]:
+    tensors = read_safetensors(path).tensors if path.is_file() else {}
+    named = {f"{name.removesuffix('.weight_scale')}.weight_scale": scale for name, scale in tensors.items()}
+    return {name: renamed(scale, name) for name, scale in named.items()}
+
+
+def renamed(stored: Stored, name: str) -> Stored:
+    assert isinstance(stored, OnDisk)
+    return replace(stored, info=replace(stored.info, name=name))
+
+
+def hunyuan_scales(path: Path) -> dict[str, Stored]:
+    scales = load_pickle(path) if path.is_file() else {}
+    named = {f"{module}.fp8_map_scale": as_tensor(value) for module, value in scales.items()}
+    return {name: mapped(name, value, path) for name, value in named.items()}
+
+
+def as_tensor(value: object) -> object:
+    return torch.tensor(value, dtype=torch.float32) if isinstance(value, float | int) else value

@@ -1,0 +1,160 @@
+"""Products of codes: quantized activations times the weight's own codes."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..weights.native import mxfp8, nvfp4
+from ..weights.weight import QuantizedWeight
+
+
+class Codes(NamedTuple):
+    """Quantized activations: codes ``[tokens, in]``, float32 scale ``[1, 1]`` or ``[tokens, 1]``, dtype they had."""
+
+    codes: Tensor
+    scale: Tensor
+    dtype: torch.dtype
+
+
+##### float8
+
+
+def per_tensor(a: Codes, weight: QuantizedWeight, bias: Tensor | None, fast: bool = False) -> Tensor:
+    """fast: sums are kept in fewer bits inside the matrix units, which is faster on Ada and Hopper."""
+    return scaled(a, a.scale.reshape(()), weight, weight.scale.reshape(()), bias, fast)
+
+
+def per_row(a: Codes, weight: QuantizedWeight, bias: Tensor | None, fast: bool = False) -> Tensor:
+    return scaled(a, a.scale.expand(a.codes.shape[0], 1).contiguous(), weight, rows_of(weight), bias, fast)
+
+
+def emulated_per_row(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    one = torch.ones((), device=a.codes.device)
+    # sums of unscaled codes leave float16's range; bfloat16 has float32's
+    wide = torch.bfloat16 if a.dtype == torch.bfloat16 else torch.float32
+    product = gemm(a.codes, weight.codes, one, one, wide)
+    # the weight's scales first: they are small, and what the activations' make of the sum may overflow
+    return added(product.mul_(rows_of(weight)).mul_(a.scale), bias).to(a.dtype)
+
+
+def rows_of(weight: QuantizedWeight) -> Tensor:
+    """The weight's scales, one an output: ``[1, out]`` float32."""
+    return weight.scale.reshape(1, -1).expand(1, weight.shape[0]).contiguous()
+
+
+def added(y: Tensor, bias: Tensor | None) -> Tensor:
+    return y if bias is None else y.add_(bias)
+
+
+def scaled(
+    a: Codes, a_scale: Tensor, weight: QuantizedWeight, scale: Tensor, bias: Tensor | None, fast: bool
+) -> Tensor:
+    """One GEMM; a bias of bfloat16 goes into it, where it is added before the only rounding."""
+    fused = bias if a.dtype == torch.bfloat16 else None
+    y = gemm(a.codes, weight.codes, a_scale, scale, a.dtype, fused, fast)
+    return y if fused is not None else added(y, bias)
+
+
+def gemm(
+    x: Tensor, codes: Tensor, x_scale: Tensor, scale: Tensor, dtype: torch.dtype,
+    bias: Tensor | None = None, fast: bool = False,
+) -> Tensor:  # fmt: skip
+    """``(x * x_scale) @ (codes * scale).T + bias`` by ``_scaled_mm``: ``[tokens, in], [out, in] -> [tokens, out]``."""
+    outputs, step = codes.shape[0], alignment(x.device)
+    if outputs % step or codes.shape[1] % step:
+        x, codes = padded(x, 1, step), padded(codes, step, step)
+        scale = F.pad(scale, (0, -outputs % step)) if scale.ndim == 2 else scale
+        bias = None if bias is None else F.pad(bias, (0, -outputs % step))
+    y = torch._scaled_mm(x, codes.contiguous().t(), x_scale, scale, bias=bias, out_dtype=dtype, use_fast_accum=fast)
+    return y if y.shape[1] == outputs else y[:, :outputs].contiguous()
+
+
+def alignment(device: torch.device) -> int:
+    """What ``in`` and ``out`` must be multiples of: cuBLASLt and hipBLASLt want 16 bytes, a CPU does not care."""
+    return 1 if device.type == "cpu" else 16
+
+
+def padded(codes: Tensor, row_step: int, column_step: int) -> Tensor:
+    """Codes filled up with zeros to multiples of the steps."""
+    rows, columns = codes.shape
+    if not (rows % row_step or columns % column_step):
+        return codes
+    # float8 has no pad of its own
+    filled = F.pad(codes.view(torch.uint8), (0, -columns % column_step, 0, -rows % row_step))
+    return filled.view(codes.dtype)
+
+
+def blocks(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    """Activations by runs of 128 times a weight by blocks of 128 x 128, as Hopper's cuBLASLt has it."""
+    kind = F.ScalingType
+    codes, outputs = padded(weight.codes, 128, 128), weight.shape[0]
+    # the weight's scales one column after another, each filled up to a multiple of four
+    scale = F.pad(weight.scale, (0, -weight.scale.shape[1] % 4)).contiguous().t()
+    y = F.scaled_mm(
+        a.codes, codes.contiguous().t(), a.scale, kind.BlockWise1x128, scale, kind.BlockWise128x128,
+        output_dtype=torch.bfloat16,
+    )  # fmt: skip
+    return added(y[:, :outputs].to(a.dtype), bias)
+
+
+##### int8
+
+
+def int8_rows(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    """Exact int32 sums, scaled in float32."""
+    sums = int_mm(a.codes, weight.codes)[: a.codes.shape[0], : weight.shape[0]]
+    y = (sums * rows_of(weight)).mul_(a.scale)
+    return (y if bias is None else y.add_(bias)).to(a.dtype)
+
+
+def int_mm(x: Tensor, codes: Tensor) -> Tensor:
+    """``[tokens, in], [out, in] -> [tokens, out]`` int32, of the operands filled up where the device wants that."""
+    if x.device.type == "cpu":
+        # torch's sums of a single product are wrong on a CPU
+        x, codes = padded(x, 1, 4), padded(codes, 1, 4)
+    else:
+        # cuBLASLt wants more than 16 rows and multiples of 8
+        x, codes = padded(x, 32, 16), padded(codes, 16, 16)
+    return torch._int_mm(x.contiguous(), codes.contiguous().t())
+
+
+def kitchen_int8(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    """comfy-kitchen's own int8 Linear: quantizes the tokens, multiplies and scales."""
+    import comfy_kitchen as ck
+
+    return ck.int8_linear(x, weight.codes, weight.scale, bias, out_dtype=x.dtype)
+
+
+##### Blackwell's formats, by comfy-kitchen
+
+
+def mx(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    import comfy_kitchen as ck
+
+    codes, scale = ck.quantize_mxfp8(x, pad_32x=True)
+    own = mxfp8(weight)
+    tiles = own["weight_scale"].view(torch.float8_e8m0fnu)
+    y = ck.scaled_mm_mxfp8(codes, own["weight"], scale, tiles, out_dtype=x.dtype)
+    return added(y[: x.shape[0], : weight.shape[0]].contiguous(), bias)
+
+
+def nv(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    import comfy_kitchen as ck
+
+    outer = nv_scale(x, weight)
+    codes, scale = ck.quantize_nvfp4(x, outer, pad_16x=True)
+    own = nvfp4(weight)
+    y = ck.scaled_mm_nvfp4(
+        codes, own["weight"], outer, own["weight_scale_2"], scale, own["weight_scale"], out_dtype=x.dtype
+    )
+    return added(y[: x.shape[0], : weight.shape[0]].contiguous(), bias)
+
+
+def nv_scale(x: Tensor, weight: QuantizedWeight) -> Tensor:
+    """The scale above the block scales of NVFP4 activations: ``[]`` float32, which lets them use all their range."""
+    amax = torch.linalg.vector_norm(x, float("inf"), dtype=torch.float32)
+    return (amax / (weight.format.outer_maximum * weight.format.maximum)).clamp_(min=torch.finfo(torch.float32).tiny)

@@ -1,0 +1,74 @@
+"""Whether a kernel computes correctly on a device: run once there, its numbers checked, the answer kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+
+import torch
+
+from ..errors import Refused, named
+from .probe import code_error, probe_error
+from .proof_cache import Proof, remembered
+from .quantizers import QUANTIZERS, Quantizer
+from .registry import Kernel, Layer
+
+SHAPE = (48, 80)
+DEEPEST = 16384
+# The part of codes that may lie one apart, where a quotient is close to a boundary
+STRAY = 0.02
+
+
+def prove(kernel: Kernel, layer: Layer) -> Proof:
+    """Whether kernel computes such layers right on their device; measured once, on a shape of its own."""
+    if layer.device.type == "meta":
+        raise Refused("A layer on the meta device has no weights to compute with; load them first.")
+    device = torch.empty(0, device=layer.device).device
+    inputs = min(2 ** (layer.shape[1] - 1).bit_length(), DEEPEST) if kernel.deep else SHAPE[1]
+    return measured(kernel, replace(layer, shape=(SHAPE[0], inputs), device=device, has_transform=False))
+
+
+@torch.compiler.disable
+@cache
+def measured(kernel: Kernel, layer: Layer) -> Proof:
+    place = f"{layer.format.name} {layer.granularity} {layer.shape} {layer.dtype} {layer.activation}"
+    quantizer = quantizer_of(kernel, layer)
+    return remembered(
+        f"{kernel.name} [{quantizer}]: {place}", layer.device,
+        lambda: probed(lambda: probe_error(kernel, layer, quantizer), layer.device, kernel.bound),
+    )  # fmt: skip
+
+
+def probed(measure: Callable[[], float], device: torch.device, bound: float) -> tuple[Proof, bool]:
+    """The proof that a measurement of an error gives, and whether it will be the same next time."""
+    try:
+        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+            error = measure()
+    except Exception as problem:  # whatever a device throws is the answer
+        passing = isinstance(problem, (MemoryError, torch.OutOfMemoryError))
+        return Proof(None, f"raises on {device.type}: {named(problem)}"), not passing
+    wrong = None if error <= bound else f"is wrong on {device.type}: relative error {error:.3g}, above {bound:g}"
+    return Proof(error, wrong), True
+
+
+def quantizer_of(kernel: Kernel, layer: Layer) -> str:
+    """Who quantizes a kernel's activations; "eager" where there is nothing to do."""
+    return next((quantizer_for(scheme, layer) for scheme in kernel.schemes(layer.activation)), "eager")
+
+
+def quantizer_for(scheme: str, layer: Layer) -> str:
+    """The first quantizer that has the scheme and is proven on the layer's device for its dtype."""
+    place = (scheme, layer.device, layer.dtype)
+    able = (quantizer for quantizer in QUANTIZERS if not quantizer.lacks(scheme, layer.device))
+    return next(quantizer.name for quantizer in able if prove_quantizer(quantizer, *place).works)
+
+
+@torch.compiler.disable
+@cache
+def prove_quantizer(quantizer: Quantizer, scheme: str, device: torch.device, dtype: torch.dtype) -> Proof:
+    """Whether it gives the codes that eager arithmetic gives on the CPU."""
+    return remembered(
+        f"{quantizer.name}: {scheme} {dtype}", device,
+        lambda: probed(lambda: code_error(quantizer, scheme, device, dtype), device, STRAY),
+    )  # fmt: skip

@@ -1,0 +1,148 @@
+"""What probes found, kept on disk from one start to the next, for the same device, driver and libraries."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import cache
+from hashlib import sha256
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import torch
+
+OFF = ("off", "0", "no", "false")
+# Proofs are of the code in these folders, so they end when it changes
+SOURCES = ("kernels", "weights")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """One kernel on one device. error: relative, of the worst token, None if it raised; reason: None if it works."""
+
+    error: float | None
+    reason: str | None
+
+    @property
+    def works(self) -> bool:
+        return self.reason is None
+
+
+def remembered(question: str, device: torch.device, probe: Callable[[], tuple[Proof, bool]]) -> Proof:
+    """The proof kept for question on device, else the probe's; it says whether its answer is for good."""
+    path = cache_file()
+    key = environment(device) if path else ""
+    if path and (known := read(path).get(key, {}).get(question)):
+        return known
+    proof, lasting = probe()
+    if path and lasting:
+        # two processes may both write: the later one's file is whole, and what it lacks is probed again
+        with suppress(OSError):
+            write(path, key, question, proof)
+    return proof
+
+
+def cache_file() -> Path | None:
+    """Where proofs are kept, None where SCALED_FP8_CACHE=off says nowhere."""
+    request = os.environ.get("SCALED_FP8_CACHE", "")
+    if request.lower() in OFF:
+        return None
+    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
+    folder = Path(base) if base else Path.home() / ".cache"
+    return (Path(request) if request else folder / "scaled-fp8") / "probes.json"
+
+
+def read(path: Path) -> dict[str, dict[str, Proof]]:
+    """Environment -> question -> proof; empty where the file is missing or not as it was written."""
+    try:
+        return parsed(path.read_bytes(), path.stat().st_mtime_ns)
+    except OSError:
+        return {}
+
+
+@cache
+def parsed(content: bytes, _: int) -> dict[str, dict[str, Proof]]:
+    try:
+        stored = json.loads(content)
+        return {
+            where: {question: checked(**proof) for question, proof in proofs.items()}
+            for where, proofs in stored.items()
+        }
+    except (ValueError, TypeError, AttributeError):
+        return {}
+
+
+def checked(error: object, reason: object) -> Proof:
+    """A proof as it was written; ValueError where it is not one."""
+    if not isinstance(error, float | None) or not isinstance(reason, str | None) or error is reason is None:
+        raise ValueError("not a proof")
+    return Proof(error, reason)
+
+
+def write(path: Path, key: str, question: str, proof: Proof) -> None:
+    """Into a file beside it first, so that nobody reads half of it."""
+    known = read(path)
+    # what belongs to another driver or version of this device is stale
+    device = key.split("|")[0]
+    kept = {where: proofs for where, proofs in known.items() if where == key or where.split("|")[0] != device}
+    kept[key] = {**kept.get(key, {}), question: proof}
+    text = {where: {asked: asdict(proof) for asked, proof in proofs.items()} for where, proofs in kept.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, beside = tempfile.mkstemp(dir=path.parent)
+    try:
+        with os.fdopen(handle, "w") as file:
+            json.dump(text, file, indent=1)
+        os.replace(beside, path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+##### What a proof holds for
+
+
+@cache
+def environment(device: torch.device) -> str:
+    """Device name, driver, versions and this code, as one key."""
+    versions = [f"{name} {installed(name)}" for name in ("torch", "comfy-kitchen", "triton")]
+    return "|".join((device_name(device), driver(device), *versions, code()))
+
+
+def installed(name: str) -> str:
+    if name == "torch":
+        return torch.__version__
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "none"
+
+
+def device_name(device: torch.device) -> str:
+    if device.type in ("cuda", "xpu"):
+        return getattr(torch, device.type).get_device_name(device)
+    return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
+
+
+@cache
+def driver(device: torch.device) -> str:
+    """The GPU driver's version where a tool tells it; torch's own toolkit everywhere."""
+    toolkit = f"cuda {torch.version.cuda} hip {torch.version.hip}"
+    if device.type != "cuda" or torch.version.hip:
+        return f"{toolkit} {platform.release() if device.type != 'cpu' else ''}".strip()
+    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    with suppress(OSError, subprocess.SubprocessError):
+        told = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+        return f"{toolkit} driver {told.split()[0] if told.split() else 'unknown'}"
+    return toolkit
+
+
+@cache
+def code() -> str:
+    files = (path for room in SOURCES for path in sorted((Path(__file__).parents[1] / room).glob("*.py")))
+    return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

@@ -1,0 +1,119 @@
+"""Who quantizes activations: comfy-kitchen, Triton, torch.compile or eager torch, in one ordered list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from importlib import import_module
+from importlib.util import find_spec
+from types import ModuleType
+
+import torch
+from torch import Tensor
+
+from .activations import ACTIVATION, INT8, RUN, SCHEMES, Quantize, filled, scale_of
+
+
+@dataclass(frozen=True)
+class Quantizer:
+    """One way to quantize activations. refuses: device -> None or why not; schemes: those it has, made when asked."""
+
+    name: str
+    refuses: Callable[[torch.device], str | None]
+    schemes: Callable[[], dict[str, Quantize]] = field(repr=False)
+
+    def lacks(self, scheme: str, device: torch.device) -> str | None:
+        """None where it has the scheme on device, else the reason."""
+        if reason := self.refuses(device):
+            return reason
+        return None if scheme in self.schemes() else f"has no {scheme} quantization"
+
+
+def kitchen_refuses(device: torch.device) -> str | None:
+    import comfy_kitchen
+
+    cuda = comfy_kitchen.list_backends().get("cuda", {})
+    if device.type != "cuda":
+        return f"is for CUDA, not {device.type}"
+    return None if cuda.get("available") and not cuda.get("disabled") else "has its CUDA backend disabled"
+
+
+@cache
+def kitchen() -> dict[str, Quantize]:
+    import comfy_kitchen as ck
+
+    def given(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert scale is not None
+        return ck.quantize_per_tensor_fp8(x.contiguous(), scale.reshape(()), ACTIVATION.dtype), scale.reshape(1, 1)
+
+    def largest(x: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
+        amax = torch.linalg.vector_norm(x, float("inf"), dtype=torch.float32)
+        return given(x, scale_of(amax, ACTIVATION.maximum))
+
+    def int8(x: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
+        return ck.quantize_int8_rowwise(x)
+
+    return {"float8 static": given, "float8 per-tensor": largest, "int8 per-token": int8}
+
+
+def triton_refuses(device: torch.device) -> str | None:
+    if problem := triton_problem():
+        return problem
+    if device.type in ("cuda", "xpu"):
+        return None
+    interpreted = device.type == "cpu" and triton_kernels().INTERPRETED
+    return None if interpreted else f"is for GPUs, not {device.type}"
+
+
+@cache
+def triton_problem() -> str | None:
+    """Why Triton cannot be had, or None; an installation may be there and broken."""
+    if find_spec("triton") is None:
+        return "is not installed"
+    try:
+        triton_kernels()
+    except Exception as problem:
+        return f"cannot be imported: {type(problem).__name__}"
+    return None
+
+
+def triton_kernels() -> ModuleType:
+    """The module of Triton kernels, imported when first needed: Triton is optional."""
+    return import_module(".triton_kernels", __package__)
+
+
+@cache
+def by_triton() -> dict[str, Quantize]:
+    own = triton_kernels()
+    top = ACTIVATION.maximum
+
+    def given(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+        assert scale is not None
+        return own.static(x, scale.reshape(1, 1), top)
+
+    return {
+        "float8 static": given,
+        "float8 per-token": lambda x, _: own.per_token(x, ACTIVATION.dtype, top),
+        "float8 per-tensor": lambda x, _: own.per_tensor(x, top),
+        "float8 1x128": lambda x, _: own.by_runs(filled(x), RUN, top),
+        "int8 per-token": lambda x, _: own.per_token(x, INT8.dtype, INT8.maximum),
+    }
+
+
+@cache
+def compiled() -> dict[str, Quantize]:
+    return {name: torch.compile(scheme, dynamic=True, fullgraph=True) for name, scheme in SCHEMES.items()}
+
+
+def compiled_refuses(device: torch.device) -> str | None:
+    return "is left to GPUs: it needs a compiler and a start of seconds" if device.type == "cpu" else None
+
+
+# Best first; the last has no refusals
+QUANTIZERS: tuple[Quantizer, ...] = (
+    Quantizer("comfy-kitchen", kitchen_refuses, kitchen),
+    Quantizer("Triton", triton_refuses, by_triton),
+    Quantizer("torch.compile", compiled_refuses, compiled),
+    Quantizer("eager", lambda device: None, partial(dict, SCHEMES)),
+)

@@ -1,0 +1,214 @@
+"""The ways to compute ``x @ W.T`` from codes and scales, in one ordered list; each says whether it fits or why not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..weights.formats import Format
+from ..weights.granularity import Granularity, PerBlock, PerGroup, PerRow, PerTensor
+from ..weights.weight import QuantizedWeight
+from . import gemm, upcast
+from .activations import SCHEMES, static_scale
+from .gemm import Codes
+from .quantizers import QUANTIZERS, triton_kernels, triton_refuses
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What decides whether a kernel fits. shape: ``(out, in)``; dtype: the activations'; activation: their scaling."""
+
+    format: Format
+    granularity: Granularity
+    shape: tuple[int, int]
+    device: torch.device
+    dtype: torch.dtype
+    has_transform: bool = False
+    activation: str = "dynamic"
+
+
+Rule = Callable[[Layer], "str | None"]
+BY_NAME = {quantizer.name: quantizer for quantizer in QUANTIZERS}
+# Roundings to bfloat16 are 0.003 to 0.006, those to float8 0.026; a scale on the wrong axis is above 0.5.
+BOUND = 0.015
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One way to compute a Linear. rules: each answers None or a clause completing "{name} ...".
+
+    compute: (activations or their Codes, weight, bias) -> output; scheme: how its activations are quantized, None where
+    they are not; static: whether it can use a scale that is given; deep: whether its error grows with the layer's
+    inputs, so that the probe needs as many; bound: of the relative error that the probe allows.
+    """
+
+    name: str
+    family: str
+    rules: tuple[Rule, ...]
+    compute: Callable[..., Tensor] = field(repr=False)
+    scheme: str | None = None
+    static: bool = False
+    deep: bool = False
+    bound: float = BOUND
+
+    def refuses(self, layer: Layer) -> str | None:
+        """None where it fits, else the reason."""
+        return next((reason for rule in self.rules if (reason := rule(layer))), None)
+
+    def passed(self, layer: Layer) -> int:
+        """How many of its rules the layer keeps before one refuses."""
+        return next((i for i, rule in enumerate(self.rules) if rule(layer)), len(self.rules))
+
+    def schemes(self, activation: str) -> list[str]:
+        """The schemes of activation.py that it needs for "static" or "dynamic" activations."""
+        wanted = "float8 static" if activation == "static" and self.static else self.scheme
+        return [wanted] if wanted in SCHEMES else []
+
+    def run(
+        self, x: Tensor, weight: QuantizedWeight, bias: Tensor | None, input_scale: Tensor | None,
+        quantizer: str = "eager",
+    ) -> Tensor:  # fmt: skip
+        """``[tokens, in] -> [tokens, out]`` in x's dtype; input_scale: ``[]`` for static activations, else None."""
+        if self.scheme not in SCHEMES:
+            return self.compute(x, weight, bias)
+        given = static_scale(input_scale, weight.format) if input_scale is not None and self.static else None
+        scheme = self.scheme if given is None else "float8 static"
+        # torch.compile makes one pass of the arithmetic itself, with what comes before it
+        own = SCHEMES if torch.compiler.is_compiling() else BY_NAME[quantizer].schemes()
+        return self.compute(Codes(*own[scheme](x, given), x.dtype), weight, bias)
+
+
+##### What a kernel may need
+
+
+def untransformed(layer: Layer) -> str | None:
+    return "needs a weight without smoothing or rotation" if layer.has_transform else None
+
+
+def ocp_codes(layer: Layer) -> str | None:
+    fits = layer.format.dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
+    return None if fits else f"needs float8_e4m3fn or float8_e5m2 codes, not {layer.format.name}"
+
+
+def format_is(name: str, layer: Layer) -> str | None:
+    return None if layer.format.name == name else f"needs {name} codes, not {layer.format.name}"
+
+
+def float_activations(layer: Layer) -> str | None:
+    fits = layer.dtype in (torch.bfloat16, torch.float16, torch.float32)
+    return None if fits else f"needs bfloat16, float16 or float32 activations, not {layer.dtype}"
+
+
+def tensor_scale(layer: Layer) -> str | None:
+    fits = isinstance(layer.granularity, PerTensor)
+    return None if fits else f"needs a per-tensor scale, not {layer.granularity.name}"
+
+
+def row_scales(layer: Layer) -> str | None:
+    fits = isinstance(layer.granularity, (PerTensor, PerRow))
+    return None if fits else f"needs per-row scales, not {layer.granularity.name}"
+
+
+def static_activations(layer: Layer) -> str | None:
+    return None if layer.activation == "static" else "needs a static activation scale; dynamic ones are per token"
+
+
+def square_blocks(layer: Layer) -> str | None:
+    fits = layer.granularity == PerBlock(128, 128) and not isinstance(layer.granularity, PerGroup)
+    return None if fits else f"needs blocks of 128 x 128, not {layer.granularity.name}"
+
+
+def tile_scales(layer: Layer) -> str | None:
+    fits = isinstance(layer.granularity, PerBlock) and layer.format.per_byte == 1
+    return None if fits else f"needs block or group scales, not {layer.format.name} {layer.granularity.name}"
+
+
+def byte_floats(layer: Layer) -> str | None:
+    fits = layer.format.dtype.is_floating_point and layer.format.dtype.itemsize == 1
+    return None if fits else f"needs one float8 a byte, not {layer.format.name}"
+
+
+def triton_bytes(layer: Layer) -> str | None:
+    if reason := triton_refuses(layer.device):
+        return f"needs Triton, which {reason}"
+    fits = layer.format.per_byte == 1 and layer.format.dtype in triton_kernels().KINDS
+    return None if fits else f"needs bytes that it can decode, not {layer.format.name}"
+
+
+def torch_scaled_mm(layer: Layer) -> str | None:
+    return None if hasattr(F, "scaled_mm") else "needs a torch with torch.nn.functional.scaled_mm"
+
+
+def int32_sums(layer: Layer) -> str | None:
+    most = 2**31 // 128**2
+    return None if layer.shape[1] <= most else f"sums at most {most} products in int32, not {layer.shape[1]}"
+
+
+def cuda(layer: Layer) -> str | None:
+    fits = layer.device.type == "cuda" and torch.version.hip is None
+    return None if fits else f"needs an NVIDIA GPU, not {layer.device.type}"
+
+
+def ada_or_hopper(layer: Layer) -> str | None:
+    if reason := cuda(layer):
+        return reason
+    major, minor = torch.cuda.get_device_capability(layer.device)
+    return None if (8, 9) <= (major, minor) <= (9, 0) else f"changes nothing on sm_{major}{minor}"
+
+
+def blackwell(layer: Layer) -> str | None:
+    if reason := cuda(layer):
+        return reason
+    major, minor = torch.cuda.get_device_capability(layer.device)
+    return None if major >= 10 else f"needs the matrix units of Blackwell, not sm_{major}{minor}"
+
+
+CODES = (untransformed, float_activations)
+SCALED_MM = (untransformed, ocp_codes, float_activations)
+INT8 = (*CODES, partial(format_is, "int8"), row_scales, int32_sums)
+# float8's own noise is 0.037; this adds less than 0.1 dB to it
+FAST = 0.005
+
+# Best first; where sums in fewer bits are too far off, the same kernel with exact ones comes next.
+# Dynamic activations are per token, so only a static scale lets the per-tensor GEMM go first.
+KERNELS: tuple[Kernel, ...] = (
+    Kernel(
+        "scaled_mm per-tensor fast", "scaled_mm", (*SCALED_MM, tensor_scale, static_activations, ada_or_hopper),
+        partial(gemm.per_tensor, fast=True), "float8 per-tensor", static=True, deep=True, bound=FAST,
+    ),
+    Kernel(
+        "scaled_mm per-tensor", "scaled_mm", (*SCALED_MM, tensor_scale, static_activations),
+        gemm.per_tensor, "float8 per-tensor", static=True,
+    ),
+    Kernel(
+        "scaled_mm per-row fast", "scaled_mm", (*SCALED_MM, row_scales, ada_or_hopper),
+        partial(gemm.per_row, fast=True), "float8 per-token", static=True, deep=True, bound=FAST,
+    ),
+    Kernel(
+        "scaled_mm per-row", "scaled_mm", (*SCALED_MM, row_scales), gemm.per_row, "float8 per-token", static=True,
+    ),
+    Kernel(
+        "scaled_mm emulated per-row", "scaled_mm", (*SCALED_MM, row_scales),
+        gemm.emulated_per_row, "float8 per-token", static=True,
+    ),
+    Kernel(
+        "scaled_mm per-tensor dynamic", "scaled_mm", (*SCALED_MM, tensor_scale), gemm.per_tensor, "float8 per-tensor",
+    ),
+    Kernel(
+        "scaled_mm block", "scaled_mm",
+        (*CODES, partial(format_is, "float8_e4m3fn"), square_blocks, torch_scaled_mm), gemm.blocks, "float8 1x128",
+    ),
+    Kernel("scaled_mm mxfp8", "scaled_mm", (*CODES, partial(format_is, "mxfp8"), blackwell), gemm.mx, "mxfp8"),
+    Kernel("scaled_mm nvfp4", "scaled_mm", (*CODES, partial(format_is, "nvfp4"), blackwell), gemm.nv, "nvfp4"),
+    Kernel("scaled_mm int8 fused", "scaled_mm", (*INT8, cuda), gemm.kitchen_int8, "int8"),
+    Kernel("scaled_mm int8", "scaled_mm", INT8, gemm.int8_rows, "int8 per-token"),
+    Kernel("upcast fused", "upcast", (untransformed, float_activations, triton_bytes), upcast.fused),
+    Kernel("dequantized block", "block", (untransformed, tile_scales), upcast.dequantized_block),
+    Kernel("upcast", "upcast", (), upcast.upcast),
+    Kernel("upcast by table", "upcast", (byte_floats,), upcast.upcast_by_table),
+)  # fmt: skip

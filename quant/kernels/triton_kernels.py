@@ -1,0 +1,290 @@
+"""One-pass kernels for GPUs, in Triton: quantizing activations, dequantizing weights, few rows by byte-wide weights.
+
+Only imported where Triton is. Under its interpreter (TRITON_INTERPRET=1) they run on a CPU.
+"""
+
+# mypy: allow-untyped-defs
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from ..weights.granularity import PerBlock
+from ..weights.weight import QuantizedWeight
+
+INTERPRETED = bool(triton.knobs.runtime.interpret)
+FEW_ROWS = 32
+PARTS = 1024
+
+# How bytes are read: see decoded. e5m2fnuz is not among them: its largest codes lie above float16's
+KINDS = {torch.float8_e4m3fn: 0, torch.float8_e5m2: 1, torch.float8_e4m3fnuz: 2, torch.int8: 3}
+FLOAT8, INT8 = tl.constexpr(0), tl.constexpr(3)
+NAN = tl.constexpr(float("nan"))
+
+
+def native(device: torch.device) -> bool:
+    """Whether the device converts float8 by itself; else it is done on bits."""
+    if INTERPRETED or device.type != "cuda":
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+##### Numbers to codes
+
+
+@triton.jit
+def limited(x, MAXIMUM: tl.constexpr):
+    # a NaN passes
+    x = tl.minimum(x, MAXIMUM, propagate_nan=tl.PropagateNan.ALL)
+    return tl.maximum(x, -MAXIMUM, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def encoded(x, KIND: tl.constexpr, NATIVE: tl.constexpr):
+    """Float32 within range to a byte, round half to even: float8_e4m3fn or int8."""
+    if KIND == INT8:
+        # above 2^23 a float32 has no fraction left
+        return (x + 12582912.0 - 12582912.0).to(tl.int8).to(tl.uint8, bitcast=True)
+    if NATIVE:
+        return x.to(tl.float8e4nv).to(tl.uint8, bitcast=True)
+    bits = x.to(tl.int32, bitcast=True)
+    sign = (bits >> 24) & 0x80
+    size = bits & 0x7FFFFFFF
+    # 20 mantissa bits go; 120 is the difference of the exponents' biases
+    normal = ((size + 0x7FFFF + ((size >> 20) & 1)) >> 20) - (120 << 3)
+    # adding 2^14 leaves multiples of 2^-9, the step of subnormals, in the lowest bits
+    small = (size.to(tl.float32, bitcast=True) + 16384.0).to(tl.int32, bitcast=True) - 0x46800000
+    code = tl.where(size < 0x3C800000, small, normal)
+    return tl.where(size > 0x7F800000, 0x7F, sign | code).to(tl.uint8)
+
+
+@triton.jit
+def token_kernel(
+    x_ptr, codes_ptr, scale_ptr, columns, TINY: tl.constexpr, MAXIMUM: tl.constexpr,
+    KIND: tl.constexpr, NATIVE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    x_ptr += row * columns
+    codes_ptr += row * columns
+    offsets = tl.arange(0, BLOCK)
+    largest = tl.zeros([BLOCK], tl.float32)
+    for start in range(0, columns, BLOCK):
+        x = tl.load(x_ptr + start + offsets, mask=start + offsets < columns, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.abs(x))
+    scale = tl.maximum(tl.max(largest, 0) / MAXIMUM, TINY)
+    tl.store(scale_ptr + row, scale)
+    # what was just read is still in the cache
+    for start in range(0, columns, BLOCK):
+        inside = start + offsets < columns
+        x = tl.load(x_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
+        tl.store(codes_ptr + start + offsets, encoded(limited(x / scale, MAXIMUM), KIND, NATIVE), mask=inside)
+
+
+@triton.jit
+def part_kernel(x_ptr, part_ptr, count, BLOCK: tl.constexpr):
+    """The largest magnitude of every PARTS-th block."""
+    part = tl.program_id(0)
+    offsets = tl.arange(0, BLOCK)
+    largest = tl.zeros([BLOCK], tl.float32)
+    for start in range(part.to(tl.int64) * BLOCK, count, tl.num_programs(0).to(tl.int64) * BLOCK):
+        x = tl.load(x_ptr + start + offsets, mask=start + offsets < count, other=0.0).to(tl.float32)
+        largest = tl.maximum(largest, tl.abs(x))
+    tl.store(part_ptr + part, tl.max(largest, 0))
+
+
+@triton.jit
+def tensor_kernel(
+    x_ptr, codes_ptr, scale_ptr, part_ptr, parts, count, TINY: tl.constexpr, MAXIMUM: tl.constexpr,
+    NATIVE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """Every program finds the same scale from the parts; with none of them it is given."""
+    program = tl.program_id(0).to(tl.int64)
+    if PARTS > 0:
+        largest = tl.max(tl.load(part_ptr + tl.arange(0, PARTS), mask=tl.arange(0, PARTS) < parts, other=0.0), 0)
+        scale = tl.maximum(largest / MAXIMUM, TINY)
+        tl.store(scale_ptr, scale, mask=program == 0)
+    else:
+        scale = tl.load(scale_ptr)
+    offsets = program * BLOCK + tl.arange(0, BLOCK)
+    x = tl.load(x_ptr + offsets, mask=offsets < count, other=0.0).to(tl.float32)
+    tl.store(codes_ptr + offsets, encoded(limited(x / scale, MAXIMUM), FLOAT8, NATIVE), mask=offsets < count)
+
+
+@triton.jit
+def run_kernel(
+    x_ptr, codes_ptr, scale_ptr, tokens, columns, TINY: tl.constexpr, MAXIMUM: tl.constexpr, NATIVE: tl.constexpr,
+    RUN: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    run = tl.program_id(1)
+    offsets = row * columns + run * RUN + tl.arange(0, RUN)
+    x = tl.load(x_ptr + offsets).to(tl.float32)
+    scale = tl.maximum(tl.max(tl.abs(x), 0) / MAXIMUM, TINY)
+    # the GEMM wants the scales of one run of all tokens side by side
+    tl.store(scale_ptr + run * tokens + row, scale)
+    tl.store(codes_ptr + offsets, encoded(limited(x / scale, MAXIMUM), FLOAT8, NATIVE))
+
+
+TINY = torch.finfo(torch.float32).tiny
+
+
+def per_token(x: Tensor, dtype: torch.dtype, maximum: float) -> tuple[Tensor, Tensor]:
+    """``[tokens, in]`` to codes of dtype (float8_e4m3fn or int8) and scales ``[tokens, 1]``, in one kernel."""
+    x = x.contiguous()
+    codes, scale = torch.empty_like(x, dtype=dtype), x.new_empty(x.shape[0], 1, dtype=torch.float32)
+    block = min(triton.next_power_of_2(x.shape[1]), 4096)
+    token_kernel[(x.shape[0],)](
+        x, codes.view(torch.uint8), scale, x.shape[1], TINY, maximum, KINDS[dtype], native(x.device), block,
+        num_warps=4 if block < 4096 else 8,
+    )  # fmt: skip
+    return codes, scale
+
+
+def per_tensor(x: Tensor, maximum: float) -> tuple[Tensor, Tensor]:
+    """``[tokens, in]`` to float8_e4m3fn codes and their scale ``[1, 1]``, in two kernels."""
+    x, block = x.contiguous(), 4096
+    parts = min(PARTS, triton.cdiv(x.numel(), block))
+    part, scale = x.new_empty(parts, dtype=torch.float32), x.new_empty(1, 1, dtype=torch.float32)
+    part_kernel[(parts,)](x, part, x.numel(), block, num_warps=8)
+    return over_all(x, scale, part, maximum), scale
+
+
+def static(x: Tensor, scale: Tensor, maximum: float) -> tuple[Tensor, Tensor]:
+    """``[tokens, in]`` to float8_e4m3fn codes of a given scale ``[1, 1]``, in one kernel."""
+    return over_all(x.contiguous(), scale, None, maximum), scale
+
+
+def over_all(x: Tensor, scale: Tensor, part: Tensor | None, maximum: float) -> Tensor:
+    codes, block = torch.empty_like(x, dtype=torch.float8_e4m3fn), 2048
+    parts, most = (0, 0) if part is None else (part.numel(), PARTS)
+    tensor_kernel[(triton.cdiv(x.numel(), block),)](
+        x, codes.view(torch.uint8), scale, scale if part is None else part, parts, x.numel(), TINY, maximum,
+        native(x.device), most, block,
+    )  # fmt: skip
+    return codes
+
+
+def by_runs(x: Tensor, run: int, maximum: float) -> tuple[Tensor, Tensor]:
+    """``[tokens, in]`` to float8_e4m3fn codes and scales ``[tokens, in / run]``, column after column."""
+    x, (tokens, columns) = x.contiguous(), x.shape
+    codes = torch.empty_like(x, dtype=torch.float8_e4m3fn)
+    scale = x.new_empty(columns // run, tokens, dtype=torch.float32)
+    run_kernel[(tokens, columns // run)](
+        x, codes.view(torch.uint8), scale, tokens, columns, TINY, maximum, native(x.device), run, num_warps=1
+    )
+    return codes, scale.t()
+
+
+##### Codes to numbers
+
+
+@triton.jit
+def decoded(code, KIND: tl.constexpr, NATIVE: tl.constexpr):
+    """A byte's value as float16, which has all of them: float8_e4m3fn, float8_e5m2, float8_e4m3fnuz or int8."""
+    if KIND == INT8:
+        return code.to(tl.int8, bitcast=True).to(tl.float16)
+    wide = code.to(tl.int16)
+    if KIND == 1:
+        return (wide << 8).to(tl.float16, bitcast=True)
+    if NATIVE and KIND == FLOAT8:
+        return code.to(tl.float8e4nv, bitcast=True).to(tl.float16)
+    # the same fields, three mantissa bits and four of the exponent, under float16's wider exponent
+    fields = (((wide & 0x80) << 8) | ((wide & 0x7F) << 7)).to(tl.float16, bitcast=True)
+    if KIND == FLOAT8:
+        return tl.where((wide & 0x7F) == 0x7F, NAN, fields * 256.0).to(tl.float16)
+    return tl.where(wide == 0x80, NAN, fields * 128.0).to(tl.float16)
+
+
+@triton.jit
+def dequantize_kernel(
+    codes_ptr, scale_ptr, y_ptr, columns, scale_columns, rows_each, columns_each,
+    KIND: tl.constexpr, NATIVE: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    column = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = column < columns
+    values = decoded(tl.load(codes_ptr + row * columns + column, mask=inside, other=0), KIND, NATIVE).to(tl.float32)
+    scale = tl.load(scale_ptr + (row // rows_each) * scale_columns + column // columns_each, mask=inside, other=0.0)
+    tl.store(y_ptr + row * columns + column, (values * scale).to(y_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def few_rows_kernel(
+    x_ptr, codes_ptr, scale_ptr, bias_ptr, y_ptr, tokens, outputs, columns, scale_columns, rows_each, columns_each,
+    KIND: tl.constexpr, NATIVE: tl.constexpr, DOT: tl.constexpr, BIASED: tl.constexpr,
+    TOKENS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    token = tl.arange(0, TOKENS)
+    output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    output_row = output.to(tl.int64)
+    inner = tl.arange(0, BLOCK)
+    sums = tl.zeros([TOKENS, OUTPUTS], tl.float32)
+    for start in range(0, columns, BLOCK):
+        column = start + inner
+        x = tl.load(
+            x_ptr + token[:, None] * columns + column[None, :],
+            mask=(token[:, None] < tokens) & (column[None, :] < columns), other=0.0,
+        )  # fmt: skip
+        code = tl.load(
+            codes_ptr + output_row[:, None] * columns + column[None, :],
+            mask=(output[:, None] < outputs) & (column[None, :] < columns), other=0,
+        )  # fmt: skip
+        scale = tl.load(
+            scale_ptr + (output // rows_each) * scale_columns + start // columns_each, mask=output < outputs, other=0.0
+        )
+        values = decoded(code, KIND, NATIVE).to(DOT)
+        sums += tl.dot(x.to(DOT), tl.trans(values), input_precision="ieee") * scale[None, :]
+    if BIASED:
+        sums += tl.load(bias_ptr + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
+    inside = (token[:, None] < tokens) & (output[None, :] < outputs)
+    place = y_ptr + token[:, None].to(tl.int64) * outputs + output[None, :]
+    tl.store(place, sums.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+def tiling(weight: QuantizedWeight) -> tuple[int, int, int]:
+    """Scales in a row of them, and how many rows and columns of the weight share one."""
+    outputs, inputs = weight.shape
+    if isinstance(weight.granularity, PerBlock):
+        return weight.scale.shape[1], weight.granularity.rows, weight.granularity.cols
+    return 1, (outputs if weight.scale.numel() == 1 else 1), inputs
+
+
+def dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
+    """The weight ``[out, in]`` in dtype: one kernel that reads a byte a weight and multiplies in float32."""
+    outputs, inputs = weight.shape
+    y, block = weight.scale.new_empty(outputs, inputs, dtype=dtype), 1024
+    codes, scale = weight.codes.contiguous(), weight.scale.contiguous()
+    dequantize_kernel[(outputs, triton.cdiv(inputs, block))](
+        codes.view(torch.uint8), scale, y, inputs, *tiling(weight), KINDS[codes.dtype], native(y.device), block
+    )
+    return y
+
+
+def few_rows(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    """``x @ W.T + bias`` for up to FEW_ROWS tokens, in one kernel that reads a byte a weight."""
+    (tokens, inputs), outputs = x.shape, weight.shape[0]
+    x, y = x.contiguous(), x.new_empty(tokens, outputs)
+    codes, scale = weight.codes.contiguous(), weight.scale.contiguous()
+    # enough programs to fill a GPU with loads
+    wide = 16 if outputs < 8192 else 32
+    few_rows_kernel[(triton.cdiv(outputs, wide),)](
+        x, codes.view(torch.uint8), scale, x if bias is None else bias, y, tokens, outputs, inputs, *tiling(weight),
+        KINDS[codes.dtype], native(x.device), dot_dtype(x.dtype), bias is not None,
+        max(16, triton.next_power_of_2(tokens)), wide, 128, num_warps=4, num_stages=4,
+    )  # fmt: skip
+    return y
+
+
+def dot_dtype(dtype: torch.dtype) -> tl.dtype:
+    """What the matrix units multiply; the interpreter has no bfloat16."""
+    names = {torch.float16: tl.float16, torch.bfloat16: tl.float32 if INTERPRETED else tl.bfloat16}
+    return names.get(dtype, tl.float32)
+
+
+def one_scale_a_step(weight: QuantizedWeight) -> bool:
+    """Whether few_rows meets one column of scales at a time."""
+    granularity = weight.granularity
+    return not isinstance(granularity, PerBlock) or granularity.cols % 128 == 0

@@ -1,0 +1,133 @@
+"""Who quantizes a layer of plain torch: torchao with its own tensors, or this package's patched layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import Refused
+from ..recipes.methods import Method
+from ..recipes.policy import Policy
+from ..weights.encode import Search, quantize
+from ..weights.granularity import Granularity, PerGroup, PerRow, PerTensor
+from .convolution import CONVOLUTIONS, quantize_convolution
+from .patch import frozen, planned, put, reads_as, scaled_class, unfit
+
+Place = tuple[torch.device, torch.dtype]
+ANSWERS_WITHIN = 0.2  # relative error of a small Linear; a wrong scale is above 0.5
+
+
+@dataclass(frozen=True)
+class Backend:
+    """quantize: (layer, name, policy, search) -> why the layer is left as it was, or None."""
+
+    name: str
+    quantize: Callable[[nn.Module, str, Policy, Search | None], str | None]
+
+
+def pick_backend(
+    name: str, method: Method, granularity: Granularity, place: Place, component: str
+) -> tuple[Backend, str]:
+    """The backend of that name, or for "auto" the first that runs on this device, with the reason."""
+    if name not in ("auto", "torchao", "patched"):
+        raise Refused(f"Backend {name!r} is unknown; choose auto, torchao or patched.")
+    if name == "patched":
+        return patched(method), "as asked"
+    problem = torchao_problem(method, granularity, place, component)
+    if problem is None:
+        return torchao(method, granularity), "as asked" if name == "torchao" else f"{method.torchao} runs on {place[0]}"
+    if name == "torchao":
+        raise Refused(f"torchao cannot do {method.name} here: {problem}; choose backend 'patched' or 'auto'.")
+    return patched(method), f"torchao: {problem}"
+
+
+##### This package's layers
+
+
+def patched(method: Method) -> Backend:
+    def quantize_layer(layer: nn.Module, name: str, policy: Policy, search: Search | None) -> str | None:
+        if isinstance(layer, CONVOLUTIONS):
+            return quantize_convolution(layer, name, policy, search)
+        assert isinstance(layer, nn.Linear)
+        return patch_for_good(layer, name, policy, search, method.compute)
+
+    return Backend("patched", quantize_layer)
+
+
+def patch_for_good(linear: nn.Linear, name: str, policy: Policy, search: Search | None, compute: str) -> str | None:
+    """Give linear a scaled weight; the one it had is gone."""
+    weight = quantize(linear.weight.detach(), policy.format, policy.granularity, name, search)
+    if problem := unfit(weight, linear):
+        return problem
+    patch = planned(linear, weight, (compute, "dynamic"), object())
+    resident = frozen(weight, reads_as(linear))
+    put(linear, scaled_class(patch.base), resident, replace(patch, original=resident))
+    return None
+
+
+##### torchao
+
+
+def torchao(method: Method, granularity: Granularity) -> Backend:
+    def quantize_layer(layer: nn.Module, name: str, policy: Policy, search: Search | None) -> str | None:
+        if search is not None:
+            raise Refused("torchao has no search for scales; choose backend 'patched'.")
+        convert(layer, method, granularity)
+        # it returns the weight as it was where it cannot, and says nothing
+        same = type(layer.weight.data) is torch.Tensor
+        return f"torchao's {method.torchao} leaves {list(layer.weight.shape)} as it is" if same else None  # type: ignore[arg-type]
+
+    return Backend("torchao", quantize_layer)
+
+
+def convert(layer: nn.Module, method: Method, granularity: Granularity) -> None:
+    from torchao.quantization import quantize_
+
+    config = torchao_config(method, granularity)
+    quantize_(layer, config, filter_fn=lambda module, _: module is layer)
+
+
+def torchao_config(method: Method, granularity: Granularity) -> Any:
+    """torchao's own config for the method."""
+    import torchao.quantization as ao
+
+    options: dict[str, Any] = {"set_inductor_config": False}
+    if not isinstance(granularity, PerGroup):
+        options["granularity"] = ao.PerTensor() if isinstance(granularity, PerTensor) else ao.PerRow()
+    return getattr(ao, str(method.torchao))(**options)
+
+
+def torchao_problem(method: Method, granularity: Granularity, place: Place, component: str) -> str | None:
+    """Why torchao cannot do this here, or None."""
+    if method.torchao is None:
+        return f"it has no {method.name}"
+    if component == "vae":
+        return "its weight-only configs leave convolutions"
+    if not isinstance(granularity, (PerTensor, PerRow, PerGroup)):
+        return f"it has no {granularity.name} scales for this"
+    if place[0].type == "cpu" and method.compute == "auto" and method.format.dtype.is_floating_point:
+        return "it refuses dynamic FP8 on a CPU"
+    return tried(method, granularity, place)
+
+
+@cache
+def tried(method: Method, granularity: Granularity, place: Place) -> str | None:
+    """Quantizes and runs a small Linear with torchao on the device, and compares with the one before."""
+    device, dtype = place
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        linear = nn.Linear(256, 128, bias=False).to(device, dtype)
+        x = torch.randn(32, 256).to(device, dtype)
+    try:
+        expected = linear(x).float()
+        convert(linear, method, granularity)
+        error = float((linear(x).float() - expected).norm() / expected.norm())
+    except Exception as problem:  # whatever it throws is the answer
+        lines = str(problem).strip().splitlines()
+        return f"{type(problem).__name__}: {lines[0][:100]}" if lines else type(problem).__name__
+    return None if error < ANSWERS_WITHIN else f"wrong on {device}: relative error {error:.2g}"

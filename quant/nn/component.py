@@ -1,0 +1,135 @@
+"""Quantize a module of plain torch in place, layer by layer, with an account of what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import Refused
+from ..recipes.auto import pick
+from ..recipes.families import Family
+from ..recipes.methods import Method
+from ..recipes.policy import Policy, check_component, family_named, recognise
+from ..weights.encode import Search
+from .backends import Backend, pick_backend
+from .convolution import CONVOLUTIONS, is_quantized
+from .stats import LayerStats, Stats
+from .tensor import is_scaled
+
+##### The work
+
+
+def quantize_component(
+    module: nn.Module,
+    method: str = "fp8-dynamic",
+    component: str = "transformer",
+    granularity: str | None = "per-row",
+    backend: str = "auto",
+    keep: str = "",
+    family: str | None = None,
+    search: Search | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[nn.Module, Stats]:
+    """Quantize module's layers in place, and say what was done.
+
+    method: of METHODS; component: "transformer", "encoder" or "vae"; granularity: "per-tensor", "per-row" or "block";
+    backend: "torchao", "patched" (this package's Linears) or "auto"; keep: regular expression of layers to leave;
+    family: of FAMILIES, recognised by the names of layers without; search: for better scales ("patched" only);
+    progress: called with layers done and in all, after each. An interrupted call leaves whole layers, of either kind.
+    """
+    place = placed(module)
+    chosen = pick(method, *place, component)
+    known = family_named(family) if family else recognise((name for name, _ in module.named_parameters()), component)
+    if chosen.method.name == "none":
+        return module, untouched(module, chosen.reason, known)
+    policy = policy_of(chosen.method, component, granularity, keep, known)
+    engine, reason = pick_backend(backend, chosen.method, policy.granularity, place, component)
+    before = total_bytes(module)
+    layers = tuple(quantized_layers(module, policy, engine, search, progress))
+    return module, Stats(
+        chosen.method.name, chosen.reason, policy.format.name, policy.granularity.name, engine.name, reason,
+        known.title if known else "generic", layers, before, total_bytes(module),
+    )  # fmt: skip
+
+
+def policy_of(method: Method, component: str, granularity: str | None, keep: str, family: Family | None) -> Policy:
+    check_component(component, method.format)
+    return Policy(method.format, method.granularity(granularity), component, family, keep)
+
+
+def untouched(module: nn.Module, reason: str, family: Family | None) -> Stats:
+    size = total_bytes(module)
+    return Stats(
+        "none", reason, None, None, "none", "nothing to do", family.title if family else "generic", (), size, size
+    )
+
+
+def quantized_layers(
+    module: nn.Module,
+    policy: Policy,
+    engine: Backend,
+    search: Search | None,
+    progress: Callable[[int, int], None] | None,
+) -> Iterator[LayerStats]:
+    layers = list(candidates(module, policy.component))
+    for done, (name, layer) in enumerate(layers, 1):
+        yield quantized_layer(name, layer, policy, engine, search)
+        if progress:
+            progress(done, len(layers))
+
+
+def candidates(module: nn.Module, component: str) -> Iterator[tuple[str, nn.Module]]:
+    """Layers whose weight may be quantized, each once: Linears, and a VAE's convolutions."""
+    kinds = (nn.Linear, *CONVOLUTIONS) if component == "vae" else (nn.Linear,)
+    return ((name or type(m).__name__, m) for name, m in module.named_modules() if isinstance(m, kinds))
+
+
+def quantized_layer(name: str, layer: nn.Module, policy: Policy, engine: Backend, search: Search | None) -> LayerStats:
+    before, shape = total_bytes(layer), tuple(layer.weight.shape)  # type: ignore[union-attr, arg-type]
+    decision = policy.decide(name, shape, already(layer))
+    problem = None if not decision.quantize else engine.quantize(layer, name, policy, search)
+    if problem:
+        decision = replace(decision, quantize=False, reason=problem)
+    return LayerStats(name, decision.quantize, decision.reason, shape, before, total_bytes(layer))
+
+
+def already(layer: nn.Module) -> str:
+    """What a layer's weight is quantized to, "" if it is not."""
+    if is_quantized(layer):
+        return "quantized to int8"
+    weight: Tensor = layer.weight  # type: ignore[assignment]
+    if is_scaled(weight):
+        return f"quantized to {weight._params.format.name}"  # type: ignore[attr-defined]
+    if type(weight.data) is not Tensor:
+        return f"a {type(weight.data).__name__}"
+    return "" if weight.dtype.itemsize > 1 else f"{str(weight.dtype).removeprefix('torch.')} without scales"
+
+
+def placed(module: nn.Module) -> tuple[torch.device, torch.dtype]:
+    """Device and dtype of the module's weights."""
+    parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
+    if parameter is None:
+        raise Refused(f"{type(module).__name__} has no weights to quantize.")
+    if parameter.is_meta:
+        raise Refused(f"{type(module).__name__} is on the meta device; load its weights first.")
+    return parameter.device, parameter.dtype if parameter.dtype.itemsize > 1 else torch.bfloat16
+
+
+def total_bytes(module: nn.Module) -> int:
+    return sum(nbytes(t) for t in (*module.parameters(), *module.buffers()))
+
+
+def nbytes(tensor: Tensor) -> int:
+    """Bytes of a tensor, or of the tensors that it is made of."""
+    if is_scaled(tensor):
+        params = tensor._params  # type: ignore[attr-defined]
+        parts = (getattr(params, name) for name in params._tensor_fields())
+        return tensor._qdata.nbytes + sum(part.nbytes for part in parts)  # type: ignore[attr-defined]
+    flatten = getattr(tensor.data, "__tensor_flatten__", None) if type(tensor.data) is not Tensor else None
+    if flatten is None:
+        return tensor.nbytes
+    names, _ = flatten()
+    return sum(nbytes(getattr(tensor.data, name)) for name in names)

@@ -1,0 +1,82 @@
+"""The forward of a Linear with a scaled weight, for inputs of any shape."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import Refused
+from ..kernels.activations import same_device
+from ..kernels.plan import Choice
+from ..weights.weight import QuantizedWeight
+
+
+def run(
+    x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, choice: Choice, input_scale: Tensor | None = None
+) -> Tensor:
+    """``[..., in] -> [..., out]``, as F.linear, from codes ``[out, in]`` and scale of a weight without transform."""
+    if choice.layer.has_transform or choice.format.grid:
+        raise Refused("A weight with smoothing, rotation or two levels of scales needs linear.apply.")
+    weight = QuantizedWeight(choice.format, codes, scale, choice.granularity, choice.shape, input_scale)
+    return apply(x, weight, bias, choice)
+
+
+def apply(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
+    """``[..., in] -> [..., out]`` in x's dtype, autocast's where that is on; x is only read.
+
+    Gradients reach x and bias, through the dequantized weight; the weight itself is frozen.
+    """
+    outputs, inputs = choice.shape
+    if x.ndim == 0 or x.shape[-1] != inputs:
+        raise Refused(f"A Linear of {inputs} inputs got an activation of shape {list(x.shape)}.")
+    if torch.is_autocast_enabled(x.device.type):
+        x = x.to(computed_dtype(x))
+        with torch.autocast(x.device.type, enabled=False):
+            return flat(x, weight, bias, choice).view(*x.shape[:-1], outputs)
+    return flat(x, weight, bias, choice).view(*x.shape[:-1], outputs)
+
+
+def computed_dtype(x: Tensor) -> torch.dtype:
+    """In which dtype F.linear would compute: x's own, or autocast's, which leaves float64 alone."""
+    kind = x.device.type
+    autocast = torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    return torch.get_autocast_dtype(kind) if autocast else x.dtype
+
+
+def flat(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
+    choice.count(choice.kernel.name)
+    x = x.reshape(-1, choice.shape[1]) if choice.shape[1] else x.reshape(x.shape[:-1].numel(), 0)
+    bias = None if bias is None else bias.to(x.dtype)
+    if weight.scale.device != x.device:
+        weight = replace(weight.to(x.device), codes=weight.codes)
+    if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
+        return Frozen.apply(x, bias, weight, choice)
+    return forward(x, weight, bias, choice)
+
+
+def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
+    """``[tokens, in] -> [tokens, out]``."""
+    if not x.numel() or not choice.shape[0]:
+        empty = x.new_zeros(x.shape[0], choice.shape[0])
+        return empty if bias is None else empty + bias
+    input_scale = same_device(weight.input_scale, x) if choice.activation == "static" else None
+    return choice.kernel.run(x, weight, bias, input_scale, choice.quantizer)
+
+
+class Frozen(torch.autograd.Function):
+    """Gradients of x and bias through a weight that has none; saves the codes, not a dequantized copy a layer."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, bias: Tensor | None, weight: QuantizedWeight, choice: Choice) -> Tensor:
+        ctx.weight = weight
+        return forward(x, weight, bias, choice)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        (gradient,) = gradients
+        x = gradient @ ctx.weight.dequantize(gradient.dtype) if ctx.needs_input_grad[0] else None
+        bias = gradient.sum(0) if ctx.needs_input_grad[1] else None
+        return x, bias, None, None

@@ -1,0 +1,139 @@
+"""A torch Linear with a scaled weight, and its way back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..kernels.plan import Choice, choose_for
+from ..weights.native import PARTS, native_tensors
+from ..weights.weight import QuantizedWeight
+from .forward import apply, computed_dtype
+from .tensor import from_tensor, is_scaled, to_tensor
+
+
+@dataclass(eq=False)
+class Patch:
+    """What a patched Linear carries: how to go back, and the kernels chosen for it.
+
+    original: the Parameter it had; placed: device and dtype that its weight had when it was patched; token: of the
+    handle that owns it; choices: for each device and dtype of activations it has met, the first one planned.
+    """
+
+    base: type[nn.Linear]
+    original: nn.Parameter
+    placed: tuple[torch.device, torch.dtype]
+    token: object
+    compute: str
+    activation_scale: str
+    choices: dict[tuple[torch.device, torch.dtype], Choice] = field(default_factory=dict)
+
+    def choice(self, weight: QuantizedWeight, device: torch.device, dtype: torch.dtype) -> Choice:
+        """The kernel for activations of dtype on device; chosen once."""
+        if (device, dtype) not in self.choices:
+            self.choices[device, dtype] = choose_for(weight, device, dtype, self.compute, self.activation_scale)
+        return self.choices[device, dtype]
+
+
+class ScaledLinear(nn.Linear):
+    """A Linear whose weight is a scaled tensor that reads as the dtype it had; its class until it is restored."""
+
+    scaled: Patch | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.scaled is None or not is_scaled(self.weight):
+            return super().forward(x)
+        weight = self.quantized()
+        return apply(x, weight, self.bias, self.scaled.choice(weight, x.device, computed_dtype(x)))
+
+    def quantized(self) -> QuantizedWeight:
+        """The weight with its codes and scales."""
+        return from_tensor(self.weight)  # type: ignore[arg-type]
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScaledLinear:
+        # Module sets a parameter's data, which a tensor made of several does not have
+        weight, self._parameters["weight"] = self._parameters["weight"], None
+        try:
+            super()._apply(fn, recurse)
+            moved = None if weight is None else nn.Parameter(fn(weight), requires_grad=weight.requires_grad)
+        except BaseException:
+            moved = weight
+            raise
+        finally:
+            self._parameters["weight"] = moved
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        """ComfyUI's own names, so that what is saved of a patched module can be read by anyone."""
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.scaled is not None and is_scaled(self.weight):
+            destination.update(native_tensors(self.quantized(), prefix))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *report: Any) -> None:
+        """The counterpart; a weight without scales is for an unpatched module and is reported as an error."""
+        if self.scaled is None or f"{prefix}weight_scale" not in state_dict:
+            super()._load_from_state_dict(state_dict, prefix, *report)
+            return
+        weight, own = self.quantized(), native_tensors(self.quantized(), prefix)
+        if weight.format.name in PARTS:
+            report[4].append(f"{prefix}weight: {weight.format.name} is loaded by reading the file and patching again.")
+            return
+        if wrong := [name for name in own if name in state_dict and not alike(state_dict[name], own[name])]:
+            report[4].append(f"{', '.join(wrong)}: not of the format and shape that this layer has.")
+            return
+        # copies: what is here now may belong to a checkpoint
+        loaded = {name: state_dict[prefix + key].clone() for name, key in STORED.items() if prefix + key in state_dict}
+        placed: dict[str, Any] = {
+            name: tensor.to(self.weight.device).view_as(getattr(weight, name)) for name, tensor in loaded.items()
+        }
+        self._parameters["weight"] = frozen(replace(weight, **placed), self.weight.dtype)
+        super()._load_from_state_dict({k: v for k, v in state_dict.items() if k not in own}, prefix, *report)
+        report[2].remove(f"{prefix}weight")
+
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        """For copy and pickle: neither can take a tensor made of several, nor find the twin of a subclass by name."""
+        if self.scaled is None or not is_scaled(self.weight):
+            return super().__reduce_ex__(protocol)  # type: ignore[return-value]
+        held = (self.quantized(), self.weight.dtype)
+        state = {**self.__dict__, "_parameters": {**self._parameters, "weight": None}}
+        return bare, (self.scaled.base,), {"state": state, "held": held}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state.get("state", state))
+        if "held" in state:
+            self._parameters["weight"] = frozen(*state["held"])
+
+
+# Fields of a QuantizedWeight -> the names that saving gives them
+STORED = {"codes": "weight", "scale": "weight_scale", "input_scale": "input_scale", "smooth": "pre_quant_scale"}
+
+
+def alike(one: Tensor, other: Tensor) -> bool:
+    """Same dtype and shape; same bytes too where bytes name the format."""
+    named = one.dtype == torch.uint8 and one.ndim == 1
+    return one.dtype == other.dtype and one.shape == other.shape and (not named or torch.equal(one, other))
+
+
+def frozen(weight: QuantizedWeight, dtype: torch.dtype) -> nn.Parameter:
+    """The weight as a Parameter that reads as dtype."""
+    return nn.Parameter(to_tensor(weight, dtype), requires_grad=False)
+
+
+TWINS: dict[type, type] = {nn.Linear: ScaledLinear}
+
+
+def scaled_class(base: type[nn.Linear]) -> type[ScaledLinear]:
+    """The scaled twin of a Linear's class; a forward of its own comes first and calls the scaled one as super's."""
+    if base not in TWINS:
+        TWINS[base] = type(f"Scaled{base.__name__}", (base, ScaledLinear), {"__module__": base.__module__})
+    return TWINS[base]
+
+
+def bare(base: type[nn.Linear]) -> ScaledLinear:
+    """An instance for copy and pickle to fill."""
+    cls = scaled_class(base)
+    return cls.__new__(cls)

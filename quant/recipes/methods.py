@@ -1,0 +1,67 @@
+"""Ways to quantize as users name them: a format, its granularities and how activations are computed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..errors import Refused
+from ..weights.formats import FORMATS, Format
+from ..weights.granularity import GRANULARITIES, Granularity, PerGroup
+
+# Granularities that a user chooses between; formats that scale by group have no choice.
+CHOICES = tuple(name for name in GRANULARITIES if name != PerGroup.name)
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to quantize. compute: for patch_linears ("auto" takes the device's best kernel, "upcast" dequantizes).
+
+    format: name in FORMATS, None for a method that quantizes nothing or picks another one; torchao: name of its config.
+    """
+
+    name: str
+    title: str
+    format_name: str | None
+    compute: str = "auto"
+    torchao: str | None = None
+
+    @property
+    def format(self) -> Format:
+        if self.format_name is None:
+            raise Refused(f"Method {self.name!r} has no format of its own.")
+        return FORMATS[self.format_name]
+
+    def granularity(self, name: str | None = None) -> Granularity:
+        """The format's granularity of that name; formats that scale by group always do."""
+        grouped = isinstance(self.format.granularities[0], PerGroup)
+        if name is not None and name not in GRANULARITIES:
+            raise Refused(f"Granularity {name!r} is unknown; choose one of {', '.join(CHOICES)}.")
+        return self.format.granularity(None if grouped else name)
+
+
+METHODS: dict[str, Method] = {
+    method.name: method
+    for method in (
+        Method("none", "leave the model as it is", None),
+        Method("auto", "what this device runs best", None),
+        Method("fp8-dynamic", "FP8 weights, activations scaled per token, FP8 GEMM", "float8_e4m3fn",
+               torchao="Float8DynamicActivationFloat8WeightConfig"),
+        Method("fp8-weight-only", "FP8 weights, dequantized to compute: half the memory, no faster", "float8_e4m3fn",
+               "upcast", "Float8WeightOnlyConfig"),
+        Method("int8", "INT8 weights: three times as exact as FP8", "int8", torchao="Int8WeightOnlyConfig"),
+        Method("int8-convrot", "INT8 weights, rotated against outliers", "int8_convrot"),
+        Method("int4", "INT4 weights with a codebook, INT8 GEMM in ComfyUI: a quarter of the memory", "int4",
+               torchao="Int4WeightOnlyConfig"),
+        Method("mxfp8", "FP8 weights scaled by groups of 32, for Blackwell", "mxfp8"),
+        Method("nvfp4", "4-bit floats scaled by groups of 16, for Blackwell", "nvfp4"),
+    )
+}  # fmt: skip
+ALIASES = {"fp8": "fp8-dynamic"}
+
+
+def method_named(name: str) -> Method:
+    """The method of that name or alias."""
+    name = ALIASES.get(name, name)
+    if name not in METHODS:
+        raise Refused(f"Method {name!r} is unknown; choose one of {', '.join((*METHODS, *ALIASES))}.")
+    return METHODS[name]

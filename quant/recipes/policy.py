@@ -1,0 +1,139 @@
+"""Which layers are quantized: the user's request, the family's rules, the component's, then what a format can hold."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from math import prod
+
+from ..errors import Refused
+from ..weights.encode import unfit
+from ..weights.formats import FORMATS, Format
+from ..weights.granularity import Granularity
+from .families import FAMILIES, GENERIC, Family, Rule
+
+COMPONENTS = tuple(GENERIC)
+# What stands before the same layer's name in ComfyUI, diffusers, text encoders and compiled modules.
+PREFIX = re.compile(
+    r"^((model|diffusion_model|transformer|unet|net|module|_orig_mod|first_stage_model|vae|cond_stage_model|conditioner"
+    r"|text_encoders?|text_encoder_2|language_model|t5xxl|t5base|umt5xxl|gemma3_\w+|qwen\w+|clip_\w|embedders\.\d)\.)+"
+)
+SMALLEST = 16  # outputs or inputs below which a GEMM on codes gains nothing
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a layer is quantized, and why (not)."""
+
+    quantize: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The rules for one component of one model. keep: regular expression of layers that stay as they are, or ""."""
+
+    format: Format
+    granularity: Granularity
+    component: str = "transformer"
+    family: Family | None = None
+    keep: str = ""
+    patterns: tuple[tuple[re.Pattern[str], Rule], ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        check_component(self.component, self.format)
+        request = (Rule(self.keep, f"kept as asked: {self.keep}"),) if self.keep else ()
+        own = self.family.rules if self.family else ()
+        rules = (*request, *own, *GENERIC[self.component])
+        object.__setattr__(self, "patterns", tuple((compiled(rule.pattern), rule) for rule in rules))
+
+    def decide(self, name: str, shape: tuple[int, ...], already: str = "") -> Decision:
+        """name: of the layer, with any prefix, without .weight; already: the format it is quantized to, if it is."""
+        if already:
+            return Decision(False, f"already {already}: left as it is")
+        rule = self.rule(name)
+        if rule and rule.keep:
+            return Decision(False, rule.reason)
+        if problem := self.unfit(shape):
+            return Decision(False, problem)
+        return Decision(True, rule.reason if rule else f"{self.format.name} {self.granularity.name}")
+
+    def rule(self, name: str) -> Rule | None:
+        """The first rule that matches; keep is asked about the whole name, the others about that without prefix."""
+        bare = bare_name(name)
+        matches = (
+            rule for pattern, rule in self.patterns if pattern.search(name if rule.pattern == self.keep else bare)
+        )
+        return next(matches, None)
+
+    def unfit(self, shape: tuple[int, ...]) -> str | None:
+        """Why a weight of this shape is not quantized, or None."""
+        if len(shape) < 2:
+            return f"not a matrix: {list(shape)}"
+        if len(shape) > 2 and self.component != "vae":
+            return f"a convolution {list(shape)}: only a VAE's are quantized"
+        matrix = (shape[0], prod(shape[1:]))
+        if min(matrix) < SMALLEST:
+            return f"too small: {list(shape)}, {SMALLEST} are the least that pay"
+        return unfit(self.format, self.granularity, matrix)
+
+
+def decide(
+    name: str,
+    shape: tuple[int, ...],
+    format: Format,
+    granularity: Granularity,
+    family: Family | str | None = None,
+    component: str = "transformer",
+    keep: str = "",
+) -> Decision:
+    """Whether one layer is quantized; for many layers make one Policy."""
+    known = family_named(family) if isinstance(family, str) else family
+    return Policy(format, granularity, component, known, keep).decide(name, shape)
+
+
+def recognise(names: Iterable[str], component: str | None = None) -> Family | None:
+    """The family that names of layers or tensors belong to, or None: the generic rules are for that."""
+    bare = {bare_name(name) for name in names}
+    for family in FAMILIES.values():
+        fits = component is None or family.component == component
+        if fits and any(all(seen(sign, bare) for sign in signs) for signs in family.signs):
+            return family
+    return None
+
+
+def seen(pattern: str, names: Iterable[str]) -> bool:
+    found = re.compile(pattern)
+    return any(found.search(name) for name in names)
+
+
+def bare_name(name: str) -> str:
+    """Without the prefixes that loaders put before it, and without .weight."""
+    return PREFIX.sub("", name).removesuffix(".weight")
+
+
+def family_named(name: str) -> Family:
+    if name not in FAMILIES:
+        raise Refused(
+            f"Family {name!r} is unknown; choose one of {', '.join(FAMILIES)}, or none for the generic rules."
+        )
+    return FAMILIES[name]
+
+
+def compiled(pattern: str) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern)
+    except re.error as problem:
+        raise Refused(f"keep {pattern!r} is not a regular expression: {problem}.") from None
+
+
+def check_component(component: str, format: Format) -> None:
+    """Refused for components that are none, and for formats that a component cannot stand."""
+    if component not in GENERIC:
+        raise Refused(f"Component {component!r} is unknown; choose one of {', '.join(COMPONENTS)}.")
+    if component == "vae" and format is not FORMATS["int8"]:
+        raise Refused(
+            f"{format.name} is refused for a VAE: no {format.name} convolution runs it, decoding is a small "
+            "part of the time, and a VAE shows every error as it is; choose int8, weight-only, or leave the VAE."
+        )

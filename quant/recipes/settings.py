@@ -1,0 +1,109 @@
+"""Defaults from one TOML file, overridden by model family and by arguments; each value knows where it came from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from ..errors import Refused
+from .families import FAMILIES
+from .methods import ALIASES, CHOICES, METHODS
+
+COMMON = "quantization"  # the table for all models
+# Key -> its values. Components name a method; granularity is for all of them.
+VALUES: dict[str, tuple[str, ...]] = {
+    "encoder": (*METHODS, *ALIASES),
+    "transformer": (*METHODS, *ALIASES),
+    "vae": (*METHODS, *ALIASES),
+    "granularity": CHOICES,
+}
+BUILT_IN = {"encoder": "none", "transformer": "auto", "vae": "none", "granularity": "per-row"}
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A value and where it came from, for the report."""
+
+    value: str
+    origin: str
+
+    def __str__(self) -> str:
+        return f"{self.value} ({self.origin})"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A settings file. tables: table -> key -> value, all checked; source: what to call it in reports."""
+
+    tables: Mapping[str, Mapping[str, str]]
+    source: str = "no settings file"
+
+    def resolve(self, key: str, family: str | None = None, argument: str | None = None) -> Setting:
+        """The value of a key of VALUES: the argument, else the family's table, else the common one, else built in."""
+        check(key, argument or BUILT_IN[known(key)], "argument")
+        if argument is not None:
+            return Setting(argument, "argument")
+        for table in (family, COMMON):
+            if table and key in self.tables.get(table, {}):
+                return Setting(self.tables[table][key], f"[{table}] in {self.source}")
+        return Setting(BUILT_IN[key], "built in")
+
+
+def read_settings(path: str | Path | None = None) -> Settings:
+    """The settings of a TOML file, all of it checked; without a path, or a file there, the built-in ones.
+
+    A path that was given explicitly must exist: whoever names a file wants it read.
+    """
+    if path is None:
+        return Settings({})
+    name = Path(path).name
+    try:
+        tables = parsed(Path(path).read_text(encoding="utf-8"))
+    except OSError as problem:
+        raise Refused(f"Settings {name!r} cannot be read: {problem.strerror or problem}.") from None
+    except ValueError as problem:  # what TOML and UTF-8 errors are
+        raise Refused(f"Settings {name!r} is not TOML: {problem}.") from None
+    return Settings(checked(tables, name), name)
+
+
+def parsed(text: str) -> dict[str, Any]:
+    """Python 3.10 has no TOML of its own; tomli is the same."""
+    name = "tomllib" if sys.version_info >= (3, 11) else "tomli"
+    try:
+        return import_module(name).loads(text)
+    except ImportError:
+        raise Refused("Python 3.10 has no TOML of its own; install tomli to use a settings file.") from None
+
+
+def find_settings(folder: str | Path, name: str = "scaled_fp8.toml") -> Settings:
+    """The settings of a folder, built-in ones where it has no such file."""
+    path = Path(folder) / name
+    return read_settings(path if path.exists() else None)
+
+
+def checked(tables: Mapping[str, Any], source: str) -> dict[str, dict[str, str]]:
+    """The tables, once every table, key and value is known; Refused by name otherwise."""
+    for table, entries in tables.items():
+        if table != COMMON and table not in FAMILIES:
+            known_tables = ", ".join(f"[{name}]" for name in (COMMON, *FAMILIES))
+            raise Refused(f"{source}: table [{table}] is unknown; choose one of {known_tables}.")
+        if not isinstance(entries, dict):
+            raise Refused(f"{source}: {table!r} is {entries!r}, but must be a table, [{table}].")
+        for key, value in entries.items():
+            check(key, value, f"{source}: [{table}] {key}")
+    return {table: dict(entries) for table, entries in tables.items()}
+
+
+def known(key: str, where: str = "settings") -> str:
+    if key not in VALUES:
+        raise Refused(f"{where} is unknown; choose one of {', '.join(VALUES)}.")
+    return key
+
+
+def check(key: str, value: object, where: str) -> None:
+    if value not in VALUES[known(key, where)]:
+        raise Refused(f"{where}: {key} {value!r} is unknown; choose one of {', '.join(VALUES[key])}.")

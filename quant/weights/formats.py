@@ -1,0 +1,153 @@
+"""What a number format is: one frozen object each, in one table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from ..errors import Refused
+from .granularity import Granularity, PerBlock, PerGroup, PerRow, PerTensor
+from .packing import E2M1, INT4, e2m1_codes, pack, unpack
+
+FP8_GRANULARITIES = (PerTensor(), PerRow(), PerBlock(128, 128))
+HADAMARD_GROUPS = (256, 64, 16)  # of a ConvRot rotation, best first: powers of 4
+
+
+##### Scales: amax, the largest code, the scale one level up -> float32 scale
+
+
+def scale_from_amax(amax: Tensor, maximum: float, outer: Tensor | None = None) -> Tensor:
+    """Float32 scale that maps amax to the largest code; 1 where amax is zero, so that zeros stay zeros."""
+    scale = amax.float() / maximum
+    # below the smallest normal number 1 / scale overflows
+    tiny = torch.finfo(torch.float32).tiny
+    return torch.where(amax == 0, torch.ones_like(scale), scale.clamp(min=tiny))
+
+
+def power_of_two(amax: Tensor, maximum: float, outer: Tensor | None = None) -> Tensor:
+    """The smallest power of two that e8m0 has and no code overflows with; its least, 2^-127, where amax is zero."""
+    mantissa, exponent = torch.frexp(amax.float() / maximum)
+    exponent = torch.where(mantissa > 0.5, exponent, exponent - 1).clamp(-127, 127)
+    return torch.ldexp(torch.ones_like(mantissa), torch.where(amax == 0, -127, exponent))
+
+
+def e4m3_of_outer(amax: Tensor, maximum: float, outer: Tensor | None = None) -> Tensor:
+    """Block scales that are float8_e4m3fn multiples of the tensor's, zero where that is too small for them."""
+    assert outer is not None
+    return outer * inner_scale(amax.float() / maximum, outer).float()
+
+
+def inner_scale(scale: Tensor, outer: Tensor) -> Tensor:
+    """Product of both levels -> the float8_e4m3fn scale that is stored; exact where the product was made of one."""
+    e4m3 = torch.float8_e4m3fn
+    return (scale / outer).clamp(max=torch.finfo(e4m3).max).to(e4m3)
+
+
+##### Codes: values in units of their scale, float32 -> as stored
+
+
+def signed_bytes(scaled: Tensor) -> Tensor:
+    return scaled.round_().to(torch.int8)
+
+
+def signed_nibbles(scaled: Tensor) -> Tensor:
+    return pack(scaled.round_().to(torch.int8), high_first=False).view(torch.int8)
+
+
+def packed_e2m1(scaled: Tensor) -> Tensor:
+    return pack(e2m1_codes(scaled), high_first=True)
+
+
+@dataclass(frozen=True)
+class Format:
+    """A number format: how codes are stored, what the largest stands for, which scales go with it.
+
+    dtype: torch dtype of the stored codes; maximum: magnitude of the largest code; per_byte: codes in one
+    stored element; granularities: those it is written with, default first; comfy: its name in ComfyUI core.
+    scale_of: amax -> scale; outer_maximum: largest block scale of formats that have a second scale above them;
+    book: value of each 4-bit code, high_first: whether the even element is in the high nibble;
+    rotates: whether weights are turned by ConvRot before; grid: whether values lie on an int8 grid of the outer scale.
+    """
+
+    name: str
+    dtype: torch.dtype
+    maximum: float
+    granularities: tuple[Granularity, ...] = FP8_GRANULARITIES
+    per_byte: int = 1
+    comfy: str | None = None
+    scale_of: Callable[[Tensor, float, Tensor | None], Tensor] = field(default=scale_from_amax, repr=False)
+    rounded: Callable[[Tensor], Tensor] | None = field(default=None, repr=False)
+    outer_maximum: float = 0.0
+    book: tuple[float, ...] = field(default=(), repr=False)
+    high_first: bool = True
+    rotates: bool = False
+    grid: bool = False
+
+    def values(self, codes: Tensor, codebook: Tensor | None = None) -> Tensor:
+        """Codes as stored, ``[out, in / per_byte]`` -> their float32 values before scaling, ``[out, in]``."""
+        if self.per_byte == 1:
+            return codes.float()
+        book = torch.tensor(self.book, dtype=torch.float32, device=codes.device) if codebook is None else codebook
+        return book[unpack(codes, self.high_first).int()]
+
+    def codes(self, scaled: Tensor) -> Tensor:
+        """Float32 values in units of their scale -> codes as stored; overwrites scaled."""
+        scaled = scaled.clamp_(-self.maximum, self.maximum)
+        return self.rounded(scaled) if self.rounded else scaled.to(self.dtype)
+
+    def granularity(self, name: str | None = None) -> Granularity:
+        """Its granularity of that name, the default one without."""
+        named = {g.name: g for g in self.granularities}
+        if name is not None and name not in named:
+            raise Refused(f"Format {self.name} has no {name!r} scales; choose {' or '.join(named)}.")
+        return named[name] if name else self.granularities[0]
+
+
+def floating(dtype: torch.dtype, comfy: str | None = None) -> Format:
+    name = str(dtype).removeprefix("torch.")
+    return Format(name, dtype, torch.finfo(dtype).max, comfy=comfy)
+
+
+float8_e4m3fn = floating(torch.float8_e4m3fn, comfy="float8_e4m3fn")
+float8_e5m2 = floating(torch.float8_e5m2, comfy="float8_e5m2")
+# AMD MI300's: the same bits mean half of the OCP value, and 0x80 is NaN
+float8_e4m3fnuz = floating(torch.float8_e4m3fnuz)
+float8_e5m2fnuz = floating(torch.float8_e5m2fnuz)
+mxfp8 = Format(
+    "mxfp8", torch.float8_e4m3fn, float8_e4m3fn.maximum, (PerGroup(1, 32),), comfy="mxfp8", scale_of=power_of_two
+)
+nvfp4 = Format(
+    "nvfp4", torch.uint8, max(E2M1), (PerGroup(1, 16),), per_byte=2, comfy="nvfp4", scale_of=e4m3_of_outer,
+    rounded=packed_e2m1, outer_maximum=float8_e4m3fn.maximum, book=E2M1,
+)  # fmt: skip
+int8 = Format("int8", torch.int8, 127.0, (PerRow(), PerTensor()), comfy="int8_tensorwise", rounded=signed_bytes)
+int8_convrot = Format(
+    "int8_convrot", torch.int8, 127.0, (PerRow(),), comfy="int8_tensorwise", rounded=signed_bytes, rotates=True
+)
+# W4A8: a codebook's values, scaled by group to an int8 grid that the GEMM runs on
+int4 = Format(
+    "int4", torch.int8, 7.0, (PerGroup(1, 16),), per_byte=2, comfy="asym_w4a8_int8", book=tuple(range(-8, 8)),
+    high_first=False, rotates=True, grid=True,
+)  # fmt: skip
+# W4A4
+int4_convrot = Format(
+    "int4_convrot", torch.int8, 7.0, (PerRow(),), per_byte=2, comfy="convrot_w4a4", rounded=signed_nibbles,
+    book=INT4, high_first=False, rotates=True,
+)  # fmt: skip
+
+FORMATS: dict[str, Format] = {
+    f.name: f
+    for f in (
+        float8_e4m3fn, float8_e5m2, float8_e4m3fnuz, float8_e5m2fnuz, mxfp8, nvfp4,
+        int8, int8_convrot, int4, int4_convrot,
+    )
+}  # fmt: skip
+
+
+def format_named(name: str) -> Format:
+    if name not in FORMATS:
+        raise Refused(f"Format {name!r} is unknown; choose one of {', '.join(FORMATS)}.")
+    return FORMATS[name]

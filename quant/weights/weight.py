@@ -1,0 +1,61 @@
+"""The one canonical form of a quantized weight, whatever dialect it came from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .formats import Format, inner_scale
+from .granularity import Granularity
+from .rotation import rotate
+
+
+@dataclass(frozen=True)
+class QuantizedWeight:
+    """Codes and scales of one weight: ``W = values(codes) * scale``, always ``[out, in]``.
+
+    format: what a code means; codes: as stored, ``[out, in / format.per_byte]``; scale: float32 of
+    ``granularity.scale_shape(shape)``, multiplied, never divided; input_scale: float32 ``[]``, amax of the
+    activations / format.maximum, or None where the file has none or a placeholder.
+    smooth: ``[in]``, multiplies the activations (AWQ, SmoothQuant), so here the columns of W.
+    rotation: group of a ConvRot Hadamard rotation along in, 0 for none.
+    outer: the scale one level above, ``[]`` (NVFP4) or ``[out, 1]`` (INT4); scale is the product of both.
+    codebook: ``[16]``, the values of 4-bit codes that are not the format's own.
+    """
+
+    format: Format
+    codes: Tensor
+    scale: Tensor
+    granularity: Granularity
+    shape: tuple[int, int]
+    input_scale: Tensor | None = None
+    smooth: Tensor | None = None
+    rotation: int = 0
+    outer: Tensor | None = None
+    codebook: Tensor | None = None
+
+    def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """The weight ``[out, in]``, computed in float32."""
+        weight = self.scaled_values()
+        if self.rotation:
+            weight = rotate(weight, self.rotation)
+        if self.smooth is not None:
+            weight = weight * self.smooth
+        return weight.to(dtype)
+
+    def scaled_values(self) -> Tensor:
+        """Values times scales, before rotation and smoothing are undone."""
+        values = self.format.values(self.codes, self.codebook)
+        if not self.format.grid or self.outer is None:
+            return values.mul_(self.granularity.expand(self.scale, self.shape))
+        inner = inner_scale(self.scale, self.outer).float()
+        on_grid = values.mul_(self.granularity.expand(inner, self.shape)).round_().clamp_(-127, 127)
+        return on_grid.mul_(self.outer)
+
+    def to(self, device: torch.device | str) -> QuantizedWeight:
+        """The same weight on device."""
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)

@@ -1,0 +1,160 @@
+"""A probe believes numbers, not tables: a kernel that raises or is wrong does not work, and says why."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from products import DTYPES, E4M3
+from scaled_fp8 import quant
+from scaled_fp8.quant.kernels import quantizers
+from scaled_fp8.quant.kernels.activations import SCHEMES
+from scaled_fp8.quant.kernels.diagnosis import doctor, typical
+from scaled_fp8.quant.kernels.proof import SHAPE, measured, prove, prove_quantizer, quantizer_for
+from scaled_fp8.quant.kernels.quantizers import QUANTIZERS, Quantizer
+from scaled_fp8.quant.kernels.registry import BOUND, KERNELS, Kernel, Layer
+
+CPU = torch.device("cpu")
+LAYER = Layer(E4M3, quant.PerRow(), (4096, 4096), CPU, torch.bfloat16)
+UPCAST = next(kernel for kernel in KERNELS if kernel.name == "upcast")
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
+def test_a_kernel_works_or_says_why(kernel, dtype):
+    layer = typical(kernel, CPU, dtype)
+    if reason := kernel.refuses(layer):
+        pytest.skip(f"{kernel.name} {reason}")
+    proof = prove(kernel, layer)
+    assert proof.works == (proof.reason is None)
+    assert (proof.error is not None and proof.error <= BOUND) if proof.works else "raises on cpu" in str(proof.reason)
+
+
+@pytest.mark.parametrize("format", quant.FORMATS.values(), ids=lambda f: f.name)
+def test_upcast_is_proven_for_every_format(format):
+    for granularity in format.granularities:
+        assert prove(UPCAST, replace(LAYER, format=format, granularity=granularity)).works
+
+
+def twisted(change) -> Kernel:
+    return replace(UPCAST, name=f"twisted {change.__name__}", compute=change)
+
+
+def wrong_scales(x, weight, bias):
+    swapped = replace(weight, scale=weight.scale.flip(0))
+    return UPCAST.run(x, swapped, bias, None)
+
+
+def no_bias(x, weight, bias):
+    return UPCAST.run(x, weight, None, None)
+
+
+def two_percent_more(x, weight, bias):
+    return UPCAST.run(x, weight, bias, None) * 1.02
+
+
+def not_a_number(x, weight, bias):
+    return UPCAST.run(x, weight, bias, None) * float("nan")
+
+
+@pytest.mark.parametrize("change", (wrong_scales, no_bias, two_percent_more, not_a_number), ids=lambda f: f.__name__)
+def test_wrong_numbers_are_no_proof(change):
+    proof = prove(twisted(change), LAYER)
+    assert not proof.works
+    assert "is wrong on cpu: relative error" in str(proof.reason)
+
+
+def test_an_exception_is_told_in_its_first_line():
+    def missing(*_):
+        raise NotImplementedError("'addmm' not implemented for 'Float8'\nat line 12 of something long")
+
+    proof = prove(twisted(missing), LAYER)
+    assert proof.reason == "raises on cpu: NotImplementedError: 'addmm' not implemented for 'Float8'"
+
+
+def test_no_probe_on_meta():
+    with pytest.raises(quant.Refused, match="meta"):
+        prove(UPCAST, replace(LAYER, device=torch.device("meta")))
+
+
+def test_measured_once_whatever_the_shape():
+    runs = []
+
+    def counted(x, weight, bias):
+        runs.append(weight.shape)
+        return UPCAST.run(x, weight, bias, None)
+
+    kernel = twisted(counted)
+    for shape in ((64, 64), (128, 32)):
+        prove(kernel, replace(LAYER, shape=shape))
+    assert runs == [SHAPE]
+
+
+@pytest.mark.parametrize("mode", (torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)))
+def test_the_same_proof_in_any_mode(mode):
+    outside = measured.__wrapped__(UPCAST, replace(LAYER, shape=SHAPE))
+    with mode():
+        assert measured.__wrapped__(UPCAST, replace(LAYER, shape=SHAPE)) == outside
+
+
+def test_doctor_lists_every_kernel_on_every_device():
+    diagnosis = doctor()
+    told = json.loads(json.dumps(diagnosis.to_json()))
+    listed = [(row["device"], row["dtype"], row["kernel"]) for row in told["kernels"]]
+    assert len(listed) == len(set(listed))
+    names = {name for _, _, name in listed}
+    assert {kernel.name for kernel in KERNELS} <= names
+    assert {name.partition(" by ")[2] for name in names if name.startswith("float8 ")} == {q.name for q in QUANTIZERS}
+    for row in told["kernels"]:
+        # a time and an error where it works, else a reason
+        assert (row["reason"] is None) == row["works"] == (row["time"] is not None)
+        assert not row["works"] or row["time"] > 0 <= row["error"]
+    assert told["versions"]["torch"] == torch.__version__
+    for kernel in KERNELS:
+        assert kernel.name in diagnosis.table()
+
+
+def lying(change) -> Quantizer:
+    schemes = {name: lambda x, scale, name=name: change(*SCHEMES[name](x, scale)) for name in SCHEMES}
+    return Quantizer(f"lying {change.__name__}", lambda device: None, lambda: schemes)
+
+
+def two_codes_off(codes, scale):
+    return (codes.view(torch.uint8) ^ 2).view(codes.dtype), scale
+
+
+def larger_scale(codes, scale):
+    return codes, scale * 1.001
+
+
+def many_one_off(codes, scale):
+    return (codes.view(torch.uint8) ^ 1).view(codes.dtype), scale
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("change", (two_codes_off, larger_scale, many_one_off), ids=lambda f: f.__name__)
+def test_other_codes_are_no_proof(change, scheme):
+    assert not prove_quantizer(lying(change), scheme, CPU, torch.float32).works
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_a_cpu_quantizes_eagerly(scheme, dtype):
+    assert quantizer_for(scheme, replace(LAYER, dtype=dtype)) == "eager"
+    assert prove_quantizer(QUANTIZERS[-1], scheme, CPU, dtype).error == 0
+
+
+def test_a_broken_triton_is_a_reason(monkeypatch):
+    def broken():
+        raise ImportError("libtriton.so")
+
+    monkeypatch.setattr(quantizers, "find_spec", lambda name: object())
+    monkeypatch.setattr(quantizers, "triton_kernels", broken)
+    quantizers.triton_problem.cache_clear()
+    assert quantizers.triton_refuses(torch.device("cuda")) == "cannot be imported: ImportError"
+    monkeypatch.setattr(quantizers, "find_spec", lambda name: None)
+    quantizers.triton_problem.cache_clear()
+    assert quantizers.triton_refuses(torch.device("cuda")) == "is not installed"
+    quantizers.triton_problem.cache_clear()

@@ -1,0 +1,90 @@
+"""Settings: what overrides what, where each value came from, and that nothing unknown passes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from scaled_fp8.quant import Refused
+from scaled_fp8.quant.recipes.settings import BUILT_IN, VALUES, Settings, find_settings, read_settings
+
+TEXT = """
+[quantization]
+transformer = "fp8"
+granularity = "per-tensor"
+
+[flux2]
+transformer = "int8"
+"""
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    path = tmp_path / "scaled_fp8.toml"
+    path.write_text(TEXT)
+    return read_settings(path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "value", "origin"),
+    [
+        (("transformer", "flux2", "int4"), "int4", "argument"),
+        (("transformer", "flux2"), "int8", "[flux2] in scaled_fp8.toml"),
+        (("transformer", "wan"), "fp8", "[quantization] in scaled_fp8.toml"),
+        (("granularity", "flux2"), "per-tensor", "[quantization] in scaled_fp8.toml"),
+        (("transformer",), "fp8", "[quantization] in scaled_fp8.toml"),
+        (("encoder", "flux2"), BUILT_IN["encoder"], "built in"),
+    ],
+    ids=str,
+)
+def test_argument_then_family_then_common_then_built_in(
+    settings: Settings, arguments: tuple[str, ...], value: str, origin: str
+) -> None:
+    found = settings.resolve(*arguments)
+    assert (found.value, found.origin) == (value, origin)
+    assert str(found) == f"{value} ({origin})"
+
+
+def test_without_a_file_all_is_built_in(tmp_path: Path) -> None:
+    for settings in (read_settings(), find_settings(tmp_path)):
+        assert {key: settings.resolve(key).value for key in VALUES} == BUILT_IN
+
+
+def test_a_folder_has_the_file_of_one_name(tmp_path: Path) -> None:
+    (tmp_path / "scaled_fp8.toml").write_text(TEXT)
+    assert find_settings(tmp_path).resolve("transformer").value == "fp8"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[quantisation]\ntransformer = 'fp8'", r"table \[quantisation\] is unknown; choose one of \[quantization\]"),
+        ("[quantization]\nunet = 'fp8'", r"\[quantization\] unet is unknown; choose one of encoder, transformer"),
+        ("[flux2]\ntransformer = 'fp9'", r"\[flux2\] transformer: transformer 'fp9' is unknown; choose one of none"),
+        ("[quantization]\ngranularity = 3", "granularity 3 is unknown"),
+        ("transformer = 'fp8'", r"table \[transformer\] is unknown"),
+        ("flux2 = 'fp8'", "must be a table"),
+        ("[quantization", "is not TOML"),
+    ],
+    ids=["table", "key", "value", "type", "outside", "no table", "syntax"],
+)
+def test_unknown_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "s.toml"
+    path.write_text(text)
+    with pytest.raises(Refused, match=message):
+        read_settings(path)
+
+
+def test_a_file_that_is_named_must_exist_and_be_text(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="'gone.toml' cannot be read: No such file"):
+        read_settings(tmp_path / "gone.toml")
+    (tmp_path / "bytes.toml").write_bytes(b"\xff\xfe")
+    with pytest.raises(Refused, match="'bytes.toml' is not TOML"):
+        read_settings(tmp_path / "bytes.toml")
+
+
+def test_unknown_arguments_are_refused_too(settings: Settings) -> None:
+    with pytest.raises(Refused, match="argument: transformer 'fp4' is unknown"):
+        settings.resolve("transformer", argument="fp4")
+    with pytest.raises(Refused, match="is unknown; choose one of encoder"):
+        settings.resolve("unet")
