@@ -1,29 +1,56 @@
-"""Counts of two pytest runs, unit and contract, as the last lines of a check."""
+"""What ran, what was skipped and why, of pytest's reports, as the last lines of a check."""
 
 from __future__ import annotations
 
 import sys
+from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from xml.etree import ElementTree
 
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+# what is counted apart -> how its test classes begin
+APART = {"ComfyUI contract tests": "tests.comfyui.", "of these in a real browser": "tests.comfyui.test_browser"}
 
-def counts(report: str) -> tuple[int, int, int]:
-    """Passed, failed and skipped of one junit file; a run that wrote none failed."""
-    if not Path(report).exists():
-        return 0, 1, 0
-    suite = ElementTree.parse(report).getroot().find("testsuite")
-    total, skipped = int(suite.get("tests")), int(suite.get("skipped"))
-    failed = int(suite.get("failures")) + int(suite.get("errors"))
-    return total - failed - skipped, failed, skipped
+
+def cases(report: Path) -> list[ElementTree.Element]:
+    """Every test of one junit file; none where the run wrote no file."""
+    return list(ElementTree.parse(report).iter("testcase")) if report.exists() else []
+
+
+def outcome(case: ElementTree.Element) -> str:
+    kinds = {child.tag for child in case}
+    return FAILED if kinds & {"failure", "error"} else SKIPPED if "skipped" in kinds else PASSED
+
+
+def counted(tests: Iterable[ElementTree.Element]) -> Counter[str]:
+    return Counter(outcome(case) for case in tests)
+
+
+def line(count: Counter[str]) -> str:
+    return ", ".join(f"{count[kind]} {kind}" for kind in (PASSED, FAILED, SKIPPED))
+
+
+def reasons(tests: Iterable[ElementTree.Element]) -> Counter[str]:
+    return Counter(skip.get("message", "") for case in tests for skip in case.iter("skipped"))
 
 
 def main() -> int:
-    unit, contract = (counts(report) for report in sys.argv[1:3])
-    ran, skipped = contract[0] + contract[1], contract[2]
-    sys.stdout.write(f"ComfyUI contract tests: {ran} ran, {skipped} skipped\n")
-    for name, numbers in (("unit", unit), ("contract", contract), ("all", map(sum, zip(unit, contract, strict=True)))):
-        sys.stdout.write("{}: {} passed, {} failed, {} skipped\n".format(name, *numbers))
-    return 1 if unit[1] + contract[1] else 0
+    reports = [Path(name) for name in sys.argv[1:]]
+    missing = [report.name for report in reports if not cases(report)]
+    tests = [case for report in reports for case in cases(report)]
+    for reason, count in reasons(tests).most_common():
+        sys.stdout.write(f"skipped {count}: {reason}\n")
+    for name, start in APART.items():
+        part = counted(case for case in tests if case.get("classname", "").startswith(start))
+        loud = "" if part[PASSED] + part[FAILED] else "NOT RUN: "
+        sys.stdout.write(f"{loud}{name}: {line(part)}\n")
+    for name in missing:
+        sys.stdout.write(f"no test ran for {name}\n")
+    total = counted(tests)
+    total[FAILED] += len(missing)
+    sys.stdout.write(line(total) + "\n")
+    return 1 if total[FAILED] else 0
 
 
 if __name__ == "__main__":

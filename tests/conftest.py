@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -31,3 +32,11 @@ def tiny() -> dict[str, Tensor]:
 def digits() -> dict[str, Tensor]:
     """digits-flux2: a small, really trained FLUX.2 diffusion model, bf16, ComfyUI's key names."""
     return load_file(DATA / "digits-flux2-bf16.safetensors")
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """What was skipped and why, a line a reason, before the line of totals."""
+    skips = (report.longrepr for report in terminalreporter.stats.get("skipped", []))
+    reasons = Counter(skip[2].removeprefix("Skipped: ") for skip in skips)
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"skipped {count}: {reason}")
