@@ -16,13 +16,14 @@ from torch import Tensor
 from ... import quant
 from ...quant.files.memory import loaded
 from ...quant.files.stored import STORES
+from ...quant.names import COMFYUI, MODEL
 from ...quant.nn.tensor import is_scaled, to_tensor
 from .diffusers import by_comfy_names
 from .linear import scaled_ops
 from .plan import plan_model
 
 # Prefixes that producers write and ComfyUI's own detection does not strip.
-FOREIGN_PREFIXES = ("diffusion_model.", "transformer.", "model.transformer.", "module.")
+FOREIGN_PREFIXES = tuple(prefix for prefix in MODEL if prefix not in COMFYUI)
 
 
 def checkpoint_tensors(checkpoint: quant.Checkpoint) -> dict[str, Tensor]:

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ..errors import Refused
+from ..names import without_model
 
 if TYPE_CHECKING:
     from ..files.stored import Source
 
-# what files put before the names of modules; metadata may have been written under another
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "transformer.", "net.", "module.")
 LARGEST_MARKER = 1 << 16  # bytes of JSON; real ones are below 200
 
 
@@ -21,18 +20,17 @@ LARGEST_MARKER = 1 << 16  # bytes of JSON; real ones are below 200
 class Clues:
     """markers: module -> what `.comfy_quant` or `_quantization_metadata` says of it, nested params unfolded;
     legacy: prefixes that hold a `scaled_fp8` tensor; method: quantization method of the config, lower case;
-    config: that config; model_type, quantization: header fields; maps: names of sidecar files."""
+    config: that config; header: the file's own metadata."""
 
     markers: Mapping[str, dict[str, Any]] = field(default_factory=dict)
     legacy: tuple[str, ...] = ()
     method: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
     header: Mapping[str, str] = field(default_factory=dict)
-    files: tuple[str, ...] = ()
 
     def marker(self, module: str) -> dict[str, Any]:
         """The marker of a module, ``{}`` where it has none."""
-        return self.markers.get(module) or self.markers.get(bare(module), {})
+        return self.markers.get(module) or self.markers.get(without_model(module), {})
 
     def in_legacy_scope(self, module: str) -> bool:
         return any(module.startswith(prefix) for prefix in self.legacy)
@@ -45,13 +43,14 @@ def read_clues(source: Source) -> Clues:
     method = str(config.get("quant_method") or config.get("quant_algo") or "").lower()
     legacy = tuple(k.removesuffix("scaled_fp8") for k in source if k == "scaled_fp8" or k.endswith(".scaled_fp8"))
     markers = {**header_markers(header), **tensor_markers(source)}
-    return Clues(markers, legacy, method, config, header, tuple(source.sidecars))
+    return Clues(markers, legacy, method, config, header)
 
 
 def header_markers(header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     layers = parsed(header.get("_quantization_metadata"), "header's _quantization_metadata").get("layers") or {}
     markers = {str(k): unfolded(v) for k, v in layers.items()} if isinstance(layers, dict) else {}
-    return {bare(name): conf for name, conf in markers.items()} | markers
+    # metadata may have been written under another prefix than the file's
+    return {without_model(name): conf for name, conf in markers.items()} | markers
 
 
 def tensor_markers(source: Source) -> dict[str, dict[str, Any]]:
@@ -93,8 +92,3 @@ def parsed(text: str | bytes | None, where: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise Refused(f"The {where} is not valid JSON; the file is damaged: get it again.") from None
     return value if isinstance(value, dict) else {}
-
-
-def bare(module: str) -> str:
-    """A module's name without the prefix of its file."""
-    return next((module.removeprefix(p) for p in PREFIXES if module.startswith(p)), module)

@@ -14,24 +14,9 @@ from torch import Tensor
 from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..errors import Refused
 from ..files.stored import Source
+from ..names import prefixes_of
 from ..text import text_table
 
-PREFIXES = (
-    "",
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "transformer.",
-    "unet.",
-    "net.",
-    "module.",
-    "model.",
-    "dit.",
-    "text_model.",
-    "text_encoder.",
-    "cond_stage_model.",
-    "first_stage_model.",
-    "vae.",
-)
 COLUMNS = ("layer", "shape", "relative error", "SQNR dB", "max error")
 Progress = Callable[[Iterable[str], int], Iterable[str]]
 
@@ -154,7 +139,7 @@ def matched(a: Readers, b: Readers) -> tuple[Readers, Readers]:
 def prefixes(names: Readers) -> list[str]:
     """The known ones that occur, and the one that all names share."""
     shared = os.path.commonprefix(list(names))
-    known = [prefix for prefix in PREFIXES if any(name.startswith(prefix) for name in names)]
+    known = [prefix for name in names for prefix in prefixes_of(name)]
     return list(dict.fromkeys((*known, shared[: shared.rfind(".") + 1])))
 
 

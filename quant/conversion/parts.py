@@ -7,9 +7,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .. import names
 from ..errors import Refused
 from ..recipes.families import Family
-from ..recipes.policy import PREFIX, Decision, Policy, bare_name, family_named, recognise
+from ..recipes.policy import Decision, Policy, bare_name, family_named, recognise
 from ..weights.formats import Format, format_named
 from ..weights.granularity import Granularity
 from ..weights.native import loads_in_core
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
     from ..recipes.settings import Setting, Settings
 
 GENERIC_FAMILY = "none"
-# What a prefix says of the tensors under it; the first that matches.
-TELLING: tuple[tuple[str, str], ...] = (
-    (r"(^|\.)(first_stage_model|vae)\.", "vae"),
-    (r"(^|\.)(cond_stage_model|conditioner|text_encoder\w*|t5\w*|umt5\w*|gemma3\w*|clip_\w|language_model)\.",
-     "encoder"),
-    (r"(^|\.)(diffusion_model|unet|net|dit)\.", "transformer"),
-)  # fmt: skip
 # What names without such a prefix say, where no family is recognised.
 SIGNS: tuple[tuple[str, str], ...] = (
     (r"^(encoder|decoder)\.(conv_in|conv1|conv_out|mid|mid_block|up_blocks|down_blocks)\b", "vae"),
@@ -65,10 +59,10 @@ class Scopes:
         return self.found[prefix_of(name)]
 
 
-def find_scopes(names: Iterable[str], request: Request) -> Scopes:
+def find_scopes(tensors: Iterable[str], request: Request) -> Scopes:
     """The parts that the names of a checkpoint's tensors belong to; Refused where a request cannot be met."""
     parts: dict[str, list[str]] = {}
-    for name in names:
+    for name in tensors:
         parts.setdefault(prefix_of(name), []).append(name)
     everything = [name for group in parts.values() for name in group]
     kinds = {prefix: component_of(prefix, group, everything) for prefix, group in parts.items()}
@@ -82,23 +76,18 @@ def find_scopes(names: Iterable[str], request: Request) -> Scopes:
 
 def prefix_of(name: str) -> str:
     """What stands before the names of one component, "" where it tells nothing."""
-    found = PREFIX.match(name)
-    prefix = found.group() if found else ""
-    return prefix if told(prefix) else ""
+    prefix = names.prefix_of(name)
+    return prefix if names.component_of(prefix) else ""
 
 
-def told(prefix: str) -> str | None:
-    return next((component for pattern, component in TELLING if re.search(pattern, prefix)), None)
-
-
-def component_of(prefix: str, names: list[str], everything: list[str]) -> str:
-    known = told(prefix)
+def component_of(prefix: str, tensors: list[str], everything: list[str]) -> str:
+    known = names.component_of(prefix)
     if known:
         return known
-    family = recognise(names) or recognise(everything)
+    family = recognise(tensors) or recognise(everything)
     if family:
         return family.component
-    bare = [bare_name(name) for name in names]
+    bare = [bare_name(name) for name in tensors]
     signs = (component for pattern, component in SIGNS if any(re.search(pattern, name) for name in bare))
     return next(signs, "transformer")
 
@@ -106,8 +95,8 @@ def component_of(prefix: str, names: list[str], everything: list[str]) -> str:
 ##### What becomes of a part
 
 
-def scope(prefix: str, component: str, names: list[str], request: Request, single: bool) -> Scope:
-    family = family_of(names, component, request, single)
+def scope(prefix: str, component: str, tensors: list[str], request: Request, single: bool) -> Scope:
+    family = family_of(tensors, component, request, single)
     if request.component and request.component != component:
         return Scope(prefix, component, family, None, f"kept: only the {request.component} was asked for")
     if component == "vae" and not single and not request.component:
@@ -121,12 +110,12 @@ def scope(prefix: str, component: str, names: list[str], request: Request, singl
     return Scope(prefix, component, family, policy, origin=f"format: {origin}; granularity: {source}")
 
 
-def family_of(names: list[str], component: str, request: Request, single: bool) -> Family | None:
+def family_of(tensors: list[str], component: str, request: Request, single: bool) -> Family | None:
     """The requested family, of the component it is for; else the recognised one."""
     if request.family == GENERIC_FAMILY:
         return None
     requested = family_named(request.family) if request.family else None
-    return requested if requested and (single or requested.component == component) else recognise(names, component)
+    return requested if requested and (single or requested.component == component) else recognise(tensors, component)
 
 
 def format_of(component: str, family: Family | None, request: Request) -> tuple[Format | None, str]:

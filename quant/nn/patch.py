@@ -11,12 +11,11 @@ from torch import nn
 
 from ..errors import Refused
 from ..kernels.plan import Choice, check_names, require
+from ..names import MODEL
 from ..weights.weight import QuantizedWeight
 from .linear import Patch, ScaledLinear, frozen, scaled_class
 from .report import Report, report_choices
 
-# Where one side of a checkpoint and a module has one of these and the other has not, it is the same layer.
-PREFIXES = ("model.diffusion_model.", "diffusion_model.", "model.", "net.", "transformer.", "module.")
 SHOWN = 5
 
 
@@ -117,8 +116,8 @@ def candidates(name: str, linears: Mapping[str, nn.Linear]) -> list[nn.Linear]:
     """The Linears that a checkpoint's name may mean: the one of that name, or those that differ by a known prefix."""
     if name in linears:
         return [linears[name]]
-    shorter = [name.removeprefix(prefix) for prefix in PREFIXES if name.startswith(prefix)]
-    those = [linears[other] for other in (*shorter, *(prefix + name for prefix in PREFIXES)) if other in linears]
+    shorter = [name.removeprefix(prefix) for prefix in MODEL if name.startswith(prefix)]
+    those = [linears[other] for other in (*shorter, *(prefix + name for prefix in MODEL)) if other in linears]
     return list({id(linear): linear for linear in those}.values())
 
 

@@ -8,17 +8,13 @@ from dataclasses import dataclass, field
 from math import prod
 
 from ..errors import Refused
+from ..names import without_prefixes
 from ..weights.encode import unfit
 from ..weights.formats import FORMATS, Format
 from ..weights.granularity import Granularity
 from .families import FAMILIES, GENERIC, Family, Rule
 
 COMPONENTS = tuple(GENERIC)
-# What stands before the same layer's name in ComfyUI, diffusers, text encoders and compiled modules.
-PREFIX = re.compile(
-    r"^((model|diffusion_model|transformer|unet|net|module|_orig_mod|first_stage_model|vae|cond_stage_model|conditioner"
-    r"|text_encoders?|text_encoder_2|language_model|t5xxl|t5base|umt5xxl|gemma3_\w+|qwen\w+|clip_\w|embedders\.\d)\.)+"
-)
 SMALLEST = 16  # outputs or inputs below which a GEMM on codes gains nothing
 
 
@@ -110,7 +106,7 @@ def seen(pattern: str, names: Iterable[str]) -> bool:
 
 def bare_name(name: str) -> str:
     """Without the prefixes that loaders put before it, and without .weight."""
-    return PREFIX.sub("", name).removesuffix(".weight")
+    return without_prefixes(name).removesuffix(".weight")
 
 
 def family_named(name: str) -> Family:

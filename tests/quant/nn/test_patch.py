@@ -159,7 +159,10 @@ def test_an_exception_midway_patches_nothing(model, at, patched_before, monkeypa
     assert torch.equal(model(torch.ones(32)), out)
 
 
-PREFIXES = ("", "model.diffusion_model.", "diffusion_model.", "model.", "net.", "transformer.", "module.")
+PREFIXES = (
+    "", "model.diffusion_model.", "diffusion_model.", "model.", "net.", "transformer.", "module.", "unet.", "dit.",
+    "_orig_mod.",
+)  # fmt: skip
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
@@ -184,7 +187,7 @@ def small() -> quant.QuantizedWeight:
 REFUSED = {
     "unknown name": (lambda m: wrong(m, **{"blocks.7.up": small()}), {}, "1 of 6 weights match no Linear.*blocks.7.up"),
     "not a Linear": (lambda m: wrong(m, **{"embed": small()}), {}, "match no Linear.*embed"),
-    "foreign prefix": (lambda m: checkpoint(m, prefix="unet."), {}, "5 of 5 weights match no Linear"),
+    "foreign prefix": (lambda m: checkpoint(m, prefix="pipe."), {}, "5 of 5 weights match no Linear"),
     "two for one": (lambda m: wrong(m, **{"model.head": small()}), {}, "'head' and 'model.head' are both for one"),
     "shape": (lambda m: wrong(m, head=small()), {}, r"'head' is \[10, 32\] in the module, \[8, 8\] in the checkpoint"),
     "no such layer": (checkpoint, {"layers": "attention"}, "matches none of the checkpoint's 5"),
@@ -349,7 +352,7 @@ class Walk:
         quant.patch_linears(other, self.weights[0], layers="down")
         quant.restore_linears(other)
         assert torch.equal(self.call(), before)
-        assert not [m for m in other.modules() if isinstance(m, quant.patch.ScaledLinear)]
+        assert not [m for m in other.modules() if isinstance(m, patch.ScaledLinear)]
 
     def call(self) -> torch.Tensor:
         with torch.no_grad():
