@@ -16,7 +16,7 @@ from ..quant.checkpoint.verdict import REFUSED
 from ..quant.errors import Refused
 from ..quant.kernels.plan import FAMILIES, Choice, choose, require
 from ..quant.weights.native import runs_in_core
-from .host.plan import device_name
+from .host.plan import IN_CORE, device_name
 from .inputs import MODEL_FOLDERS, model_files
 
 ENCODERS = "text_encoders"
@@ -98,9 +98,8 @@ def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any
         require(choices.values(), compute)
     except Refused as reason:
         return {**place, "plan": {}, "reasons": {}, "problem": str(reason)}
-    kernels = {name: {"kernel": choice.kernel.name, "reason": choice.reason} for name, choice in choices.items()}
-    kernels |= core
-    slow = [choice.reason for choice in choices.values() if choice.kernel.family != "scaled_mm"]
+    kernels = {name: as_json(choice) for name, choice in choices.items()} | core
+    slow = [choice.reason for choice in choices.values() if not choice.kernel.on_codes]
     return {
         **place, "plan": counted(found["kernel"] for found in kernels.values()), "reasons": counted(slow),
         "choices": kernels,
@@ -119,11 +118,12 @@ def in_core(checkpoint: Checkpoint, name: str) -> bool:
     return runs_in_core(layer.format, layer.granularity, layer.module.key("smooth") is not None)
 
 
-def core_kernel(checkpoint: Checkpoint, name: str) -> dict[str, str]:
-    return {
-        "kernel": f"ComfyUI core {checkpoint.spec(name).format.name}",
-        "reason": "core has a kernel for this format",
-    }
+def as_json(choice: Choice) -> dict[str, Any]:
+    return {"kernel": choice.kernel.name, "reason": choice.reason, "slow": not choice.kernel.on_codes}
+
+
+def core_kernel(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
+    return {"kernel": f"ComfyUI core {checkpoint.spec(name).format.name}", "reason": IN_CORE, "slow": False}
 
 
 def target(purpose: str) -> tuple[torch.device, torch.dtype]:

@@ -16,7 +16,7 @@ KEPT = 16  # nodes
 KEPT_KERNEL = "high precision"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Run:
     """What one node gave out. choices: layer -> the choice that counts its calls; holds no tensor of the model.
 
@@ -62,7 +62,14 @@ def run_of(model, node: str = "", type: str = "", file: str = "", kept: tuple[Ro
     scales = {name: largest_scale(weight) for name, weight in weights.items()}
     errors = model.get_attachment("scaled_fp8_errors") or {}
     return Run(
-        node, type, file, device_name(model.load_device), choices, (*kept, *core_rows(model)), scales, dict(errors)
+        node=node,
+        type=type,
+        file=file,
+        device=device_name(model.load_device),
+        choices=choices,
+        others=(*kept, *core_rows(model)),
+        scales=scales,
+        errors=dict(errors),
     )
 
 
@@ -89,7 +96,7 @@ def remember(node: type, model, file: str = "", stats: Stats | None = None) -> N
 
 def kept_rows(stats: Stats | None) -> tuple[Row, ...]:
     layers = () if stats is None else (layer for layer in stats.layers if not layer.quantized)
-    return tuple(Row(layer.name, KEPT_KERNEL, layer.reason, "", "", layer.shape, "", 0, {}) for layer in layers)
+    return tuple(Row(layer=layer.name, kernel=KEPT_KERNEL, reason=layer.reason, shape=layer.shape) for layer in layers)
 
 
 def push(run: Run) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from scaled_fp8.quant.kernels.proof_cache import SOURCES
 
 QUANT = Path(__file__).parents[1] / "quant"
 # room -> rooms that it may import from; what is not listed here is the way that arrows must not go
@@ -82,3 +83,7 @@ def test_modules_of_a_room_import_each_other_without_circles():
 def test_a_room_says_what_it_is_for(room):
     said = ast.get_docstring(ast.parse((QUANT / room / "__init__.py").read_text()))
     assert said and "\n" not in said and said.endswith(".")
+
+
+def test_a_proof_ends_when_a_room_changes_that_kernels_run_on():
+    assert set(SOURCES) == {"kernels", *ARROWS["kernels"]}

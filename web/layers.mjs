@@ -33,9 +33,9 @@ export function kernelOf(layer) {
   return ran.length ? ran[0][0] : layer.kernel;
 }
 
-/** Whether a layer is not computed in FP8. */
+/** Whether a layer runs on dequantized weights: the server says so, from the kernel's family. */
 export function isSlow(layer) {
-  return !/^(scaled_mm|ComfyUI core)/.test(kernelOf(layer));
+  return layer.slow ?? true;
 }
 
 /** The layers of an inspected file, as a report has them before anything ran. */
@@ -46,6 +46,7 @@ export function fromInspection(found) {
       layer: layer.name,
       kernel: choice?.kernel ?? layer.decision,
       reason: choice?.reason ?? layer.reason,
+      slow: choice?.slow,
       format: layer.format ?? "",
       granularity: layer.granularity ?? "",
       shape: layer.shape,

@@ -70,6 +70,7 @@ def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
     return "\n".join((*lines, "", model_report(model).table()))
 
 
+IN_CORE = "core has a kernel for this format"
 # Layout of a weight -> its format, for the formats that core runs by itself.
 CORE_FORMATS = {entry["comfy_tensor_layout"]: name for name, entry in QUANT_ALGOS.items()}
 
@@ -79,9 +80,13 @@ def core_rows(model: ModelPatcher) -> Iterator[Row]:
     for name, _ in linears(model):
         weight = model.get_model_object(f"{name}.weight")
         if isinstance(weight, QuantizedTensor) and not is_scaled(weight):
-            format, short = (
-                CORE_FORMATS.get(weight._layout_cls, weight._layout_cls),
-                name.removeprefix("diffusion_model."),
+            format = CORE_FORMATS.get(weight._layout_cls, weight._layout_cls)
+            yield Row(
+                layer=name.removeprefix("diffusion_model."),
+                kernel=f"ComfyUI core {format}",
+                reason=IN_CORE,
+                format=format,
+                shape=(weight.shape[0], weight.shape[1]),
+                activation="as core",
+                slow=False,
             )
-            shape, reason = (weight.shape[0], weight.shape[1]), "core has a kernel for this format"
-            yield Row(short, f"ComfyUI core {format}", reason, format, "", shape, "as core", 0, {})

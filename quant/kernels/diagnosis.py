@@ -15,7 +15,7 @@ from .probe import sample
 from .proof import SHAPE, prove, prove_quantizer, quantizer_of
 from .proof_cache import Proof
 from .quantizers import QUANTIZERS, Quantizer
-from .registry import KERNELS, Kernel, Layer
+from .registry import KERNELS, Kernel, Workload
 from .timing import beside
 
 ##### This machine, for people
@@ -92,10 +92,10 @@ def probe(device: torch.device | str, dtype: torch.dtype) -> Iterator[Finding]:
         yield Finding(*place, f"{scheme} by {quantizer.name}", proof.works, proof.error, time, proof.reason)
 
 
-def typical(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Layer:
+def typical(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Workload:
     """The first layer that kernel does not refuse; one of its own format where device does not suit it."""
     layers = [
-        Layer(format, granularity, SHAPE, device, dtype, activation=activation)
+        Workload(format, granularity, SHAPE, device, dtype, activation=activation)
         for format in (float8_e4m3fn, *FORMATS.values())
         for granularity in (PerRow(), PerTensor(), PerBlock(128, 128), *format.granularities)
         for activation in ("dynamic", "static")
@@ -129,7 +129,7 @@ def beside_bfloat16(run: Callable[[], object], device: torch.device) -> float:
         return beside(run, lambda: torch.nn.functional.linear(x, weight), device)
 
 
-def kernel_time(kernel: Kernel, layer: Layer) -> float:
+def kernel_time(kernel: Kernel, layer: Workload) -> float:
     tokens, shape = timed_shape(layer.device)
     weight, _, _ = sample(replace(layer, shape=shape))
     weight, quantizer = weight.to(layer.device), quantizer_of(kernel, layer)

@@ -16,7 +16,7 @@ from ..weights.weight import QuantizedWeight
 from .activations import implausible
 from .proof import prove, quantizer_of
 from .proof_cache import Proof
-from .registry import KERNELS, Kernel, Layer
+from .registry import KERNELS, Kernel, Workload
 
 # compute -> kernel families in the order in which they are asked
 FAMILIES: dict[str, tuple[str, ...]] = {
@@ -38,7 +38,7 @@ class Choice:
     kernel: Kernel
     reason: str
     refused: dict[str, str]
-    layer: Layer
+    layer: Workload
     activation: str | None
     quantizer: str = "eager"
     calls: Counter[str] = field(default_factory=Counter)
@@ -80,7 +80,7 @@ def choose(
     check_names(compute, activation_scale)
     doubt = implausible(input_scale) if activation_scale == "static" else None
     activation = "static" if activation_scale == "static" and not doubt else "dynamic"
-    layer = Layer(format, granularity, shape, torch.device(device), dtype, has_transform, activation)
+    layer = Workload(format, granularity, shape, torch.device(device), dtype, has_transform, activation)
     return decide(layer, compute, doubt)
 
 
@@ -99,7 +99,7 @@ def choose_for(
     )  # fmt: skip
 
 
-def decide(layer: Layer, compute: str, doubt: str | None) -> Choice:
+def decide(layer: Workload, compute: str, doubt: str | None) -> Choice:
     refused: dict[str, str] = {}
     for kernel in KERNELS:
         if kernel.family not in FAMILIES[compute]:
@@ -113,7 +113,7 @@ def decide(layer: Layer, compute: str, doubt: str | None) -> Choice:
     raise Refused(f"No kernel computes {layer.format.name} weights on {layer.device}: {joined(refused, layer)}.")
 
 
-def scaling(kernel: Kernel, layer: Layer) -> str | None:
+def scaling(kernel: Kernel, layer: Workload) -> str | None:
     """How this kernel's activations are scaled, None where they are not."""
     if kernel.scheme is None:
         return None
@@ -131,7 +131,7 @@ def proven(proof: Proof) -> str:
     return f"proven here, error {proof.error:.1g}"
 
 
-def slower(kernel: Kernel, layer: Layer) -> str | None:
+def slower(kernel: Kernel, layer: Workload) -> str | None:
     """Why a kernel that may be right is not what auto takes."""
     if layer.device.type != "cpu" or kernel.family != "scaled_mm" or not layer.format.dtype.is_floating_point:
         return None
@@ -139,11 +139,11 @@ def slower(kernel: Kernel, layer: Layer) -> str | None:
     return "takes 1.6 to 9 times as long as upcast on a CPU, and rounds the activations"
 
 
-def remarks(layer: Layer, doubt: str | None) -> list[str]:
+def remarks(layer: Workload, doubt: str | None) -> list[str]:
     return [f"dynamic because {doubt}"] if doubt else []
 
 
-def joined(refused: dict[str, str], layer: Layer, chosen: str = "") -> str:
+def joined(refused: dict[str, str], layer: Workload, chosen: str = "") -> str:
     """One clause a family other than the chosen kernel's: of the kernel that came closest, the last of several."""
     closest: dict[str, Kernel] = {}
     for kernel in KERNELS:

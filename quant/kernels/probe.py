@@ -11,12 +11,12 @@ from ..weights.granularity import Granularity, PerGroup
 from ..weights.weight import QuantizedWeight
 from .activations import SCHEMES, TINY
 from .quantizers import Quantizer
-from .registry import Kernel, Layer
+from .registry import Kernel, Workload
 
 TOKENS = 32
 
 
-def probe_error(kernel: Kernel, layer: Layer, quantizer: str) -> float:
+def probe_error(kernel: Kernel, layer: Workload, quantizer: str) -> float:
     """Relative error of the worst token against float32 arithmetic on the CPU."""
     weight, x, bias = sample(layer)
     static = layer.activation == "static" and kernel.static
@@ -43,7 +43,7 @@ def spread(scale: Tensor, x: Tensor) -> Tensor:
     return scale.repeat_interleave(128, 1)[:, : x.shape[1]] if scale.shape[1] > 1 else scale
 
 
-def sample(layer: Layer) -> tuple[QuantizedWeight, Tensor, Tensor]:
+def sample(layer: Workload) -> tuple[QuantizedWeight, Tensor, Tensor]:
     """A seeded weight, activations and bias on the CPU, with rows of unlike size so that a wrong axis shows."""
     generator = torch.Generator().manual_seed(0)
     outputs, inputs = layer.shape

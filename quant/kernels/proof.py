@@ -12,7 +12,7 @@ from ..errors import Refused, named
 from .probe import code_error, probe_error
 from .proof_cache import Proof, remembered
 from .quantizers import QUANTIZERS, Quantizer
-from .registry import Kernel, Layer
+from .registry import Kernel, Workload
 
 SHAPE = (48, 80)
 DEEPEST = 16384
@@ -20,7 +20,7 @@ DEEPEST = 16384
 STRAY = 0.02
 
 
-def prove(kernel: Kernel, layer: Layer) -> Proof:
+def prove(kernel: Kernel, layer: Workload) -> Proof:
     """Whether kernel computes such layers right on their device; measured once, on a shape of its own."""
     if layer.device.type == "meta":
         raise Refused("A layer on the meta device has no weights to compute with; load them first.")
@@ -31,7 +31,7 @@ def prove(kernel: Kernel, layer: Layer) -> Proof:
 
 @torch.compiler.disable
 @cache
-def measured(kernel: Kernel, layer: Layer) -> Proof:
+def measured(kernel: Kernel, layer: Workload) -> Proof:
     place = f"{layer.format.name} {layer.granularity} {layer.shape} {layer.dtype} {layer.activation}"
     quantizer = quantizer_of(kernel, layer)
     return remembered(
@@ -52,12 +52,12 @@ def probed(measure: Callable[[], float], device: torch.device, bound: float) -> 
     return Proof(error, wrong), True
 
 
-def quantizer_of(kernel: Kernel, layer: Layer) -> str:
+def quantizer_of(kernel: Kernel, layer: Workload) -> str:
     """Who quantizes a kernel's activations; "eager" where there is nothing to do."""
     return next((quantizer_for(scheme, layer) for scheme in kernel.schemes(layer.activation)), "eager")
 
 
-def quantizer_for(scheme: str, layer: Layer) -> str:
+def quantizer_for(scheme: str, layer: Workload) -> str:
     """The first quantizer that has the scheme and is proven on the layer's device for its dtype."""
     place = (scheme, layer.device, layer.dtype)
     able = (quantizer for quantizer in QUANTIZERS if not quantizer.lacks(scheme, layer.device))

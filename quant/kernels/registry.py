@@ -20,7 +20,7 @@ from .quantizers import QUANTIZERS, triton_kernels, triton_refuses
 
 
 @dataclass(frozen=True)
-class Layer:
+class Workload:
     """What decides whether a kernel fits. shape: ``(out, in)``; dtype: the activations'; activation: their scaling."""
 
     format: Format
@@ -32,7 +32,7 @@ class Layer:
     activation: str = "dynamic"
 
 
-Rule = Callable[[Layer], "str | None"]
+Requirement = Callable[[Workload], "str | None"]
 BY_NAME = {quantizer.name: quantizer for quantizer in QUANTIZERS}
 # Roundings to bfloat16 are 0.003 to 0.006, those to float8 0.026; a scale on the wrong axis is above 0.5.
 BOUND = 0.015
@@ -49,18 +49,23 @@ class Kernel:
 
     name: str
     family: str
-    rules: tuple[Rule, ...]
+    rules: tuple[Requirement, ...]
     compute: Callable[..., Tensor] = field(repr=False)
     scheme: str | None = None
     static: bool = False
     deep: bool = False
     bound: float = BOUND
 
-    def refuses(self, layer: Layer) -> str | None:
+    @property
+    def on_codes(self) -> bool:
+        """Whether it multiplies the codes themselves; else the weight is dequantized."""
+        return self.family == "scaled_mm"
+
+    def refuses(self, layer: Workload) -> str | None:
         """None where it fits, else the reason."""
         return next((reason for rule in self.rules if (reason := rule(layer))), None)
 
-    def passed(self, layer: Layer) -> int:
+    def passed(self, layer: Workload) -> int:
         """How many of its rules the layer keeps before one refuses."""
         return next((i for i, rule in enumerate(self.rules) if rule(layer)), len(self.rules))
 
@@ -86,82 +91,82 @@ class Kernel:
 ##### What a kernel may need
 
 
-def untransformed(layer: Layer) -> str | None:
+def untransformed(layer: Workload) -> str | None:
     return "needs a weight without smoothing or rotation" if layer.has_transform else None
 
 
-def ocp_codes(layer: Layer) -> str | None:
+def ocp_codes(layer: Workload) -> str | None:
     fits = layer.format.dtype in (torch.float8_e4m3fn, torch.float8_e5m2)
     return None if fits else f"needs float8_e4m3fn or float8_e5m2 codes, not {layer.format.name}"
 
 
-def format_is(name: str, layer: Layer) -> str | None:
+def format_is(name: str, layer: Workload) -> str | None:
     return None if layer.format.name == name else f"needs {name} codes, not {layer.format.name}"
 
 
-def float_activations(layer: Layer) -> str | None:
+def float_activations(layer: Workload) -> str | None:
     fits = layer.dtype in (torch.bfloat16, torch.float16, torch.float32)
     return None if fits else f"needs bfloat16, float16 or float32 activations, not {layer.dtype}"
 
 
-def tensor_scale(layer: Layer) -> str | None:
+def tensor_scale(layer: Workload) -> str | None:
     fits = isinstance(layer.granularity, PerTensor)
     return None if fits else f"needs a per-tensor scale, not {layer.granularity.name}"
 
 
-def row_scales(layer: Layer) -> str | None:
+def row_scales(layer: Workload) -> str | None:
     fits = isinstance(layer.granularity, (PerTensor, PerRow))
     return None if fits else f"needs per-row scales, not {layer.granularity.name}"
 
 
-def static_activations(layer: Layer) -> str | None:
+def static_activations(layer: Workload) -> str | None:
     return None if layer.activation == "static" else "needs a static activation scale; dynamic ones are per token"
 
 
-def square_blocks(layer: Layer) -> str | None:
+def square_blocks(layer: Workload) -> str | None:
     fits = layer.granularity == PerBlock(128, 128) and not isinstance(layer.granularity, PerGroup)
     return None if fits else f"needs blocks of 128 x 128, not {layer.granularity.name}"
 
 
-def tile_scales(layer: Layer) -> str | None:
+def tile_scales(layer: Workload) -> str | None:
     fits = isinstance(layer.granularity, PerBlock) and layer.format.per_byte == 1
     return None if fits else f"needs block or group scales, not {layer.format.name} {layer.granularity.name}"
 
 
-def byte_floats(layer: Layer) -> str | None:
+def byte_floats(layer: Workload) -> str | None:
     fits = layer.format.dtype.is_floating_point and layer.format.dtype.itemsize == 1
     return None if fits else f"needs one float8 a byte, not {layer.format.name}"
 
 
-def triton_bytes(layer: Layer) -> str | None:
+def triton_bytes(layer: Workload) -> str | None:
     if reason := triton_refuses(layer.device):
         return f"needs Triton, which {reason}"
     fits = layer.format.per_byte == 1 and layer.format.dtype in triton_kernels().KINDS
     return None if fits else f"needs bytes that it can decode, not {layer.format.name}"
 
 
-def torch_scaled_mm(layer: Layer) -> str | None:
+def torch_scaled_mm(layer: Workload) -> str | None:
     return None if hasattr(F, "scaled_mm") else "needs a torch with torch.nn.functional.scaled_mm"
 
 
-def int32_sums(layer: Layer) -> str | None:
+def int32_sums(layer: Workload) -> str | None:
     most = 2**31 // 128**2
     return None if layer.shape[1] <= most else f"sums at most {most} products in int32, not {layer.shape[1]}"
 
 
-def cuda(layer: Layer) -> str | None:
+def cuda(layer: Workload) -> str | None:
     fits = layer.device.type == "cuda" and torch.version.hip is None
     return None if fits else f"needs an NVIDIA GPU, not {layer.device.type}"
 
 
-def ada_or_hopper(layer: Layer) -> str | None:
+def ada_or_hopper(layer: Workload) -> str | None:
     if reason := cuda(layer):
         return reason
     major, minor = torch.cuda.get_device_capability(layer.device)
     return None if (8, 9) <= (major, minor) <= (9, 0) else f"changes nothing on sm_{major}{minor}"
 
 
-def blackwell(layer: Layer) -> str | None:
+def blackwell(layer: Workload) -> str | None:
     if reason := cuda(layer):
         return reason
     major, minor = torch.cuda.get_device_capability(layer.device)

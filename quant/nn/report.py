@@ -4,30 +4,34 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 from ..kernels.plan import Choice
 from ..text import text_table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Row:
-    """One layer. shape: ``[out, in]``; calls: how often it ran outside of compiled graphs; ran: the same by kernel."""
+    """One layer. shape: ``[out, in]``; calls: how often it ran outside of compiled graphs; ran: the same by kernel;
+    slow: whether it runs on dequantized weights, not on codes.
+    """
 
     layer: str
     kernel: str
     reason: str
-    format: str
-    granularity: str
-    shape: tuple[int, int]
-    activation: str
-    calls: int
-    ran: dict[str, int]
+    format: str = ""
+    granularity: str = ""
+    shape: tuple[int, ...] = ()
+    activation: str = ""
+    calls: int = 0
+    ran: dict[str, int] = field(default_factory=dict)
+    slow: bool = True
 
     @property
-    def slow(self) -> bool:
-        """Whether it runs on dequantized weights."""
-        return not self.kernel.startswith("scaled_mm")
+    def why_slow(self) -> str:
+        """The reason, or what ran most often instead of the planned kernel."""
+        most = most_run(self.ran, self.kernel)
+        return self.reason if most == self.kernel else most
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,7 @@ class Report:
     @property
     def reasons(self) -> dict[str, int]:
         """Why layers are not computed in FP8 -> layers."""
-        return dict(Counter(row.reason for row in self.rows if row.slow).most_common())
+        return dict(Counter(row.why_slow for row in self.rows if row.slow).most_common())
 
     def table(self) -> str:
         """Totals, then one line a layer."""
@@ -69,14 +73,21 @@ def report_choices(choices: Mapping[str, Choice] | Iterable[tuple[str, Choice]])
 
 
 def row(name: str, choice: Choice) -> Row:
+    kernel, ran = choice.kernel, dict(choice.calls)
     return Row(
-        name,
-        choice.kernel.name,
-        choice.reason,
-        choice.format.name,
-        choice.granularity.name,
-        choice.shape,
-        choice.activation or "as they are",
-        choice.calls.total(),
-        dict(choice.calls),
+        layer=name,
+        kernel=kernel.name,
+        reason=choice.reason,
+        format=choice.format.name,
+        granularity=choice.granularity.name,
+        shape=choice.shape,
+        activation=choice.activation or "as they are",
+        calls=choice.calls.total(),
+        ran=ran,
+        slow=not kernel.on_codes or most_run(ran, kernel.name) != kernel.name,
     )
+
+
+def most_run(ran: Mapping[str, int], planned: str) -> str:
+    """The kernel that ran most often, the planned one before anything ran."""
+    return max(ran, key=lambda kernel: ran[kernel], default=planned)

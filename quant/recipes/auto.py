@@ -40,7 +40,7 @@ def best(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     if device.type == "cpu":
         return "fp8-weight-only", "a CPU has no FP8 units: weights take half the memory and are upcast to compute"
     choice = choose(float8_e4m3fn, PerRow(), (4096, 4096), device, dtype)
-    if choice.kernel.family == "scaled_mm":
+    if choice.kernel.on_codes:
         return "fp8-dynamic", f"{choice.kernel.name} on {device}: {choice.reason}"
     problem = int8_problem(device)
     if problem is None:

@@ -14,10 +14,10 @@ from scaled_fp8.quant.kernels.activations import SCHEMES
 from scaled_fp8.quant.kernels.diagnosis import doctor, typical
 from scaled_fp8.quant.kernels.proof import SHAPE, measured, prove, prove_quantizer, quantizer_for
 from scaled_fp8.quant.kernels.quantizers import QUANTIZERS, Quantizer
-from scaled_fp8.quant.kernels.registry import BOUND, KERNELS, Kernel, Layer
+from scaled_fp8.quant.kernels.registry import BOUND, KERNELS, Kernel, Workload
 
 CPU = torch.device("cpu")
-LAYER = Layer(E4M3, quant.PerRow(), (4096, 4096), CPU, torch.bfloat16)
+LAYER = Workload(E4M3, quant.PerRow(), (4096, 4096), CPU, torch.bfloat16)
 UPCAST = next(kernel for kernel in KERNELS if kernel.name == "upcast")
 
 

@@ -12,7 +12,7 @@ from scaled_fp8 import quant
 from scaled_fp8.quant.kernels.diagnosis import typical
 from scaled_fp8.quant.kernels.probe import seen
 from scaled_fp8.quant.kernels.proof import prove
-from scaled_fp8.quant.kernels.registry import KERNELS, Kernel, Layer
+from scaled_fp8.quant.kernels.registry import KERNELS, Kernel, Workload
 from torch import Tensor
 
 CPU = torch.device("cpu")
@@ -20,12 +20,12 @@ CHANCE = random.Random(4)
 SHAPES = [(CHANCE.randint(4, 40), CHANCE.randint(1, 96), CHANCE.randint(1, 160)) for _ in range(200)]
 
 
-def weight_of(values: Tensor, layer: Layer) -> quant.QuantizedWeight:
+def weight_of(values: Tensor, layer: Workload) -> quant.QuantizedWeight:
     make = quantized if layer.format == E4M3 else quant.quantize
     return make(values, layer.format, layer.granularity)
 
 
-def noises(kernel: Kernel, layer: Layer, shape: tuple[int, int, int]) -> Tensor:
+def noises(kernel: Kernel, layer: Workload, shape: tuple[int, int, int]) -> Tensor:
     """Energy of the signal, of the kernel's noise and of its scheme's in float32, all against unquantized values."""
     tokens, outputs, inputs = shape
     rng = torch.Generator().manual_seed(tokens * outputs * inputs)

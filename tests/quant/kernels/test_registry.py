@@ -25,12 +25,12 @@ from scaled_fp8.quant.kernels import gemm, registry, upcast
 from scaled_fp8.quant.kernels.diagnosis import typical
 from scaled_fp8.quant.kernels.proof import prove
 from scaled_fp8.quant.kernels.proof_cache import Proof
-from scaled_fp8.quant.kernels.registry import KERNELS, Layer
+from scaled_fp8.quant.kernels.registry import KERNELS, Workload
 
 NAMED = {kernel.name: kernel for kernel in KERNELS}
 PER_TOKEN = ("scaled_mm per-row", "scaled_mm emulated per-row")
 CPU = torch.device("cpu")
-LAYER = Layer(E4M3, quant.PerRow(), (48, 80), CPU, torch.bfloat16)
+LAYER = Workload(E4M3, quant.PerRow(), (48, 80), CPU, torch.bfloat16)
 
 
 def runnable(name: str) -> registry.Kernel:
@@ -131,7 +131,7 @@ def test_the_table_has_every_code(format):
     torch.testing.assert_close(looked_up.view(16, 16), codes.float(), rtol=0, atol=0, equal_nan=True)
 
 
-def weight_for(layer: Layer, *shape: int) -> quant.QuantizedWeight:
+def weight_for(layer: Workload, *shape: int) -> quant.QuantizedWeight:
     """A random weight of the layer's format and granularity."""
     if layer.format == E4M3:
         return weight(*shape, granularity=layer.granularity)

@@ -7,7 +7,7 @@ import torch
 from products import DTYPES, E4M3, activation, quantized, sqnr
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels.proof import prove
-from scaled_fp8.quant.kernels.registry import KERNELS, Layer
+from scaled_fp8.quant.kernels.registry import KERNELS, Workload
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 
@@ -95,5 +95,5 @@ def test_every_kernel_of_a_cpu_is_compiled():
 
 def works(kernel, way) -> bool:
     format, granularity, _, scaling = way
-    layer = Layer(format, granularity, (48, 64), CPU, torch.float32, activation=scaling)
+    layer = Workload(format, granularity, (48, 64), CPU, torch.float32, activation=scaling)
     return kernel.refuses(layer) is None and prove(kernel, layer).works

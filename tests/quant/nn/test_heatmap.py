@@ -13,7 +13,10 @@ from scaled_fp8.quant.nn.report import Report, Row
 from scaled_fp8.quant.weights.granularity import GRANULARITIES
 
 PLACES = json.loads((Path(__file__).parents[2] / "web" / "places.json").read_text())
-ROW = Row("b.0.q", "upcast", "as asked", "float8_e4m3fn", "per-tensor", (8, 16), "as they are", 2, {"upcast": 2})
+ROW = Row(
+    layer="b.0.q", kernel="upcast", reason="as asked", format="float8_e4m3fn", granularity="per-tensor", shape=(8, 16),
+    activation="as they are", calls=2, ran={"upcast": 2},
+)  # fmt: skip
 
 
 def rows(*names: str) -> tuple[Row, ...]:
