@@ -1,4 +1,4 @@
-"""Tables as text."""
+"""Tables and lists as text."""
 
 from __future__ import annotations
 
@@ -12,3 +12,9 @@ def text_table(columns: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
         " ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)) for line in (columns, *lines)
     )
     return "\n".join(line.rstrip() for line in padded)
+
+
+def few(names: Sequence[str], most: int) -> str:
+    """The first names, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

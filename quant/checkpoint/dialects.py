@@ -19,7 +19,7 @@ class Dialect:
     number: where the catalogue of dialects describes it; sign: whether a module is written in it, asked in the
     order of the table; advice: for one that is refused, the way out; linear: block scales lie in rows, not in
     cuBLAS tiles; reciprocal: its documents name both directions of the scale, so the numbers decide;
-    turned: `[in, out]` files of it are known, so a layout without any evidence is doubtful.
+    transposed: `[in, out]` files of it are known, so a layout without any evidence is doubtful.
     """
 
     number: str
@@ -29,7 +29,7 @@ class Dialect:
     advice: str = ""
     linear: bool = False
     reciprocal: bool = False
-    turned: bool = False
+    transposed: bool = False
 
 
 def has(*suffixes: str) -> Callable[[Module], bool]:
@@ -88,7 +88,7 @@ DIALECTS = (
     Dialect("D20", "flux-fp8-api", "aredden flux-fp8-api, flumina, cog-flux", has(".float8_data")),
     Dialect("D19", "optimum-quanto", "Hugging Face optimum-quanto", has(".weight._data")),
     Dialect("D18", "torchao", "PyTorch torchao", has("._weight_qdata", ".weight:qdata")),
-    Dialect("D26", "SDNQ", "SD.Next SDNQ", sdnq, turned=True,
+    Dialect("D26", "SDNQ", "SD.Next SDNQ", sdnq, transposed=True,
             advice="keep its quantization_config.json beside it, or save it dequantized from SD.Next"),
     Dialect("D14", "Mistral qscale_weight", "Mistral AI", has(".qscale_weight")),
     Dialect("D25", "ComfyUI INT8", "ComfyUI, convert_to_quant",
@@ -125,7 +125,7 @@ DIALECTS = (
     Dialect("D10", "lightx2v per-channel", "lightx2v",
             lambda m: len(m.shape("scale")) == 2 and m.shape("scale")[1] == 1 and m.dtype() in FLOAT8),
     Dialect("D4", "LTX-2 (weight_scale, no marker)", "Lightricks LTX-2, repacks without metadata",
-            lambda m: m.key("scale") is not None, turned=True),
+            lambda m: m.key("scale") is not None, transposed=True),
     Dialect("D1, D30", "plain cast", "ComfyUI, kijai, diffusers layerwise casting", lambda m: m.dtype() in FLOAT8),
 )  # fmt: skip
 

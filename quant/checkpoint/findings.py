@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from ..files.stored import Source
+from ..text import few
 from .dialects import Dialect, dialect_of
 from .layer import Layer
 from .module import Module
-from .verdict import PLAIN_CAST, REFUSED, SCALED, LayerVerdict, Verdict, named
+from .verdict import PLAIN_CAST, REFUSED, SCALED, SHOWN, LayerVerdict, Verdict
 
 
 @dataclass
@@ -52,7 +53,7 @@ class Findings:
         by_reason: dict[str, list[str]] = {}
         for name, reason in self.refused.items():
             by_reason.setdefault(reason, []).append(name)
-        return [f"{named(names)}: {reason}." for reason, names in by_reason.items()]
+        return [f"{few(names, SHOWN)}: {reason}." for reason, names in by_reason.items()]
 
     def totals(self, rows: list[LayerVerdict]) -> dict[str, int]:
         counts = Counter(row.decision for row in rows)
@@ -69,8 +70,8 @@ def facts(layer: Layer) -> str:
         return "no scale, and its values are those of weights"
     extras = [
         layer.dialect.name,
-        "stored as [in, out]" if layer.turned else "",
-        "scale divides" if layer.divide else "",
+        "stored as [in, out]" if layer.transposed else "",
+        "scale divides" if layer.reciprocal else "",
         "block scales in cuBLAS tiles" if layer.swizzled else "",
         f"rotated by {layer.rotation}" if layer.rotation else "",
         f"smoothed by {layer.module.key('smooth')}" if layer.module.key("smooth") else "",

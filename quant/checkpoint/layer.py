@@ -39,7 +39,7 @@ class Layer:
     """Static facts of one quantized weight, all from the header.
 
     stored: the matrix ``[rows, cols]`` of values as it lies in the file; fits: readings of its scale still open,
-    one when decided; turned: stored as ``[in, out]``; divide: the scale divides; swizzled: block scales lie in
+    one when decided; transposed: stored as ``[in, out]``; reciprocal: the scale divides; swizzled: block scales lie in
     cuBLAS tiles; rotation: ConvRot group; full: the weight's own shape where it has more than two dimensions.
     """
 
@@ -50,8 +50,8 @@ class Layer:
     stored: tuple[int, int]
     fits: tuple[Fit, ...]
     full: tuple[int, ...]
-    turned: bool = False
-    divide: bool = False
+    transposed: bool = False
+    reciprocal: bool = False
     swizzled: bool | None = False
     rotation: int = 0
 
@@ -63,14 +63,14 @@ class Layer:
     def granularity(self) -> Granularity:
         found = self.fits[0].granularity
         # a block that is not square turns with its weight
-        if type(found) is PerBlock and self.fits[0].flip != self.turned:
+        if type(found) is PerBlock and self.fits[0].flip != self.transposed:
             return PerBlock(found.cols, found.rows)
         return found
 
     @cached_property
     def shape(self) -> tuple[int, int]:
         """Logical ``[out, in]``, without padding."""
-        rows, cols = self.stored[::-1] if self.turned else self.stored
+        rows, cols = self.stored[::-1] if self.transposed else self.stored
         if self.kind not in (MXFP8, NVFP4):
             return rows, cols
         known, bias = self.module.marker.get("orig_shape"), self.module.shape("bias")
@@ -99,12 +99,12 @@ class Layer:
     def grid(self) -> Tensor:
         """Float32 scales over the stored matrix, one for each tile."""
         grid = self.fits[0].grid(self.kind.scale(self), self.stored)
-        return 1 / grid if self.divide else grid
+        return 1 / grid if self.reciprocal else grid
 
     def decode(self) -> QuantizedWeight:
         """The weight in canonical form, ``[out, in]``; reads this layer's tensors and no other."""
         codes, grid = self.codes(), self.grid()
-        if self.turned:
+        if self.transposed:
             codes, grid = codes.T.contiguous(), grid.T
         rows, cols = self.shape
         if grid.numel() > 1:
@@ -161,7 +161,7 @@ def as_e4m3(scale: Tensor) -> Tensor:
     return scale.view(torch.float8_e4m3fn) if scale.dtype == torch.uint8 else scale
 
 
-def powers(scale: Tensor) -> Tensor:
+def as_float(scale: Tensor) -> Tensor:
     """Any scale as float32; bytes are exponents, 2^(e - 127)."""
     return scale.view(torch.float8_e8m0fnu).float() if scale.dtype == torch.uint8 else scale.float()
 
@@ -172,7 +172,7 @@ def unit(layer: Layer) -> Tensor:
 
 def own_scale(layer: Layer) -> Tensor:
     role = "quant_scale" if layer.module.key("scale") is None else "scale"
-    return powers(layer.tensor(role))
+    return as_float(layer.tensor(role))
 
 
 def grouped_scale(layer: Layer) -> Tensor:
@@ -199,7 +199,7 @@ def tiles(layer: Layer, scale: Tensor, cols: int) -> Tensor:
 
 def micro_scale(layer: Layer) -> Tensor:
     scale = layer.tensor("scale").view(torch.uint8)
-    return powers(tiles(layer, scale, -(-layer.stored[1] // 32)))
+    return as_float(tiles(layer, scale, -(-layer.stored[1] // 32)))
 
 
 def nested_scale(layer: Layer) -> Tensor:

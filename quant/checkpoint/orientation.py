@@ -1,10 +1,10 @@
-"""Whether weights lie as ``[out, in]`` or turned, ``[in, out]``, and which way their scales lie over them."""
+"""Whether weights lie as ``[out, in]`` or transposed, ``[in, out]``, and which way their scales lie over them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -26,11 +26,11 @@ AGREED = 0.75  # part of the names that must agree; a few are always unusual
 def settle(layers: Sequence[Layer]) -> tuple[list[Layer], dict[str, str]]:
     """Layers of one dialect with every open reading decided, and the reasons of those that cannot be."""
     refused: dict[str, str] = {}
-    turned, doubt = file_turned(layers)
+    reading = file_transposed(layers)
     settled = []
     for layer in layers:
         try:
-            settled.append(decided(layer, turned, doubt, layers))
+            settled.append(decided(layer, reading, layers))
         except Refused as reason:
             refused[layer.name] = str(reason)
     return settled, refused
@@ -39,28 +39,40 @@ def settle(layers: Sequence[Layer]) -> tuple[list[Layer], dict[str, str]]:
 ##### The weights
 
 
-def file_turned(layers: Sequence[Layer]) -> tuple[bool | None, str]:
-    """Whether the file's weights are turned, None with the reason where nothing shows it."""
+@dataclass(frozen=True)
+class Reading:
+    """Whether a file's weights are transposed; None, with the doubt, where nothing shows it.
+
+    contradictory: whether names of its layers show both.
+    """
+
+    transposed: bool | None
+    doubt: str = ""
+    contradictory: bool = False
+
+
+def file_transposed(layers: Sequence[Layer]) -> Reading:
+    """What shapes, else names, else codes of the file's layers show together."""
     strong = [vote for vote in map(shape_vote, layers) if vote is not None]
     if strong:
-        return sum(strong) * 2 > len(strong), ""
+        return Reading(sum(strong) * 2 > len(strong))
     weak = [vote for vote in map(name_vote, layers) if vote is not None]
     if weak and max(sum(weak), len(weak) - sum(weak)) >= AGREED * len(weak):
-        return sum(weak) * 2 > len(weak), ""
+        return Reading(sum(weak) * 2 > len(weak))
     if weak:
-        return None, "names of its layers contradict each other about which side is out"
+        return Reading(None, "names of its layers contradict each other about which side is out", contradictory=True)
     return by_codes(layers)
 
 
-def by_codes(layers: Sequence[Layer]) -> tuple[bool | None, str]:
+def by_codes(layers: Sequence[Layer]) -> Reading:
     """The same from the codes of square layers, whose scales show the axis they run along."""
     axes = {axis for axis in map(axis_of, readable(layers, PerRow)) if axis}
     if len(axes) == 1:
-        return axes == {"columns"}, ""
+        return Reading(axes == {"columns"})
     if any(layer.stored[0] != layer.stored[1] for layer in layers):
-        # turned layers that are not square cannot be mistaken: they do not fit the model
-        return False, ""
-    return None, "all its weights are square, so nothing shows whether they lie as [out, in] or [in, out]"
+        # transposed layers that are not square cannot be mistaken: they do not fit the model
+        return Reading(False)
+    return Reading(None, "all its weights are square, so nothing shows whether they lie as [out, in] or [in, out]")
 
 
 def shape_vote(layer: Layer) -> bool | None:
@@ -92,7 +104,7 @@ def along_rows(layer: Layer) -> bool:
 ##### One layer
 
 
-def decided(layer: Layer, turned: bool | None, doubt: str, siblings: Sequence[Layer]) -> Layer:
+def decided(layer: Layer, reading: Reading, siblings: Sequence[Layer]) -> Layer:
     """The layer with one fit and its orientation; Refused when its own evidence contradicts the file's, or is none."""
     if layer.kind in (MXFP8, NVFP4):
         return replace(layer, swizzled=in_tiles(layer))
@@ -101,41 +113,43 @@ def decided(layer: Layer, turned: bool | None, doubt: str, siblings: Sequence[La
     bias = layer.module.shape("bias")
     if len(bias) == 1 and bias[0] not in layer.stored:
         raise Refused(f"its bias of {bias[0]} values fits no side of its weight {list(layer.stored)}")
-    vote = shape_vote(layer)
-    if vote is not None and turned is not None and vote != turned:
-        raise Refused(f"its shape {list(layer.stored)} says {order(vote)}, the rest of the file {order(turned)}")
-    if turned is None and (layer.dialect.turned or doubt.startswith("names")) and not layer.plain:
-        raise Refused(f"{doubt}: get a file with ComfyUI's markers")
-    turned = bool(turned)
-    return replace(layer, turned=turned, fits=(fit_of(layer, turned, siblings),))
+    vote, known = shape_vote(layer), reading.transposed
+    if vote is not None and known is not None and vote != known:
+        raise Refused(f"its shape {list(layer.stored)} says {order(vote)}, the rest of the file {order(known)}")
+    if known is None and (layer.dialect.transposed or reading.contradictory) and not layer.plain:
+        raise Refused(f"{reading.doubt}: get a file with ComfyUI's markers")
+    transposed = bool(known)
+    return replace(layer, transposed=transposed, fits=(fit_of(layer, transposed, siblings),))
 
 
-def fit_of(layer: Layer, turned: bool, siblings: Sequence[Layer]) -> Fit:
+def fit_of(layer: Layer, transposed: bool, siblings: Sequence[Layer]) -> Fit:
     """The one fit that goes with the weight's orientation."""
     if along_rows(layer):
-        suited = [f for f in layer.fits if f.flip == turned]
+        suited = [f for f in layer.fits if f.flip == transposed]
         if not suited:
-            raise Refused(f"its scale runs along in, not out, of a weight that lies as {order(turned)}")
-        check_axis(layer, turned)
+            raise Refused(f"its scale runs along in, not out, of a weight that lies as {order(transposed)}")
+        check_axis(layer, transposed)
         return suited[0]
     if len(layer.fits) == 1 or not isinstance(layer.fits[0].granularity, PerBlock):
         return layer.fits[0]
     flip = grid_flipped(siblings)
-    if flip is None and turned:
-        raise Refused("its weight is square and turned, and nothing shows which way its block scales lie")
+    if flip is None and transposed:
+        raise Refused("its weight is square and transposed, and nothing shows which way its block scales lie")
     return next(f for f in layer.fits if f.flip == bool(flip))
 
 
-def order(turned: bool) -> str:
-    return "[in, out]" if turned else "[out, in]"
+def order(transposed: bool) -> str:
+    return "[in, out]" if transposed else "[out, in]"
 
 
-def check_axis(layer: Layer, turned: bool) -> None:
+def check_axis(layer: Layer, transposed: bool) -> None:
     """Refused when the codes of a square layer show plainly that its scales run along the other axis."""
     if layer.stored[0] != layer.stored[1] or not isinstance(layer.fits[0].granularity, PerRow):
         return
-    if axis_of(layer) == ("rows" if turned else "columns"):
-        raise Refused(f"its top codes show scales along the other axis than a weight that lies as {order(turned)} has")
+    if axis_of(layer) == ("rows" if transposed else "columns"):
+        raise Refused(
+            f"its top codes show scales along the other axis than a weight that lies as {order(transposed)} has"
+        )
 
 
 ##### What only the codes show

@@ -29,7 +29,7 @@ BY_MARKER = {"nvfp4": NVFP4, "convrot_w4a4": W4A4, "asym_w4a8_int8": W4A8}
 OPTIONAL = ("smooth", "bias_scale", "quant_scale")
 
 
-def recognise(module: Module, bytes_are: str | None = None) -> Layer:
+def layer_of(module: Module, bytes_are: str | None = None) -> Layer:
     """The layer that a module's header describes; Refused, as a sentence without the layer's name, if none is sure.
 
     bytes_are: name of the FP8 format that U8 weights of this file hold, by their bytes.
@@ -43,7 +43,7 @@ def recognise(module: Module, bytes_are: str | None = None) -> Layer:
     layer = Layer(module, dialect, kind, format, stored, found, module.shape(), rotation=rotation(module, kind))
     if kind in (MXFP8, NVFP4):
         layer = replace(layer, swizzled=swizzled(layer, scale))
-    return replace(layer, divide=module.key("scale") is None and module.key("quant_scale") is not None)
+    return replace(layer, reciprocal=module.key("scale") is None and module.key("quant_scale") is not None)
 
 
 def known_dialect(module: Module) -> Dialect:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .layer import UNSCALED, Layer
+from .layer import UNSCALED, Layer, as_float
 from .plausibility import Sample
 
 FEW_SCALES = 1 << 14  # read whole up to here, sampled above
@@ -19,7 +19,7 @@ LAYERS = 256  # scaled layers whose codes are looked at
 CASTS = 400  # unscaled ones: each must be proven, so nearly all
 
 
-def spread(items: Sequence[T], count: int) -> list[T]:
+def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
     """At most count items, evenly spaced, the first and the last among them."""
     if len(items) <= count:
         return list(items)
@@ -71,10 +71,3 @@ def scale_values(layer: Layer, everything: bool = False) -> Tensor:
     if everything or total <= FEW_SCALES:
         return as_float(source.tensor(key).flatten())
     return as_float(torch.cat([source.piece(key, start, stop) for start, stop in run_starts(total)]))
-
-
-def as_float(scale: Tensor) -> Tensor:
-    return scale.view(torch.float8_e8m0fnu).float() if scale.dtype == torch.uint8 else scale.float()
-
-
-##### Judgement of one layer

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import Enum
 
 import torch
 from torch import Tensor
 
 from ..errors import Refused
 from ..files.stored import Source
+from ..text import few
 from .checks import LARGEST, READ, code_problem, inverted, relabelled, scale_problem
 from .findings import Findings
 from .keys import group
@@ -17,9 +19,9 @@ from .metadata import read_clues
 from .module import BYTES, CODES, Module
 from .orientation import settle
 from .plausibility import byte_format, implausible
-from .recognition import FORMAT_OF, is_quantized, recognise
-from .sampling import CASTS, LAYERS, as_float, run_starts, spread
-from .verdict import named
+from .recognition import FORMAT_OF, is_quantized, layer_of
+from .sampling import CASTS, LAYERS, as_float, evenly_spaced, run_starts
+from .verdict import SHOWN
 
 OCP = ("float8_e4m3fn", "float8_e5m2")
 FLOATS = ("F32", "F16", "BF16")
@@ -57,7 +59,7 @@ def find_layers(found: Findings) -> None:
         if stays_as_it_is(module):
             continue
         try:
-            found.layers[name] = recognise(module, bytes_are)
+            found.layers[name] = layer_of(module, bytes_are)
         except Refused as reason:
             found.refused[name] = str(reason)
 
@@ -106,36 +108,41 @@ def find_orientation(found: Findings) -> None:
 
 def find_loose_scales(found: Findings) -> None:
     """Scales without codes: dummies beside high-precision weights, or lost ones."""
-    dummies: list[str] = []
-    dequantized: list[str] = []
+    ignored: dict[Leftover, list[str]] = {leftover: [] for leftover in Leftover}
     for name, module in found.modules.items():
         loose = [key for role in LOOSE if (key := module.key(role))]
         if not loose or name in found.layers or name in found.refused:
             continue
-        reason = loose_reason(module, loose)
-        {"dummy": dummies, "dequantized": dequantized}.get(reason, []).append(name)
-        if reason not in ("dummy", "dequantized"):
-            found.refused[name] = reason
-    found.notes += [f"Scales of 1 beside high-precision weights are ignored: {named(dummies)}."] * bool(dummies)
-    found.notes += [f"Scales beside weights that are dequantized already are ignored: {named(dequantized)}."] * bool(
-        dequantized
-    )
+        try:
+            ignored[leftover(module, loose[0])].append(name)
+        except Refused as reason:
+            found.refused[name] = str(reason)
+    found.notes += [f"{kind.value} are ignored: {few(names, SHOWN)}." for kind, names in ignored.items() if names]
 
 
-def loose_reason(module: Module, keys: list[str]) -> str:
-    """ "dummy" or "dequantized" for scales that may be ignored, else why the file is refused."""
-    key, weight = keys[0], module.key("weight")
+class Leftover(Enum):
+    """Scales without codes that change nothing."""
+
+    DUMMY = "Scales of 1 beside high-precision weights"
+    DEQUANTIZED = "Scales beside weights that are dequantized already"
+
+
+def leftover(module: Module, key: str) -> Leftover:
+    """Why the scale of this key may be ignored; Refused, as a sentence without the layer's name, where it may not."""
+    weight = module.key("weight")
     if weight is None:
-        return f"{key} is the scale of no weight in this file: the file is incomplete or its keys were renamed"
+        raise Refused(f"{key} is the scale of no weight in this file: the file is incomplete or its keys were renamed")
     scale = as_float(module.source.tensor(key)) if module.source[key].numel <= LARGEST else None
     if scale is None or module.key("scale") is None or module.dtype() not in FLOATS:
-        return f"{key} belongs to a quantized weight but {weight} is {module.dtype()}"
+        raise Refused(f"{key} belongs to a quantized weight but {weight} is {module.dtype()}")
     if bool((scale == 1).all()):
-        return "dummy"
-    return "dequantized" if settled_by_std(module, scale) else (
+        return Leftover.DUMMY
+    if settled_by_std(module, scale):
+        return Leftover.DEQUANTIZED
+    raise Refused(
         f"{weight} is {module.dtype()} but has the scale {key}: whether it is dequantized already cannot be seen; "
         "remove the scale or get the original"
-    )  # fmt: skip
+    )
 
 
 def settled_by_std(module: Module, scale: Tensor) -> bool:
@@ -171,9 +178,9 @@ def is_marker(key: str) -> bool:
 def find_directions(found: Findings) -> None:
     """Where a dialect's documents name both directions of its scale, the one that makes sound weights."""
     layers = [layer for layer in found.layers.values() if layer.dialect.reciprocal]
-    few = spread(layers, READ)
-    if few and all(inverted(layer) for layer in few):
-        found.layers.update({layer.name: replace(layer, divide=True) for layer in layers})
+    looked_at = evenly_spaced(layers, READ)
+    if looked_at and all(inverted(layer) for layer in looked_at):
+        found.layers.update({layer.name: replace(layer, reciprocal=True) for layer in layers})
 
 
 def find_numbers(found: Findings, everything: bool) -> None:
@@ -200,5 +207,7 @@ def chosen(layers: list[Layer], doubtful: dict[str, bool]) -> list[Layer]:
     scaled = [v for v in layers if not v.plain]
     odd = [v for v in scaled if doubtful[v.name]]
     plain = [v for v in layers if v.plain]
-    picked = {v.name: v for v in (*spread(scaled, LAYERS), *spread(odd, LAYERS), *spread(plain, CASTS))}
+    picked = {
+        v.name: v for v in (*evenly_spaced(scaled, LAYERS), *evenly_spaced(odd, LAYERS), *evenly_spaced(plain, CASTS))
+    }
     return list(picked.values())

@@ -6,6 +6,8 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from ..text import text_table
+
 SCALED, PLAIN_CAST, REFUSED = "scaled", "plain cast", "refused"
 COLUMNS = ("layer", "shape", "format", "granularity", "decision", "reason")
 SHOWN = 6  # names in one sentence
@@ -51,10 +53,8 @@ class Verdict:
 
     def table(self) -> str:
         """One line a layer under a line of columns, and the summary below."""
-        rows = [COLUMNS, *(layer.row for layer in self.layers)]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, "", self.sentence(), *self.reasons[0 if self.accepted else 1 :]])
+        table = text_table(COLUMNS, [layer.row for layer in self.layers])
+        return "\n".join([table, "", self.sentence(), *self.reasons[0 if self.accepted else 1 :]])
 
     def to_json(self) -> dict[str, Any]:
         """Plain data for ``--json``."""
@@ -64,9 +64,3 @@ class Verdict:
             "layers": [{k: list(v) if isinstance(v, tuple) else v for k, v in layer.items()} for layer in layers],
             "totals": dict(self.totals),
         }  # fmt: skip
-
-
-def named(names: list[str]) -> str:
-    """A few names, and how many more."""
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 
 from ..checkpoint.read import Checkpoint, read_checkpoint
+from ..checkpoint.sampling import evenly_spaced
 from ..checkpoint.survey import survey_header
 from ..errors import Refused
 from ..files.reader import read_safetensors
@@ -22,7 +23,7 @@ from ..weights.formats import FORMATS
 from .parts import Scopes, find_scopes
 from .quantizing import Encode
 from .request import Request
-from .result import Conversion, Row
+from .result import Conversion, TensorResult
 from .shards import target_of
 from .tasks import Cast, Pass, Task, Values, format_of
 from .workers import run_all
@@ -83,7 +84,7 @@ def convert(
         run(tasks, output, options, ckpt.source.total_bytes)
         checked = read_back(tasks, output, options, Path(dst))
     target.remove_old()
-    rows = tuple(Row(t.name, before(ckpt, t), t.after, t.reason, not isinstance(t, Cast)) for t in tasks)
+    rows = tuple(TensorResult(t.name, before(ckpt, t), t.after, t.reason, not isinstance(t, Cast)) for t in tasks)
     sizes = (ckpt.source.total_bytes, sum(layout.size for layout in target.layouts.values()))
     names = tuple(str(path) for path in target.paths)
     verdict = ckpt.verdict.sentence()
@@ -187,11 +188,7 @@ def sampled(tasks: list[Task]) -> list[Task]:
     """Many of those that are cheap to check, a few of those that are decoded whole."""
     cheap: list[Task] = [t for t in tasks if isinstance(t, Cast | Encode) and not t.values.whole]
     whole = sorted((t for t in tasks if t not in cheap), key=lambda t: t.cost)
-    return spread(cheap, SAMPLED) + spread(whole, 4)
-
-
-def spread(tasks: list[Task], count: int) -> list[Task]:
-    return tasks if len(tasks) <= count else [tasks[i * (len(tasks) - 1) // (count - 1)] for i in range(count)]
+    return evenly_spaced(cheap, SAMPLED) + evenly_spaced(whole, 4)
 
 
 ##### Metadata, and files

@@ -6,11 +6,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..text import few
+
 SHOWN = 3  # names after a reason
 
 
 @dataclass(frozen=True)
-class Row:
+class TensorResult:
     """One tensor or layer. before, after: dtype, or format and granularity; reason: "" for what was never a layer."""
 
     name: str
@@ -31,7 +33,7 @@ class Conversion:
     files: tuple[str, ...]
     verdict: str
     parts: tuple[str, ...]
-    rows: tuple[Row, ...]
+    rows: tuple[TensorResult, ...]
     bytes_before: int
     bytes_after: int
     checked: int
@@ -61,8 +63,4 @@ class Conversion:
         for row in self.rows:
             if row.reason:
                 found.setdefault((row.after, row.reason), []).append(row.name.removesuffix(".weight"))
-        return [f"{len(names)} {after}: {reason}: {few(names)}" for (after, reason), names in found.items()]
-
-
-def few(names: list[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+        return [f"{len(names)} {after}: {reason}: {few(names, SHOWN)}" for (after, reason), names in found.items()]

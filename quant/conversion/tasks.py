@@ -231,7 +231,7 @@ class Pass:
 def shell(ckpt: Checkpoint, name: str) -> QuantizedWeight:
     """A layer's weight with all but its codes, which are on no device."""
     spec = ckpt.spec(name)
-    grid = spec.grid().T if spec.turned else spec.grid()
+    grid = spec.grid().T if spec.transposed else spec.grid()
     scale = grid[: spec.scale_shape[0], : spec.scale_shape[1]] if grid.numel() > 1 else grid
     scale = scale.contiguous().reshape(spec.scale_shape)
     return QuantizedWeight(

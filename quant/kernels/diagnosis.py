@@ -11,7 +11,7 @@ import torch
 from ..text import text_table
 from ..weights.formats import FORMATS, float8_e4m3fn
 from ..weights.granularity import PerBlock, PerRow, PerTensor
-from .probe import sample
+from .probe import operands
 from .proof import SHAPE, prove, prove_quantizer, quantizer_of
 from .proof_cache import Proof
 from .quantizers import QUANTIZERS, Quantizer
@@ -131,7 +131,7 @@ def beside_bfloat16(run: Callable[[], object], device: torch.device) -> float:
 
 def kernel_time(kernel: Kernel, layer: Workload) -> float:
     tokens, shape = timed_shape(layer.device)
-    weight, _, _ = sample(replace(layer, shape=shape))
+    weight, _, _ = operands(replace(layer, shape=shape))
     weight, quantizer = weight.to(layer.device), quantizer_of(kernel, layer)
     x = torch.randn(tokens, shape[1], device=layer.device).to(layer.dtype)
     scale = torch.full((), 0.01, device=layer.device) if layer.activation == "static" else None

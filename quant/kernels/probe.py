@@ -18,16 +18,16 @@ TOKENS = 32
 
 def probe_error(kernel: Kernel, layer: Workload, quantizer: str) -> float:
     """Relative error of the worst token against float32 arithmetic on the CPU."""
-    weight, x, bias = sample(layer)
+    weight, x, bias = operands(layer)
     static = layer.activation == "static" and kernel.static
     scale = (x.abs().amax() / layer.format.maximum).float() if static else None
     there = [None if t is None else t.to(layer.device) for t in (x, bias, scale)]
     got = kernel.run(there[0], weight.to(layer.device), there[1], there[2], quantizer)  # type: ignore[arg-type]
-    expected = seen(kernel, x, scale) @ weight.dequantize().T + bias.float()
+    expected = as_multiplied(kernel, x, scale) @ weight.dequantize().T + bias.float()
     return float(((got.float().cpu() - expected).norm(dim=1) / expected.norm(dim=1)).max())
 
 
-def seen(kernel: Kernel, x: Tensor, scale: Tensor | None) -> Tensor:
+def as_multiplied(kernel: Kernel, x: Tensor, scale: Tensor | None) -> Tensor:
     """The activations as this kernel's GEMM sees them, float32."""
     if kernel.scheme is None:
         return x.float()
@@ -35,15 +35,15 @@ def seen(kernel: Kernel, x: Tensor, scale: Tensor | None) -> Tensor:
         format = FORMATS[kernel.scheme]
         return quantize(x.float(), format, format.granularities[0]).dequantize()
     codes, x_scale = SCHEMES[kernel.scheme if scale is None else "float8 static"](x, scale)
-    return codes.float()[:, : x.shape[1]] * spread(x_scale, x)
+    return codes.float()[:, : x.shape[1]] * per_element(x_scale, x)
 
 
-def spread(scale: Tensor, x: Tensor) -> Tensor:
+def per_element(scale: Tensor, x: Tensor) -> Tensor:
     """A scale for each activation that it is for."""
     return scale.repeat_interleave(128, 1)[:, : x.shape[1]] if scale.shape[1] > 1 else scale
 
 
-def sample(layer: Workload) -> tuple[QuantizedWeight, Tensor, Tensor]:
+def operands(layer: Workload) -> tuple[QuantizedWeight, Tensor, Tensor]:
     """A seeded weight, activations and bias on the CPU, with rows of unlike size so that a wrong axis shows."""
     generator = torch.Generator().manual_seed(0)
     outputs, inputs = layer.shape
@@ -51,10 +51,10 @@ def sample(layer: Workload) -> tuple[QuantizedWeight, Tensor, Tensor]:
     weight = torch.randn(outputs, inputs, generator=generator) * tall
     x = torch.randn(TOKENS, inputs, generator=generator) * torch.logspace(1, -1, TOKENS).unsqueeze(1)
     bias = torch.randn(outputs, generator=generator)
-    return sample_weight(weight, layer.format, layer.granularity), x.to(layer.dtype), bias.to(layer.dtype)
+    return encoded_anyhow(weight, layer.format, layer.granularity), x.to(layer.dtype), bias.to(layer.dtype)
 
 
-def sample_weight(weight: Tensor, format: Format, granularity: Granularity) -> QuantizedWeight:
+def encoded_anyhow(weight: Tensor, format: Format, granularity: Granularity) -> QuantizedWeight:
     """In any granularity, those that nobody writes included; for integer formats any byte is a code."""
     if isinstance(granularity, PerGroup) and format.scale_of is not scale_from_amax:
         return quantize(weight, format, granularity)

@@ -12,6 +12,7 @@ from torch import nn
 from ..errors import Refused
 from ..kernels.plan import Choice, check_names, require
 from ..names import MODEL
+from ..text import few
 from ..weights.weight import QuantizedWeight
 from .linear import Patch, ScaledLinear, frozen, scaled_class
 from .report import Report, report_choices
@@ -29,7 +30,9 @@ class Handle:
 
     def report(self) -> Report:
         """What runs where and why; also after restore."""
-        return report_choices((name, choice) for name, patch in self.patches.items() for choice in told(patch))
+        return report_choices(
+            (name, choice) for name, patch in self.patches.items() for choice in ran_or_planned(patch)
+        )
 
     def restore(self) -> None:
         """Every layer as it was. Layers that were patched again since belong to the later handle and stay."""
@@ -45,7 +48,7 @@ class Handle:
         self.restore()
 
 
-def told(patch: Patch) -> list[Choice]:
+def ran_or_planned(patch: Patch) -> list[Choice]:
     """The choices that ran, or the planned one where none has run."""
     choices = list(patch.choices.values())
     return [choice for choice in choices if choice.calls] or choices[:1]
@@ -101,8 +104,8 @@ def matched(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Linear]:
     found = {name: candidates(name, linears) for name in names}
     if lost := [name for name, those in found.items() if len(those) != 1]:
         raise Refused(
-            f"{len(lost)} of {len(found)} weights match no Linear or several of {type(module).__name__}: {some(lost)}; "
-            "give the module they were made for, or leave them out by layers."
+            f"{len(lost)} of {len(found)} weights match no Linear or several of {type(module).__name__}: "
+            f"{few(lost, SHOWN)}; give the module they were made for, or leave them out by layers."
         )
     first: dict[int, str] = {}
     for name, (linear,) in found.items():
@@ -146,11 +149,6 @@ def unfit(weight: QuantizedWeight, linear: nn.Linear) -> str | None:
 def original(linear: nn.Linear) -> nn.Parameter | None:
     patch = patch_of(linear)
     return patch.original if patch else linear._parameters.get("weight")
-
-
-def some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
 
 
 ##### In and out

@@ -94,14 +94,13 @@ def recognise(names: Iterable[str], component: str | None = None) -> Family | No
     bare = {bare_name(name) for name in names}
     for family in FAMILIES.values():
         fits = component is None or family.component == component
-        if fits and any(all(seen(sign, bare) for sign in signs) for signs in family.signs):
+        if fits and any(all(found_in(bare, sign) for sign in signs) for signs in family.signs):
             return family
     return None
 
 
-def seen(pattern: str, names: Iterable[str]) -> bool:
-    found = re.compile(pattern)
-    return any(found.search(name) for name in names)
+def found_in(names: Iterable[str], pattern: str) -> bool:
+    return any(re.search(pattern, name) for name in names)
 
 
 def bare_name(name: str) -> str:

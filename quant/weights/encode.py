@@ -66,7 +66,7 @@ class Job:
         squares = again.sub_(values).square_()
         importance = self.search.importance if self.search else None
         if importance is not None:
-            squares.mul_(spread(importance, self.rotation).to(squares))
+            squares.mul_(rotated_importance(importance, self.rotation).to(squares))
         return self.granularity.total(squares)
 
 
@@ -202,7 +202,7 @@ def tensor_scale(job: Job, weight: Tensor, amax: Tensor) -> Tensor:
     return scales[int(torch.stack(errors).argmin())]  # type: ignore[arg-type]
 
 
-def spread(importance: Tensor, rotation: int) -> Tensor:
+def rotated_importance(importance: Tensor, rotation: int) -> Tensor:
     """Mean square of the activations after rotation: a Hadamard matrix mixes a group's equally."""
     if not rotation:
         return importance

@@ -69,7 +69,7 @@ class Format:
     stored element; granularities: those it is written with, default first; comfy: its name in ComfyUI core.
     scale_of: amax -> scale; outer_maximum: largest block scale of formats that have a second scale above them;
     book: value of each 4-bit code, high_first: whether the even element is in the high nibble;
-    rotates: whether weights are turned by ConvRot before; grid: whether values lie on an int8 grid of the outer scale.
+    rotates: whether weights are rotated by ConvRot before; grid: whether values lie on an int8 grid of the outer scale.
     """
 
     name: str

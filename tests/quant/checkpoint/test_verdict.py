@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from scaled_fp8.quant.checkpoint.verdict import LayerVerdict, Verdict, named
+from scaled_fp8.quant.checkpoint.verdict import LayerVerdict, Verdict
 
 SCALED = LayerVerdict("blocks.0.q", (64, 32), "float8_e4m3fn", "per-row", (64, 1), "scaled", "optimum-quanto")
 LOST = LayerVerdict("blocks.1.q", (64, 32), "float8_e4m3fn", None, None, "refused", "its scale is missing")
@@ -42,7 +42,3 @@ def test_sentence_of_a_refusal_is_its_first_reason():
 
 def test_sentence_of_an_accepted_file_counts_decisions():
     assert ACCEPTED.sentence() == "a.safetensors: optimum-quanto: 1 scaled."
-
-
-def test_long_lists_of_names_are_cut():
-    assert named([str(i) for i in range(9)]) == "0, 1, 2, 3, 4, 5 and 3 more"

@@ -10,7 +10,7 @@ import torch
 from products import DTYPES, E4M3, quantized
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels.diagnosis import typical
-from scaled_fp8.quant.kernels.probe import seen
+from scaled_fp8.quant.kernels.probe import as_multiplied
 from scaled_fp8.quant.kernels.proof import prove
 from scaled_fp8.quant.kernels.registry import KERNELS, Kernel, Workload
 from torch import Tensor
@@ -34,7 +34,7 @@ def noises(kernel: Kernel, layer: Workload, shape: tuple[int, int, int]) -> Tens
     weight = weight_of(values, layer)
     scale = x.float().abs().amax() / E4M3.maximum if layer.activation == "static" else None
     truth = x.float() @ values.T + bias.float()
-    scheme = seen(kernel, x, scale) @ weight.dequantize().T + bias.float()
+    scheme = as_multiplied(kernel, x, scale) @ weight.dequantize().T + bias.float()
     got = kernel.run(x, weight, bias, scale).float()
     return torch.stack([t.double().square().sum() for t in (truth, got - truth, scheme - truth)])
 
