@@ -11,6 +11,7 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
+from dataclasses import replace
 from math import isfinite
 from typing import Any, NoReturn, TypeVar
 
@@ -68,12 +69,13 @@ def convert(arguments: Arguments) -> int:
 
     request = request_of(arguments)
     size = arguments.shard_size and shard_size(arguments.shard_size)
-    options = Options(arguments.threads, arguments.check, size, bytes_bar)
+    options = Options(arguments.threads, arguments.check, size, bar=bytes_bar)
     if not is_batch(arguments.src, arguments.dst):
         conversion = convert(arguments.src, arguments.dst, request, options)
         put_json(conversion.to_json()) if arguments.json else put(conversion.table())
         return DONE
-    batch = run_batch(arguments.src, arguments.dst, lambda src, dst: convert(src, dst, request, options))
+    each = replace(options, named=False)
+    batch = run_batch(arguments.src, arguments.dst, lambda src, dst: convert(src, dst, request, each))
     put_json(batch.to_json()) if arguments.json else put(batch.table())
     refused = batch.refused
     return complain(f"{len(refused)} of {len(batch.results)} files were refused.", REFUSED) if refused else DONE

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import json
 import os
 from collections.abc import Callable
 from contextlib import suppress
@@ -12,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Refused
+from ..files.sets import INDEX, named_by, stem_of
 from ..files.sidecars import SCALES
 from ..files.stored import STORES
 from ..text import text_table
 from .result import Conversion
-from .shards import INDEX, stem_of
 
 COLUMNS = ("file", "result", "MB before", "MB after", "seconds", "what")
 MAGIC = "*?["
@@ -85,18 +84,12 @@ def checkpoints(src: str) -> list[Path]:
         sorted(path.iterdir()) if path.is_dir() else sorted(map(Path, glob.glob(src))) if not path.exists() else [path]
     )
     files = [p for p in found if p.name.endswith((*STORES, INDEX)) and p.name != SCALES and not p.name.startswith(".")]
-    shards = {p.parent / name for p in files if p.name.endswith(INDEX) for name in named_shards(p)}
+    shards = {shard for p in files if p.name.endswith(INDEX) for shard in named_by(p)}
     left = [p for p in files if p not in shards]
     if not left:
         raise Refused(f"{src}: no .safetensors file or index.json is there; name a folder or glob that has some.")
     check_names(left)
     return left
-
-
-def named_shards(index: Path) -> set[str]:
-    with suppress(OSError, ValueError, LookupError, TypeError, AttributeError):
-        return set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
-    return set()
 
 
 def check_names(paths: list[Path]) -> None:

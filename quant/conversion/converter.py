@@ -17,9 +17,11 @@ from ..checkpoint.sampling import evenly_spaced
 from ..checkpoint.survey import survey_header
 from ..errors import Refused
 from ..files.reader import read_safetensors
+from ..files.sets import MARK
 from ..files.stored import Source, Stored
 from ..files.writer import Output, writing
 from ..weights.formats import FORMATS
+from .ownership import check_ownership
 from .parts import Scopes, find_scopes
 from .quantizing import Encode
 from .request import Request
@@ -36,8 +38,8 @@ HIGH_PRECISION: dict[str, torch.dtype] = {
 }
 FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ")
 QUANTIZABLE = ("F64", "F32", "F16", "BF16")
-# header keys that describe quantization which the result does not have
-QUANTIZATION_KEYS = ("tensor_names", "weight_qmax", "comfy_config", "scaled_fp8")
+# header keys that describe what the result is not
+DROPPED_KEYS = ("tensor_names", "weight_qmax", "comfy_config", "scaled_fp8", MARK)
 SAMPLED = 64  # layers that are read back
 
 
@@ -54,11 +56,15 @@ class Silent:
 
 @dataclass(frozen=True)
 class Options:
-    """How to convert. threads: None for all cores; check: "sample" or "all" is read back; shard_size: bytes."""
+    """How to convert. threads: None for all cores; check: "sample" or "all" is read back; shard_size: bytes.
+
+    named: whether dst is the user's own choice, so that another model there is meant to be replaced.
+    """
 
     threads: int | None = None
     check: str = "sample"
     shard_size: int | None = None
+    named: bool = True
     bar: Callable[[int], AbstractContextManager[Bar]] = lambda total: nullcontext(Silent())
 
 
@@ -78,12 +84,11 @@ def convert(
     check_format(request)
     ckpt = read_checkpoint(src, options.check)
     tasks, lines = planned(ckpt, request)
-    target = target_of(Path(dst), tasks, options.shard_size, plain_metadata(ckpt, tasks))
-    refuse_overwriting(ckpt.source, target.paths)
-    with writing(target.layouts) as output:
+    target = target_of(Path(dst), tasks, options.shard_size, plain_metadata(ckpt, tasks), not options.named)
+    check_ownership(ckpt.source, Path(dst), target, options.named)
+    with writing(target.layouts, target.places) as output:
         run(tasks, output, options, ckpt.source.total_bytes)
         checked = read_back(tasks, output, options, Path(dst))
-    target.remove_old()
     rows = tuple(TensorResult(t.name, before(ckpt, t), t.after, t.reason, not isinstance(t, Cast)) for t in tasks)
     sizes = (ckpt.source.total_bytes, sum(layout.size for layout in target.layouts.values()))
     names = tuple(str(path) for path in target.paths)
@@ -201,16 +206,10 @@ def plain_metadata(ckpt: Checkpoint, tasks: Iterable[Task]) -> dict[str, str]:
     return {
         key: value
         for key, value in ckpt.source.metadata.items()
-        if "quant" not in key.lower() and key not in QUANTIZATION_KEYS and key not in names and not has_type(value)
+        if "quant" not in key.lower() and key not in DROPPED_KEYS and key not in names and not has_type(value)
     }
 
 
 def has_type(value: str) -> bool:
     """Whether this is torchao's description of a tensor."""
     return value.startswith("{") and '"_type"' in value
-
-
-def refuse_overwriting(source: Source, targets: Iterable[Path]) -> None:
-    for dst in targets:
-        if any(dst.exists() and file.exists() and dst.samefile(file) for file in source.files):
-            raise Refused(f"{dst}: is a file of what is converted; give another name.")

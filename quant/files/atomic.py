@@ -1,17 +1,19 @@
-"""Files that appear whole and together in their place, or not at all."""
+"""Files that appear whole and together in their place, or not at all; what they replace is there until then."""
 
 from __future__ import annotations
 
 import errno
 import os
+import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from hashlib import sha256
 from pathlib import Path
 from typing import BinaryIO
 
 from ..errors import Refused, first_line
+from .sets import carry_out
 
 try:
     import fcntl
@@ -20,61 +22,130 @@ except ImportError:  # Windows, where an open file cannot be deleted anyway
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 TEMPORARY = ".scaled-fp8-{}.tmp"
+LONGEST_PLAN = 1 << 24  # bytes
+NO_SURPRISE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+
+
+class Places:
+    """Where files that belong together go, the one that names the others last."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.paths = list(paths)
+
+    def settle(self, files: Sequence[BinaryIO]) -> None:
+        """The last word on the paths: all is written, and no other run places anything in the folder."""
+
+    def plan(self) -> bytes:
+        """What is unneeded when all is done, of this run and of what it replaces; see sets.plan_of."""
+        return b""
+
+    def replaced(self) -> Iterable[Path]:
+        """Files under other names that the result takes the place of: they go once it is there, in this order."""
+        return ()
 
 
 @contextmanager
-def replacing(paths: list[Path]) -> Iterator[list[BinaryIO]]:
-    """Files to write into that take the paths' places when the block ends well, and are gone when it does not."""
-    temporaries = [path.parent / temporary(path) for path in paths]
+def replacing(places: Places) -> Iterator[list[BinaryIO]]:
+    """Files to write into that take their places when the block ends well, and are gone when it does not."""
+    folder, mode = places.paths[-1].parent, mode_of(places.paths[-1])
+    temporaries = [folder / temporary() for _ in places.paths]
+    with removed_in_the_end(temporaries), ExitStack() as stack:
+        files = [stack.enter_context(create(named, mode)) for named in temporaries]
+        yield files
+        for file in files:
+            os.fsync(file.fileno())
+        with only_run_in(folder):
+            places.settle(files)
+            with planned(folder, places.plan()):
+                for file, named in zip(files, temporaries, strict=True):
+                    if not named.exists():
+                        name_it(file, named)
+                if not fcntl:
+                    stack.close()
+                # locked until it has its place: another run takes it for no stale one
+                publish(dict(zip(temporaries, places.paths, strict=True)))
+                remove(places.replaced())
+
+
+@contextmanager
+def removed_in_the_end(paths: Sequence[Path]) -> Iterator[None]:
     try:
-        with ExitStack() as stack:
-            files = [stack.enter_context(create(named)) for named in temporaries]
-            yield files
-            for file, named in zip(files, temporaries, strict=True):
-                os.fsync(file.fileno())
-                if not named.exists():
-                    name_it(file, named)
-            if not fcntl:
-                stack.close()
-            # locked until it has its place: another run takes it for no stale one
-            publish(dict(zip(temporaries, paths, strict=True)))
-    except BaseException:
-        for named in temporaries:
-            with suppress(OSError):
-                named.unlink(missing_ok=True)
-        raise
+        yield
+    finally:
+        remove(paths)
 
 
-def temporary(path: Path) -> str:
-    return TEMPORARY.format(f"{os.getpid()}-{sha256(path.name.encode()).hexdigest()[:12]}")
+def remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+@contextmanager
+def planned(folder: Path, plan: bytes) -> Iterator[None]:
+    """Carry the plan out in the end; whoever finds it after a kill does so."""
+    if not plan:
+        yield
+        return
+    named = folder / temporary()
+    with removed_in_the_end([named]), create(named) as file:
+        file.write(plan)
+        os.fsync(file.fileno())
+        if not named.exists():
+            name_it(file, named)
+        flush_folder(folder)
+        try:
+            yield
+        finally:
+            carry_out(folder, plan)
+
+
+def temporary() -> str:
+    return TEMPORARY.format(f"{os.getpid()}-{secrets.token_hex(6)}")
+
+
+def mode_of(path: Path) -> int | None:
+    """Who may read what is replaced may read what replaces it; None where there is nothing."""
+    with suppress(OSError):
+        return stat.S_IMODE(path.stat().st_mode)
+    return None
 
 
 def publish(targets: Mapping[Path, Path]) -> None:
-    """Move each temporary to its place. Of several files the last names the others: it goes first and comes last."""
-    *_, last = targets.values()
-    placed: list[Path] = []
-    try:
-        if len(targets) > 1:
-            last.unlink(missing_ok=True)
-            flush_folder(last.parent)
-        for named, path in targets.items():
-            os.replace(named, path)
-            placed.append(path)
-    except BaseException:
-        for path in placed:
-            path.unlink(missing_ok=True)
-        raise
+    """Move each temporary to its place. Of several files the last names the others: it comes last."""
+    for named, path in targets.items():
+        os.replace(named, path)
     for folder in {path.parent for path in targets.values()}:
         flush_folder(folder)
 
 
-def create(named: Path) -> BinaryIO:
+##### Temporaries
+
+
+def create(named: Path, mode: int | None = None) -> BinaryIO:
     """A nameless file in named's folder, which even a kill takes along; where there is none, a locked named one."""
+    file = nameless(named.parent) or locked_as(named)
+    if mode is not None and hasattr(os, "fchmod"):
+        with suppress(OSError):
+            os.fchmod(file.fileno(), mode)
+    return file
+
+
+def nameless(folder: Path) -> BinaryIO | None:
     with suppress(OSError, AttributeError):
         if Path("/proc/self/fd").exists():
-            descriptor = os.open(named.parent, os.O_TMPFILE | os.O_RDWR, 0o666)
+            descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
             return locked(open(descriptor, "w+b", buffering=0))  # type: ignore[arg-type]
-    return locked(open(named, "x+b", buffering=0))  # type: ignore[arg-type]
+    return None
+
+
+def locked_as(named: Path) -> BinaryIO:
+    while True:
+        file = locked(open(named, "x+b", buffering=0))  # type: ignore[arg-type]  # noqa: SIM115
+        # before it was locked, another run may have taken it for a stale one
+        if named.exists():
+            return file
+        file.close()
 
 
 def locked(file: BinaryIO) -> BinaryIO:
@@ -94,22 +165,48 @@ def name_it(file: BinaryIO, named: Path) -> None:
 
 
 def remove_stale(folder: Path) -> None:
-    """Remove temporaries of processes that died: nobody holds their lock."""
+    """Remove temporaries of processes that died: nobody holds their lock. A plan among them is carried out.
+
+    A file that is none of ours, a pipe or a link, is not touched.
+    """
     for path in folder.glob(TEMPORARY.format("*")):
         with suppress(OSError):
-            if not is_locked(path):
-                path.unlink()
+            if stat.S_ISREG(path.lstat().st_mode):
+                remove_unlocked(path)
 
 
-def is_locked(path: Path) -> bool:
+def remove_unlocked(path: Path) -> None:
+    with open(os.open(path, os.O_RDONLY | NO_SURPRISE), "rb") as file:
+        if fcntl:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                return
+        if os.fstat(file.fileno()).st_size <= LONGEST_PLAN:
+            with only_run_in(path.parent):
+                carry_out(path.parent, file.read())
+        if fcntl:
+            path.unlink()
     if not fcntl:
-        return False
-    with open(path, "rb") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return True
-    return False
+        path.unlink()
+
+
+##### The folder
+
+
+@contextmanager
+def only_run_in(folder: Path) -> Iterator[None]:
+    """One run at a time places files in a folder, where folders can be locked."""
+    if not fcntl:
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a network's file system may have no locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def flush_folder(folder: Path) -> None:
@@ -127,7 +224,7 @@ def check_targets(sizes: Mapping[Path, int]) -> None:
     for path in sizes:
         if not path.parent.is_dir():
             raise Refused(f"{path}: the folder {path.parent} does not exist; make it first.")
-        if path.exists() and not path.is_file():
+        if os.path.lexists(path) and not path.is_file():
             raise Refused(f"{path}: is not a regular file and cannot be replaced; give the name of a file.")
     path, size = next(iter(sizes)), sum(sizes.values())
     free = shutil.disk_usage(path.parent).free

@@ -10,7 +10,7 @@ from ..errors import Refused, first_line
 from .pickles import read_pickle
 from .reader import open_regular, read_safetensors
 from .shards import read_shards
-from .sidecars import SCALES, read_scales, read_sidecars
+from .sidecars import SCALES, read_scales, read_sidecars, sidecars_of
 from .stored import STORES, Contents, Source
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -36,7 +36,8 @@ def open_source(path: str | os.PathLike[str] | Source) -> Source:
 def read_all(main: Path, path: Path) -> Source:
     contents = reader_of(main)(main)
     scales = read_scales(main, contents.tensors)
-    return Source({**contents.tensors, **scales}, contents.metadata, read_sidecars(main), path, str(path))
+    beside = (main, *sidecars_of(main))
+    return Source({**contents.tensors, **scales}, contents.metadata, read_sidecars(main), path, str(path), beside)
 
 
 def reader_of(path: Path) -> Callable[[Path], Contents]:
@@ -76,12 +77,3 @@ def the_only(found: list[Path], folder: Path) -> Path:
         return found[0]
     names = ", ".join(path.name for path in found[:4]) + (", ..." if len(found) > 4 else "")
     raise Refused(f"{folder}: the folder holds {len(found)} checkpoints ({names}), not one; name the one to read.")
-
-
-##### Shards
-
-
-##### Pickles
-
-
-##### What lies beside

@@ -27,10 +27,27 @@ SIDECARS = (
 SCALES = "fp8_scales.safetensors"
 
 
+def sidecars_of(main: Path) -> list[Path]:
+    """The files that lie beside main and belong to it."""
+    return [*descriptions_of(main), *(path for path in (angelslim_of(main), hunyuan_of(main)) if path.is_file())]
+
+
+def descriptions_of(main: Path) -> list[Path]:
+    names = (*SIDECARS, f"{main.stem}_qmap.json", f"{main.stem}_map.json")
+    return [main.parent / name for name in names if (main.parent / name).is_file()]
+
+
+def angelslim_of(main: Path) -> Path:
+    return main.parent / SCALES
+
+
+def hunyuan_of(main: Path) -> Path:
+    return main.with_name(f"{main.stem}_map.pt")
+
+
 def read_sidecars(main: Path) -> dict[str, dict[str, Any]]:
     """File name -> JSON of the files beside main that describe quantization."""
-    names = (*SIDECARS, f"{main.stem}_qmap.json", f"{main.stem}_map.json")
-    return {name: read_json(main.parent / name) for name in names if (main.parent / name).is_file()}
+    return {path.name: read_json(path) for path in descriptions_of(main)}
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -46,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_scales(main: Path, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
     """Scales from files of their own, if they are this model's: at least one names a weight of it."""
-    scales = angelslim_scales(main.parent / SCALES) | hunyuan_scales(main.with_name(f"{main.stem}_map.pt"))
+    scales = angelslim_scales(angelslim_of(main)) | hunyuan_scales(hunyuan_of(main))
     weights = {name.removesuffix(".weight") for name in tensors if name.endswith(".weight")}
     if not any(module_of(name) in weights for name in scales):
         return {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -30,7 +30,7 @@ class Source(Mapping[str, TensorInfo]):
     """Tensor name -> TensorInfo of one checkpoint; the data is read when asked for.
 
     path: what was opened, None for tensors in memory; name: for messages; metadata: of the headers, merged;
-    sidecars: file name -> parsed JSON of what lies beside.
+    sidecars: file name -> parsed JSON of what lies beside; beside: the paths of all that was looked into besides.
     """
 
     def __init__(
@@ -40,8 +40,9 @@ class Source(Mapping[str, TensorInfo]):
         sidecars: Mapping[str, dict[str, Any]] | None = None,
         path: Path | None = None,
         name: str = "model",
+        beside: Iterable[Path] = (),
     ) -> None:
-        self.stored, self.path, self.name = dict(stored), path, name
+        self.stored, self.path, self.name, self.beside = dict(stored), path, name, frozenset(beside)
         self.metadata, self.sidecars = dict(metadata or {}), dict(sidecars or {})
 
     def __getitem__(self, name: str) -> TensorInfo:
@@ -63,9 +64,9 @@ class Source(Mapping[str, TensorInfo]):
 
     @property
     def files(self) -> set[Path]:
-        """Every file that data is read from."""
+        """Every file that belongs to the checkpoint: tensors, index, configurations, scales."""
         on_disk = {stored.path for stored in self.stored.values() if stored.path is not None}
-        return on_disk | ({self.path} if self.path else set())
+        return on_disk | self.beside | ({self.path} if self.path else set())
 
     def origin(self, name: str) -> str:
         """The name of the file that a tensor came from."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Refused
-from .atomic import check_targets, failure, remove_stale, replacing
+from .atomic import Places, check_targets, failure, remove_stale, replacing
 from .header import DTYPES, LARGEST_HEADER, METADATA, TensorInfo
 
 ALIGNMENT = 8
@@ -34,14 +35,17 @@ def write_safetensors(
 
 
 @contextmanager
-def writing(layouts: Mapping[Path, Layout]) -> Iterator[Output]:
-    """An Output for these files, which take their places when the block ends well and all is written."""
+def writing(layouts: Mapping[Path, Layout], places: Places | None = None) -> Iterator[Output]:
+    """An Output for these files, which take their places when the block ends well and all is written.
+
+    places: where they go in the end, if that is not for their paths alone to say.
+    """
     paths = list(layouts)
-    check_targets({path: layout.size for path, layout in layouts.items()})
-    for folder in {path.parent for path in paths}:
-        remove_stale(folder)
     try:
-        with replacing(paths) as files:
+        check_targets({path: layout.size for path, layout in layouts.items()})
+        for folder in {path.parent for path in paths}:
+            remove_stale(folder)
+        with replacing(places or Places(paths)) as files:
             output = Output([Slot(file, layout) for file, layout in zip(files, layouts.values(), strict=True)])
             yield output
             output.check_complete()
@@ -64,6 +68,7 @@ class Layout:
 def lay_out(plan: Iterable[TensorInfo], metadata: Mapping[str, str]) -> Layout:
     """Wide dtypes first, then by name, as the safetensors library does: each tensor is aligned to its elements."""
     infos = sorted(plan, key=lambda info: (-list(DTYPES).index(info.dtype), info.name))
+    check_once(info.name for info in infos)
     header: dict[str, object] = {METADATA: dict(sorted(metadata.items()))} if metadata else {}
     starts, end = [], 0
     for info in infos:
@@ -73,6 +78,12 @@ def lay_out(plan: Iterable[TensorInfo], metadata: Mapping[str, str]) -> Layout:
     text = encoded(header)
     places = {info.name: (info, len(text) + start) for info, start in zip(infos, starts, strict=True)}
     return Layout(text, places, len(text) + end)
+
+
+def check_once(names: Iterable[str]) -> None:
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
+    if twice is not None:
+        raise Refused(f"{twice!r} would be written twice, so that one of the two is lost; rename it in the source.")
 
 
 def encoded(header: dict[str, object]) -> bytes:

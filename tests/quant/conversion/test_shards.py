@@ -72,9 +72,10 @@ def test_a_new_set_replaces_the_old_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("files", [0, 1, 2, 3])
-def test_a_set_is_never_named_before_it_is_whole(tmp_path: Path, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_set_stays_whole_until_the_new_one_is(tmp_path: Path, files: int, monkeypatch: pytest.MonkeyPatch) -> None:
     model(tmp_path)
     convert(tmp_path / "m.safetensors", tmp_path / INDEX, "bfloat16", Options(shard_size=20_000))
+    before, listed = whole(tmp_path), set(os.listdir(tmp_path))
     replace, left = os.replace, iter(range(files))
 
     def stops(a: Path, b: Path) -> None:
@@ -85,8 +86,8 @@ def test_a_set_is_never_named_before_it_is_whole(tmp_path: Path, files: int, mon
     monkeypatch.setattr(atomic.os, "replace", stops)
     with pytest.raises(KeyboardInterrupt):
         convert(tmp_path / "m.safetensors", tmp_path / INDEX, "float16", Options(shard_size=20_000))
-    assert not (tmp_path / INDEX).exists() and not list(tmp_path.glob(".scaled-fp8*"))
-    assert len(list(tmp_path.glob("out-*"))) == 3 - files
+    assert set(os.listdir(tmp_path)) == listed
+    assert same(whole(tmp_path), before) and {t.dtype for t in whole(tmp_path).values()} == {torch.bfloat16}
 
 
 def test_a_refused_conversion_leaves_no_shard(tmp_path: Path) -> None:
