@@ -21,8 +21,58 @@ ARROWS: dict[str, set[str]] = {
     "conversion": {"weights", "files", "checkpoint", "recipes"},
     "demo": {"weights", "checkpoint", "nn"},
 }
+# module -> the tests that run it, where no file bears its name
+TESTED_BY = {
+    "checkpoint/checks.py": "checkpoint/test_plausibility.py",
+    "checkpoint/findings.py": "checkpoint/test_read.py",
+    "checkpoint/keys.py": "checkpoint/test_dialects.py",
+    "checkpoint/layer.py": "checkpoint/test_dialects.py",
+    "checkpoint/metadata.py": "checkpoint/test_read.py",
+    "checkpoint/module.py": "checkpoint/test_dialects.py",
+    "checkpoint/orientation.py": "checkpoint/test_dialects.py",
+    "checkpoint/recognition.py": "checkpoint/test_dialects.py",
+    "checkpoint/sampling.py": "checkpoint/test_plausibility.py",
+    "checkpoint/scale_shape.py": "checkpoint/test_dialects.py",
+    "checkpoint/survey.py": "checkpoint/test_read.py",
+    "conversion/batch.py": "test_cli.py",
+    "conversion/parts.py": "conversion/test_converter.py",
+    "conversion/quantizing.py": "conversion/test_converter.py",
+    "conversion/readback.py": "conversion/test_converter.py",
+    "conversion/request.py": "conversion/test_converter.py",
+    "conversion/result.py": "conversion/test_converter.py",
+    "conversion/tasks.py": "conversion/test_converter.py",
+    "demo/model.py": "demo/test_run.py",
+    "demo/picture.py": "demo/test_run.py",
+    "files/header.py": "files/test_open.py",
+    "files/memory.py": "files/test_open.py",
+    "files/pickles.py": "files/test_open.py",
+    "files/reader.py": "files/test_open.py",
+    "files/shards.py": "files/test_open.py",
+    "files/sidecars.py": "files/test_open.py",
+    "files/stored.py": "files/test_open.py",
+    "kernels/activations.py": "kernels/test_registry.py",
+    "kernels/diagnosis.py": "kernels/test_proof.py",
+    "kernels/gemm.py": "kernels/test_registry.py",
+    "kernels/probe.py": "kernels/test_proof.py",
+    "kernels/quantizers.py": "kernels/test_proof.py",
+    "kernels/timing.py": "kernels/test_proof.py",
+    "kernels/upcast.py": "kernels/test_registry.py",
+    "nn/backends.py": "nn/test_component.py",
+    "nn/convolution.py": "nn/test_component.py",
+    "nn/forward.py": "nn/test_linear.py",
+    "nn/stats.py": "nn/test_component.py",
+    "nn/tensor.py": "nn/test_linear.py",
+    "recipes/auto.py": "recipes/test_methods.py",
+    "recipes/compile_warnings.py": "recipes/test_methods.py",
+    "recipes/families.py": "recipes/test_policy.py",
+    "weights/formats.py": "weights/test_encode.py",
+    "weights/granularity.py": "weights/test_encode.py",
+    "weights/native.py": "weights/test_encode.py",
+    "weights/weight.py": "weights/test_encode.py",
+}
 ROOMS = sorted(path.name for path in QUANT.iterdir() if (path / "__init__.py").exists())
 MODULES = sorted(path.relative_to(QUANT) for path in QUANT.glob("*/*.py"))
+TESTS = Path(__file__).parent / "quant"
 
 
 def imported(path: Path) -> Iterator[tuple[str, ...]]:
@@ -87,3 +137,17 @@ def test_a_room_says_what_it_is_for(room):
 
 def test_a_proof_ends_when_a_room_changes_that_kernels_run_on():
     assert set(SOURCES) == {"kernels", *ARROWS["kernels"]}
+
+
+@pytest.mark.parametrize("module", [path for path in MODULES if path.name != "__init__.py"], ids=str)
+def test_every_module_is_tested_somewhere(module):
+    own = module.with_name(f"test_{module.name}")
+    listed = TESTED_BY.get(module.as_posix())
+    assert (TESTS / own).exists() != (listed is not None), (
+        f"quant/{module} needs tests/quant/{own.as_posix()} or a line in TESTED_BY, not both"
+    )
+    assert listed is None or (TESTS / listed).exists(), f"tests/quant/{listed} is not there"
+
+
+def test_the_table_of_tests_has_no_stale_line():
+    assert set(TESTED_BY) <= {path.as_posix() for path in MODULES}
