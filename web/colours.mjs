@@ -16,6 +16,7 @@ const KNOWN = {
   "dequantized block": "#e0a100",
   "upcast codes": "#e8803a",
   upcast: "#d95f32",
+  "upcast by bits": "#e0915a",
   "upcast by table": "#b3402a",
   "per-tensor": "#0b7a75",
   "per-row": "#3b7dd8",

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..weights.formats import Format
 from ..weights.granularity import Granularity, PerBlock, PerGroup, PerRow, PerTensor
 from ..weights.weight import QuantizedWeight
-from . import gemm, upcast
+from . import bits, gemm, upcast
 from .activations import SCHEMES, static_scale
 from .gemm import Codes
 from .quantizers import QUANTIZERS, triton_kernels, triton_refuses
@@ -138,6 +138,10 @@ def byte_floats(layer: Workload) -> str | None:
     return None if fits else f"needs one float8 a byte, not {layer.format.name}"
 
 
+def cpu(layer: Workload) -> str | None:
+    return None if layer.device.type == "cpu" else f"is for CPUs, not {layer.device.type}"
+
+
 def triton_bytes(layer: Workload) -> str | None:
     if reason := triton_refuses(layer.device):
         return f"needs Triton, which {reason}"
@@ -213,6 +217,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel("scaled_mm int8 fused", "scaled_mm", (*INT8, cuda), gemm.kitchen_int8, "int8"),
     Kernel("scaled_mm int8", "scaled_mm", INT8, gemm.int8_rows, "int8 per-token"),
     Kernel("upcast fused", "upcast", (untransformed, float_activations, triton_bytes), upcast.fused),
+    Kernel("upcast by bits", "upcast", (untransformed, byte_floats, float_activations, cpu), bits.upcast_by_bits),
     Kernel("dequantized block", "block", (untransformed, tile_scales), upcast.dequantized_block),
     Kernel("upcast", "upcast", (), upcast.upcast),
     Kernel("upcast by table", "upcast", (byte_floats,), upcast.upcast_by_table),

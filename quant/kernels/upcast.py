@@ -26,7 +26,7 @@ def dequantized_tiles(weight: QuantizedWeight) -> Tensor:
 
 
 def upcast(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
-    # the fastest cast of a CPU is a table; a compiled graph makes one pass of a cast
+    # of a CPU's casts a table is faster; a compiled graph makes one pass of a cast
     table_first = weight.codes.device.type == "cpu" and weight.codes.dtype in TABLES
     if table_first and not torch.compiler.is_compiling():
         return upcast_by_table(x, weight, bias)

@@ -21,7 +21,7 @@ from products import (
     weight,
 )
 from scaled_fp8 import quant
-from scaled_fp8.quant.kernels import gemm, registry, upcast
+from scaled_fp8.quant.kernels import bits, gemm, registry, upcast
 from scaled_fp8.quant.kernels.diagnosis import typical
 from scaled_fp8.quant.kernels.proof import prove
 from scaled_fp8.quant.kernels.proof_cache import Proof
@@ -125,10 +125,60 @@ def test_the_table_has_every_code(format):
     codes = torch.arange(256, dtype=torch.uint8).view(16, 16).view(format.dtype)
     w = quant.QuantizedWeight(format, codes, torch.tensor(0.5), quant.PerTensor(), (16, 16))
     x = torch.eye(16)[:1]
-    got, want = (NAMED[name].run(x, w, None, None) for name in ("upcast by table", "upcast"))
-    torch.testing.assert_close(got, want, rtol=0, atol=0, equal_nan=True)
+    table, bits, want = (NAMED[name].run(x, w, None, None) for name in ("upcast by table", "upcast by bits", "upcast"))
+    torch.testing.assert_close(table, want, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(bits, want, rtol=0, atol=0, equal_nan=True)
     looked_up = upcast.table(format.dtype, CPU)
     torch.testing.assert_close(looked_up.view(16, 16), codes.float(), rtol=0, atol=0, equal_nan=True)
+
+
+FLOAT8 = [format for format in quant.FORMATS.values() if format.name.startswith("float8")]
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float32), ids=str)
+@pytest.mark.parametrize("format", FLOAT8, ids=lambda f: f.name)
+def test_bits_are_every_number_of_a_float8(format, dtype):
+    """Exactly, subnormal ones too; those that are no numbers are left to the cast."""
+    codes = torch.arange(256, dtype=torch.uint8).view(format.dtype)
+    numbers = codes.view(torch.uint8)[torch.isfinite(codes.float())].view(format.dtype).reshape(1, -1)
+    w = quant.QuantizedWeight(format, numbers, torch.ones(1, 1), quant.PerRow(), (1, numbers.shape[1]))
+    (values,) = bits.slabs(w, dtype)
+    assert torch.equal(values.float(), numbers.float())
+    assert bits.all_numbers(numbers)
+    assert bits.all_numbers(codes.view(1, -1)) == (len(numbers[0]) == 256)
+
+
+GRIDS = (quant.PerTensor(), quant.PerRow(), quant.PerBlock(128, 128), quant.PerBlock(16, 32), quant.PerGroup(1, 32))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("granularity", GRIDS, ids=str)
+@pytest.mark.parametrize("format", FLOAT8, ids=lambda f: f.name)
+def test_bits_in_slabs(format, granularity, dtype, monkeypatch):
+    """More rows than a slab has, blocks that the shape cuts off; no further from float32 than rounding is."""
+    monkeypatch.setattr(bits, "SLAB", 130 * 100)
+    w, x = weight(300, 130, format, granularity), activation(1.0, 5, 130).to(dtype)
+    bias = torch.linspace(-3, 3, 300).to(dtype)
+    error = (bits.upcast_by_bits(x, w, bias).float() - product(x, w, bias)).norm() / product(x, w, bias).norm()
+    # block scales are rounded to bfloat16 beside weight and output
+    assert error <= {torch.bfloat16: 2**-8, torch.float16: 2**-11, torch.float32: 1e-6}[dtype]
+
+
+def test_scales_of_any_size_are_no_overflow():
+    """2^120, by which codes become numbers, leaves no room for a scale beside it."""
+    for granularity in (quant.PerTensor(), quant.PerRow(), quant.PerBlock(16, 32)):
+        for size in (1e-30, 1e6):
+            w = weight(64, 64, granularity=granularity)
+            w = replace(w, scale=w.scale / w.scale.max() * size)
+            x = activation(1.0, 4, 64).bfloat16()
+            assert sqnr(bits.upcast_by_bits(x, w, None), product(x, w)) >= 45
+
+
+def test_a_code_that_becomes_nan_is_seen():
+    w, x = weight(16, 16), torch.ones(1, 16)
+    assert torch.isfinite(bits.upcast_by_bits(x, w, None)).all()
+    w.codes.view(torch.uint8)[3, 4] = 0x7F
+    assert bits.upcast_by_bits(x, w, None).isnan().nonzero().tolist() == [[0, 3]]
 
 
 def weight_for(layer: Workload, *shape: int) -> quant.QuantizedWeight:
@@ -158,6 +208,7 @@ ELSEWHERE = {
     "scaled_mm mxfp8": "comfy-kitchen's operators need the GPU",
     "scaled_mm nvfp4": "comfy-kitchen's operators need the GPU",
     "scaled_mm int8 fused": "comfy-kitchen's operators need the GPU",
+    "upcast by bits": "it is for CPUs",
     "upcast fused": "Triton's kernels are compiled for GPUs in test_triton_kernels",
 }
 
@@ -234,6 +285,13 @@ REFUSALS = {
     "dequantized block": [
         ({}, "needs block or group scales, not float8_e4m3fn per-row"),
         ({"format": quant.FORMATS["nvfp4"], "granularity": quant.PerGroup(1, 16)}, "needs block or group scales"),
+        ({"granularity": quant.PerBlock()}, None),
+    ],
+    "upcast by bits": [
+        ({"has_transform": True}, "needs a weight without smoothing"),
+        ({"format": quant.FORMATS["int8"]}, "needs one float8 a byte, not int8"),
+        ({"dtype": torch.float64}, "needs bfloat16, float16 or float32 activations"),
+        ({"device": torch.device("cuda")}, "is for CPUs, not cuda"),
         ({"granularity": quant.PerBlock()}, None),
     ],
     "upcast": [({"has_transform": True, "format": quant.FORMATS["nvfp4"]}, None)],
