@@ -1,6 +1,6 @@
 """All measurements of this machine: ``python -m benchmarks [--only linears,load] [--quick]``.
 
-Writes benchmarks/results/MACHINE.json and the section "Speed" of README.md; parts that are left out keep the figures
+Writes benchmarks/results/MACHINE.json and docs/benchmarks.md; parts that are left out keep the figures
 they had.
 """
 
@@ -16,12 +16,17 @@ from functools import partial
 
 import torch
 
-from . import files, host
-from .linears import Bench, blocks, linears
+from .comfyui import ROOT
 from .machine import machine, slug
+from .parts.convert import conversion
+from .parts.inspect import inspection
+from .parts.linears import Bench, blocks, linears
+from .parts.load import load
+from .parts.overhead import overhead
+from .parts.step import step
 from .results import FOLDER, Part, Results, every, read
 from .shapes import LARGE, MODELS, SMALL, SMALL_TOKENS, TINY, TOKENS
-from .table import write_readme
+from .table import TARGET, write_document
 
 Maker = Callable[[], Iterator[Part]]
 
@@ -36,11 +41,11 @@ def parts(device: torch.device, quick: bool) -> dict[str, Maker]:
     return {
         "linears": lambda: linears(models, tokens, bench(device, budget, limit)),
         "blocks": lambda: blocks(models, LARGE if gpu and not quick else 64, bench(device, budget, limit / 3)),
-        "overhead": host.overhead,
-        "load": partial(host.load, kind),
-        "step": partial(host.step, kind),
-        "convert": files.conversion,
-        "inspect": files.inspection,
+        "overhead": overhead,
+        "load": partial(load, kind),
+        "step": partial(step, kind),
+        "convert": conversion,
+        "inspect": inspection,
     }
 
 
@@ -93,8 +98,8 @@ def main() -> None:
     results = merged(facts, found, list(makers))
     if not arguments.quick:
         path = results.save(FOLDER / f"{slug(str(facts['name']))}.json")
-        write_readme(every())
-        sys.stdout.write(f"{path.relative_to(FOLDER.parents[1])} and README.md are written\n")
+        write_document(every())
+        sys.stdout.write(f"{path.relative_to(ROOT)} and {TARGET.relative_to(ROOT)} are written\n")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from .results import Part
+
 ROOT = Path(__file__).resolve().parents[1]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser()
 LONGEST = 900
+CORE, OURS = "ComfyUI core", "Scaled FP8"
 
 
 def python() -> Path | None:
@@ -25,6 +28,11 @@ def python() -> Path | None:
 def absent() -> str | None:
     """Why nothing can be measured inside ComfyUI, or None."""
     return None if python() else "no ComfyUI was found: set COMFYUI_PATH to one"
+
+
+def skipped(name: str, title: str, reason: str) -> Part:
+    """The part where there is no ComfyUI."""
+    return Part(name, title, f"python -m benchmarks --only {name}", CORE, missing={"all": reason})
 
 
 def make_base(folder: Path) -> Path:

@@ -5,10 +5,24 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-
-from .timing import Timing
+from statistics import quantiles
 
 FOLDER = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds: the median, and the quartiles below and above it; runs: how many there were."""
+
+    median: float
+    low: float
+    high: float
+    runs: int
+
+
+def spread(times: list[float]) -> Timing:
+    low, middle, high = quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
+    return Timing(middle, low, high, len(times))
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,8 +9,8 @@ from .limits import figures, mean, ratios
 from .peers import LIMIT, OURS, OURS_AUTO, OURS_STATIC, OURS_UPCAST
 from .results import Part, Results, Row
 
-README = Path(__file__).resolve().parents[1] / "README.md"
-START, END = "<!-- benchmarks -->", "<!-- /benchmarks -->"
+TARGET = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
+TITLE = "# Speed"
 SLOWER = 1.02
 FP8 = (
     "it reads the activations and writes their codes before the product, which only FP8 matrix units and many tokens "
@@ -25,24 +24,19 @@ WHY = {
 }  # fmt: skip
 
 
-def write_readme(results: list[Results], path: Path = README) -> None:
-    """Put the section between the markers, or at the place of one that is not there yet: before "How it is built"."""
-    text, section = path.read_text(), f"{START}\n\n{markdown(results)}\n\n{END}"
-    if START in text:
-        text = re.sub(f"{START}.*?{END}", lambda _: section, text, flags=re.DOTALL)
-    else:
-        text = text.replace("## How it is built", f"## Speed\n\n{section}\n\n## How it is built")
-    path.write_text(text)
+def write_document(results: list[Results], path: Path = TARGET) -> None:
+    path.write_text(markdown(results))
 
 
 def markdown(results: list[Results]) -> str:
+    """The document."""
     intro = (
         "Measured by `python -m benchmarks`, which takes under ten minutes, writes a JSON for the machine under\n"
-        "`benchmarks/results/` and this section; each table names the command for it alone. Times are medians, in\n"
+        "`benchmarks/results/` and this document; each table names the command for it alone. Times are medians, in\n"
         "brackets the quartiles. dB: signal to error against float32, more is better."
     )
     machines = ["\n".join(one_machine(one)) for one in results]
-    return "\n\n".join([intro, *([] if any(map(has_gpu, results)) else [NO_GPU]), *machines])
+    return "\n\n".join([TITLE, intro, *([] if any(map(has_gpu, results)) else [NO_GPU]), *machines]).rstrip() + "\n"
 
 
 NO_GPU = (
@@ -59,7 +53,7 @@ def one_machine(one: Results) -> Iterator[str]:
     facts = one.machine
     versions = ", ".join(f"{name} {number}" for name, number in facts["versions"].items())
     clocks = ", ".join(f"{name} {value}" for name, value in facts["clocks"].items()) or "clocks not told"
-    yield f"### {facts['name']}\n"
+    yield f"## {facts['name']}\n"
     yield f"{facts['memory_gib']} GiB, {facts['threads']} threads, {clocks}, load average {facts.get('busy')} after;"
     yield f"{facts['system']}; {versions}.\n"
     if found := figures(one):

@@ -4,29 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cache
-from statistics import quantiles
 
 import torch
 
+from .results import Timing, spread
+
 WARM_UP = 2
 CACHE = 256 * 2**20  # bytes, more than any GPU's L2
-
-
-@dataclass(frozen=True)
-class Timing:
-    """Seconds: the median, and the quartiles below and above it; runs: how many there were."""
-
-    median: float
-    low: float
-    high: float
-    runs: int
-
-
-def spread(times: list[float]) -> Timing:
-    low, middle, high = quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
-    return Timing(middle, low, high, len(times))
 
 
 def measure(run: Callable[[], object], device: torch.device, budget: float = 0.1, least: int = 5) -> Timing:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import subprocess
 import sys
 import time
 from dataclasses import replace
@@ -12,14 +13,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from benchmarks import __main__ as main
+from benchmarks import comfyui, inside, limits, machine, models, results, shapes, table
+from benchmarks.parts.linears import Bench, blocks, decibels, linears
+from benchmarks.peers import BASELINE, LIMIT, OURS, OURS_AUTO, OURS_UPCAST, PEERS
+
 ROOT = Path(__file__).parents[1]
-sys.path.insert(0, str(ROOT))
-
-from benchmarks import __main__ as main  # noqa: E402
-from benchmarks import comfyui, inside, limits, machine, models, results, shapes, table, timing  # noqa: E402
-from benchmarks.linears import Bench, blocks, decibels, linears  # noqa: E402
-from benchmarks.peers import BASELINE, LIMIT, OURS, OURS_AUTO, OURS_UPCAST, PEERS  # noqa: E402
-
 CPU = torch.device("cpu")
 STORED = ROOT / "tests" / "data" / "benchmarks.json"
 
@@ -100,8 +99,8 @@ def test_shapes_are_timed_once():
 
 
 def test_spread_is_the_median_and_the_quartiles():
-    assert timing.spread([5.0, 1.0, 3.0, 2.0, 4.0]) == timing.Timing(3.0, 2.0, 4.0, 5)
-    assert timing.spread([2.0]) == timing.Timing(2.0, 2.0, 2.0, 1)
+    assert results.spread([5.0, 1.0, 3.0, 2.0, 4.0]) == results.Timing(3.0, 2.0, 4.0, 5)
+    assert results.spread([2.0]) == results.Timing(2.0, 2.0, 2.0, 1)
 
 
 def test_the_machine_is_named_without_its_host():
@@ -152,33 +151,35 @@ def test_the_table_says_where_this_pack_is_slower_and_why(stored):
     assert told.endswith("scaled_mm per-row: proven here.")
     assert "- torchao per-row: torchao is not installed." in text
     assert "| Scaled FP8, dynamic per token | 1.50, 28.0 dB | 0.49, 28.0 dB |" in text
-    assert "### A machine" in text and "`python -m benchmarks --only load`" in text
+    assert "## A machine" in text and "`python -m benchmarks --only load`" in text
 
 
 def test_running_twice_changes_figures_not_structure(stored, tmp_path):
-    readme = tmp_path / "README.md"
-    readme.write_text("# Title\n\n## How it is built\n\nText.\n")
-    table.write_readme([stored], readme)
-    first = readme.read_text()
+    document = tmp_path / "benchmarks.md"
+    table.write_document([stored], document)
+    first = document.read_text()
     slower_ = [replace(part, rows=tuple(replace(r, median=r.median * 1.1) for r in part.rows)) for part in stored.parts]
-    table.write_readme([replace(stored, parts=tuple(slower_))], readme)
-    second = readme.read_text()
+    table.write_document([replace(stored, parts=tuple(slower_))], document)
+    second = document.read_text()
     assert first != second
     assert without_numbers(first) == without_numbers(second)
-    assert second.startswith("# Title\n\n## Speed\n") and second.endswith("## How it is built\n\nText.\n")
-    assert second.count(table.START) == second.count(table.END) == 1
+    assert second.startswith("# Speed\n") and second.count("# A machine") == 1
 
 
 def without_numbers(text: str) -> str:
     return re.sub(r"\d+(\.\d+)?( (s|ms|µs)\b)?", "#", text)
 
 
-def test_the_readme_is_of_the_stored_results(tmp_path):
-    """README's section is what the JSON files under benchmarks/results make."""
-    copy = tmp_path / "README.md"
-    copy.write_text(table.README.read_text())
-    table.write_readme(results.every(), copy)
-    assert copy.read_text() == table.README.read_text(), "run: python -m benchmarks"
+def test_the_document_is_of_the_stored_results():
+    """docs/benchmarks.md is what the JSON files under benchmarks/results make."""
+    assert table.TARGET.read_text() == table.markdown(results.every()), "run: python -m benchmarks"
+
+
+def test_conversion_is_timed_by_a_process_without_torch():
+    """Whose memory the peak of its children would start from."""
+    code = "import sys, benchmarks.parts.convert; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
 
 
 def test_work_inside_comfyui_has_a_name_each():

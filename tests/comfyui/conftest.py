@@ -6,32 +6,21 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from autoencoder import write_autoencoder
 from text_encoders import write_text_encoders
+
+from benchmarks.comfyui import COMFYUI, python
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
 DATA = REPOSITORY / "tests" / "data"
-COMFYUI = Path(os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser()
-# The autoencoder is another author's, so it lies beside the repository, not in it.
-AUTOENCODER = REPOSITORY.parent / "shared" / "models" / "digits-flux2"
 BF16 = "digits-flux2-bf16.safetensors"
-
-
-def comfy_python() -> Path | None:
-    """ComfyUI's own interpreter, or None where there is no ComfyUI."""
-    if not (COMFYUI / "main.py").is_file():
-        return None
-    places = (os.environ.get("COMFYUI_PYTHON"), COMFYUI / ".venv/bin/python", COMFYUI / "venv/bin/python")
-    return next((Path(place) for place in places if place and Path(place).exists()), Path(sys.executable))
-
-
-PYTHON = comfy_python()
+PYTHON = python()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -81,7 +70,7 @@ def figure() -> Callable[[str], None]:
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A clean ComfyUI base directory that holds this pack, the digits model and the test-only nodes."""
+    """A clean base directory of ComfyUI: this pack, the digits model with its autoencoder, and test-only nodes."""
     base = tmp_path_factory.mktemp("comfyui")
     for folder in ("diffusion_models", "checkpoints", "loras", "text_encoders", "vae", "vae_approx"):
         (base / "models" / folder).mkdir(parents=True)
@@ -91,18 +80,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copytree(HERE / "digits_nodes", base / "custom_nodes" / "digits_nodes")
     shutil.copy(DATA / BF16, base / "models" / "diffusion_models")
     shutil.copy(DATA / "digits-conditioning.safetensors", base / "input")
-    for name in ("taef2_encoder.safetensors", "taef2_decoder.safetensors"):
-        if (AUTOENCODER / name).exists():
-            shutil.copy(AUTOENCODER / name, base / "models" / "vae_approx")
+    write_autoencoder(base / "models" / "vae_approx")
     return base
-
-
-@pytest.fixture(scope="session")
-def autoencoder() -> Path:
-    """Folder of the autoencoder that turns the digits' latents into pictures."""
-    if not (AUTOENCODER / "taef2_decoder.safetensors").exists():
-        pytest.skip(f"no autoencoder at {AUTOENCODER}")
-    return AUTOENCODER
 
 
 @pytest.fixture(scope="session")

@@ -67,7 +67,7 @@ def test_interrupt_leaves_nothing_behind(told):
 
 
 @pytest.fixture(scope="module")
-def all_in_one(contract, autoencoder) -> dict:
+def all_in_one(contract) -> dict:
     return contract("all_in_one")
 
 

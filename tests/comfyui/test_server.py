@@ -121,7 +121,7 @@ def test_example_is_consistent(name):
 
 
 @pytest.mark.parametrize("name", EXAMPLES)
-def test_example_runs_headless(name, comfy, server, base, reference, autoencoder, figure, tmp_path):
+def test_example_runs_headless(name, comfy, server, base, reference, figure, tmp_path):
     file = tmp_path / f"{name}.json"
     file.write_text(json.dumps(on_digits(example(name), name)))
     done = comfy("run", "--workflow", str(file), "--wait", "--host", "127.0.0.1", "--port", str(server.port))

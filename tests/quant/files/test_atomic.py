@@ -69,7 +69,7 @@ def test_memory_is_that_of_a_few_tensors(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
-from benchmarks.convert import sparse_shards
+from benchmarks.parts.convert import sparse_shards
 from scaled_fp8.quant.conversion.converter import Options, convert
 folder = Path(sys.argv[1])
 index = sparse_shards(folder, 1)

@@ -1,4 +1,4 @@
-"""Time and memory of inspecting a 20 GB file: ``python -m benchmarks.inspect [--gigabytes N]``.
+"""Time and memory of inspecting a 20 GB file: ``python -m benchmarks.parts.inspect [--gigabytes N]``.
 
 The file is sparse, so it needs no such disk: its tensors read as zeros but for the scales.
 """
@@ -12,14 +12,34 @@ import struct
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from scaled_fp8.quant import inspect_checkpoint, open_source
 
+from ..results import Part, row, spread
+
 SHAPES = ([4096, 4096], [16384, 4096], [4096, 16384])
+SIZES = (1, 5, 20)
 T = TypeVar("T")
+
+
+def inspection() -> Iterator[Part]:
+    """Header alone, and header with the checks on samples, of sparse files."""
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        for size in SIZES:
+            path = sparse_file(Path(folder) / "sparse.safetensors", size)
+            headers = [timed(lambda path=path: open_source(path))[0] for _ in range(5)]
+            checks = [timed(lambda path=path: inspect_checkpoint(path))[0] for _ in range(3)]
+            rows.append(row(f"{size} GB", "Scaled FP8, header", spread(headers)))
+            rows.append(row(f"{size} GB", "Scaled FP8, header and checks", spread(checks)))
+    notes = ("sparse files, so that no disk is measured",)
+    yield Part(
+        "inspect", "Inspecting a file", "python -m benchmarks --only inspect", "Scaled FP8, header", tuple(rows),
+        notes=notes,
+    )  # fmt: skip
 
 
 def sparse_file(path: Path, gigabytes: float = 20) -> Path:

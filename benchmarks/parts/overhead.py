@@ -1,6 +1,6 @@
 """What a patched Linear costs beside its arithmetic: 64 x 64, one token, on a CPU, beside ComfyUI core's FP8 Linear.
 
-    PYTHONPATH=ComfyUI python -m benchmarks.overhead
+    PYTHONPATH=ComfyUI python -m benchmarks.parts.overhead
 
 Runs under ComfyUI's python, where both can be had; each number is the least of many runs taken by turns.
 """
@@ -10,16 +10,47 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import logging
+import re
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 
+from .. import comfyui
+from ..comfyui import OURS
+from ..results import Part, Row
+
 SIZE, ROUNDS, CALLS = 64, 30, 200
-ROOT = Path(__file__).resolve().parents[1]
+
+
+def overhead() -> Iterator[Part]:
+    """This module under ComfyUI's python, by what it prints."""
+    title = "One call of a Linear of 64 x 64, one token, on a CPU"
+    if reason := comfyui.absent():
+        yield comfyui.skipped("overhead", title, reason)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        printed = comfyui.run("parts.overhead", folder=Path(folder))
+    rows = tuple(overhead_row(*told) for told in re.findall(r"^(.+?) +([0-9.]+) us", printed, re.MULTILINE))
+    baseline = min((row for row in rows if not row.ours), key=lambda row: row.median).peer
+    notes = ("each the least of many, taken by turns",)
+    yield Part("overhead", title, "python -m benchmarks --only overhead", baseline, rows, notes=notes)
+
+
+def overhead_row(name: str, microseconds: str) -> Row:
+    core = name.startswith("core")
+    peer, time = f"ComfyUI {name}" if core else f"{OURS}'s {name}", float(microseconds) / 1e6
+    return Row("64 x 64", peer, time, time, time, 1, note="" if core else WHY_OVERHEAD)
+
+
+WHY_OVERHEAD = "it checks and counts its plan at each call, and scaled_mm quantizes every token"
+
+
+##### Under ComfyUI's python
 
 
 def package(name: str, folder: Path) -> None:
@@ -111,8 +142,8 @@ def main() -> None:
     torch.set_num_threads(1)
     # where torch lacks core's FP8 product on a CPU, core says so at every call and dequantizes
     logging.disable(logging.WARNING)
-    package("scaled_fp8", ROOT)
-    package("scaled_fp8.nodes", ROOT / "nodes")
+    package("scaled_fp8", comfyui.ROOT)
+    package("scaled_fp8.nodes", comfyui.ROOT / "nodes")
     x, tensors = torch.randn(1, SIZE).to(dtype), weights()
     layers = {
         "core, dequantizing": core_linear(tensors, dtype, {"float8_e4m3fn"}),

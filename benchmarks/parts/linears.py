@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .peers import BASELINE, KITCHEN, OURS_AUTO, OURS_UPCAST, PEERS, Built, Call, Peer
-from .results import Part, Row, row
-from .shapes import Model, distinct
-from .timing import graphed, held, measure, peak_memory
+from ..peers import BASELINE, KITCHEN, OURS_AUTO, OURS_UPCAST, PEERS, Built, Call, Peer
+from ..results import Part, Row, row
+from ..shapes import Model, distinct
+from ..timing import graphed, held, measure, peak_memory
 
 COMMAND = "python -m benchmarks --only linears,blocks"
 IN_BLOCKS = (BASELINE, "torchao per-row", KITCHEN, "plain upcast", OURS_AUTO, OURS_UPCAST)

@@ -1,8 +1,9 @@
 """Time and memory of converting 1 GiB of bf16 to float8_e4m3fn, beside cp and convert-to-quant in the same run.
 
-``python -m benchmarks.convert [--rounds 3] [--layers 32] [--sparse-gigabytes 8] [--without-ctq]``. Each is a process of
-its own, timed from start to end, imports included; all read a file
-that was just read or, cold, one dropped from memory.
+``python -m benchmarks.parts.convert [--rounds 3] [--layers 32] [--sparse-gigabytes 8] [--without-ctq] [--json]``. Each
+is a process of its own, timed from start to end, imports included; all read a file that was just read or, cold, one
+dropped from memory. They are started by a process without torch: a child's peak memory is at least that of its parent,
+and one with torch's threads cannot fork.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,8 +20,36 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from statistics import median
 
+from ..comfyui import LONGEST, ROOT
+from ..results import Part, Row, row, spread
+
+OURS, CTQ = "Scaled FP8's convert", "ctq --simple --low-memory"
+NAMES = {"cp": "cp", "scaled-fp8": OURS, "ctq": CTQ}
 SHAPE = (4096, 4096)
 Command = list[str]
+
+
+def conversion(rounds: int = 3) -> Iterator[Part]:
+    """1 GiB of bfloat16 to float8_e4m3fn, each by a process of its own, the file in the page cache."""
+    command = [sys.executable, "-m", "benchmarks.parts.convert", "--json", "--rounds", str(rounds)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LONGEST, check=True)
+    found = json.loads(done.stdout)
+    missing = {} if "ctq" in found else {CTQ: "convert-to-quant is not installed"}
+    rows = tuple(converted(NAMES[name], runs) for name, runs in found.items())
+    title = "Converting 1 GiB of bf16 to float8_e4m3fn"
+    notes = ("a process each, from start to end, imports included",)
+    yield Part("convert", title, "python -m benchmarks --only convert", "cp", rows, missing, notes)
+
+
+def converted(peer: str, runs: list[tuple[float, float, float]]) -> Row:
+    times, _, memory = zip(*runs, strict=True)
+    note = (
+        "starts Python and torch, reads, quantizes, and reads the result back before it appears" if OURS in peer else ""
+    )
+    return row("1 GiB", peer, spread(list(times)), memory=round(max(memory) * 2**20), note=note)
+
+
+##### Processes
 
 
 def model(path: Path, layers: int) -> None:
@@ -125,17 +155,23 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--sparse-gigabytes", type=float, default=8)
     parser.add_argument("--without-ctq", action="store_true")
+    parser.add_argument("--json", action="store_true", help="the times of a warm file alone, as one JSON object")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         source, out = folder / "m.safetensors", folder / "out.safetensors"
         model(source, arguments.layers)
         commands = {"cp": ["cp", str(source), str(out)], "scaled-fp8": ours(source, out)}
+        foreign = {} if arguments.without_ctq or not shutil.which(ctq(source, out)[0]) else {"ctq": ctq(source, out)}
+        if arguments.json:
+            found = rounds(commands, source, out, read, arguments.rounds) | rounds(foreign, source, out, read, 1)
+            sys.stdout.write(json.dumps(found))
+            return
         for state, prepare in (("warm", read), ("cold", drop)):
             found = rounds(commands, source, out, prepare, arguments.rounds)
             put(lines(state, found))
-        if not arguments.without_ctq and shutil.which(ctq(source, out)[0]):
-            put(lines("warm", rounds({"ctq": ctq(source, out), "scaled-fp8": ours(source, out)}, source, out, read, 1)))
+        if foreign:
+            put(lines("warm", rounds({**foreign, "scaled-fp8": ours(source, out)}, source, out, read, 1)))
         if arguments.sparse_gigabytes:
             source.unlink()
             index = sparse_shards(folder, arguments.sparse_gigabytes)

@@ -1,0 +1,74 @@
+"""A sampling step inside ComfyUI, by every way to run the model."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from .. import comfyui
+from ..comfyui import CORE, OURS
+from ..models import KLEIN_4B, TINY, Flux2, write_bf16, write_fp8
+from ..results import Part, Row, row, spread
+from .linears import decibels
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to run the model: loader, file and what else ComfyUI is told."""
+
+    name: str
+    loader: str
+    file: str
+    dtype: str = "default"
+    fast: str | None = None
+
+
+WAYS = (
+    Way("bf16", "UNETLoader", "bf16.safetensors"),
+    Way(f"{CORE}, native FP8 file", "UNETLoader", "fp8.safetensors"),
+    Way(f"{CORE}, --fast fp8_matrix_mult", "UNETLoader", "bf16.safetensors", "fp8_e4m3fn", "fp8_matrix_mult"),
+    Way(OURS, "LoadFP8Checkpoint", "fp8.safetensors"),
+)
+
+
+def step(device: str) -> Iterator[Part]:
+    """Every way in a process of its own, on the same weights, text and noise."""
+    model, side, text = (KLEIN_4B, 64, 512) if device == "cuda" else (TINY, 16, 64)
+    size = f"{model.hidden} wide, {model.double} + {model.single} blocks, {side * side} tokens"
+    title = f"A sampling step of a FLUX.2 model in ComfyUI: {size}"
+    if reason := comfyui.absent():
+        yield comfyui.skipped("step", title, reason)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        base = comfyui.make_base(Path(folder) / "base")
+        write_both(base / "models" / "diffusion_models", model, device)
+        asked = {"device": device, "side": side, "text": text, "context": model.context, "steps": 4, "rounds": 5}
+        answers = {way.name: one_way(base, way, asked) for way in WAYS}
+    truth = answers["bf16"][1]
+    rows = tuple(stepped(name, answer, latents, truth) for name, (answer, latents) in answers.items())
+    cpu = "memory is the process's, Python included; on a CPU core dequantizes every FP8 weight, fast or not"
+    gpu = "memory is the GPU's"
+    notes = ("errors are beside bf16, of the latents after one step", gpu if device == "cuda" else cpu)
+    yield Part("step", title, "python -m benchmarks --only step", "bf16", rows, notes=notes)
+
+
+def write_both(folder: Path, model: Flux2, device: str) -> None:
+    write_bf16(folder / "bf16.safetensors", model, device)
+    write_fp8(folder / "fp8.safetensors", model, device)
+
+
+def one_way(base: Path, way: Way, asked: dict) -> tuple[dict, torch.Tensor]:
+    out = base / "temp" / "latents.safetensors"
+    request = {"loader": way.loader, "file": way.file, "dtype": way.dtype, "fast": way.fast, "out": str(out)}
+    answer = comfyui.inside(base, "step", **asked, **request)
+    return answer, load_file(out)["latents"]
+
+
+def stepped(name: str, answer: dict, latents: torch.Tensor, truth: torch.Tensor) -> Row:
+    db = None if name == "bf16" else decibels(latents, truth)
+    return row("one step", name, spread(answer["times"]), db=db, memory=answer["memory"], note=answer["ran"])

@@ -1,0 +1,21 @@
+"""The tests' own autoencoder shows what the digits model draws, so that pictures of other tests mean something."""
+
+from __future__ import annotations
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def drawn(contract) -> dict:
+    return contract("autoencoder")
+
+
+def test_pictures_of_one_digit_are_alike_and_of_others_are_not(drawn):
+    assert drawn["shape"] == [10, 64, 64, 3] and drawn["spread"] > 0.1
+    right = sum(found == digit for digit, found in enumerate(drawn["recognised"]))
+    # by chance one of ten
+    assert right >= 8
+
+
+def test_a_picture_encoded_and_decoded_is_itself(drawn):
+    assert min(drawn["again"]) > 0.6
