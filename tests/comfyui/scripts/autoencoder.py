@@ -1,4 +1,4 @@
-"""The mean pictures of ten digits, one step from noise, twice: by core's VAELoader with the autoencoder of the tests."""
+"""Mean pictures of ten digits, one step from noise, twice: by core's VAELoader with the autoencoder of the tests."""
 
 from __future__ import annotations
 
