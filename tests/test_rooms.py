@@ -14,10 +14,11 @@ QUANT = Path(__file__).parents[1] / "quant"
 ARROWS: dict[str, set[str]] = {
     "weights": set(),
     "files": set(),
-    "checkpoint": {"weights", "files"},
+    "distributed": {"weights"},
+    "checkpoint": {"weights", "files", "distributed"},
     "kernels": {"weights"},
     "recipes": {"weights", "kernels"},
-    "nn": {"weights", "kernels", "recipes"},
+    "nn": {"weights", "kernels", "recipes", "distributed"},
     "conversion": {"weights", "files", "checkpoint", "recipes"},
     "demo": {"weights", "checkpoint", "nn"},
 }
@@ -25,6 +26,9 @@ ARROWS: dict[str, set[str]] = {
 TESTED_BY = {
     "checkpoint/checks.py": "checkpoint/test_plausibility.py",
     "checkpoint/findings.py": "checkpoint/test_read.py",
+    "distributed/gathering.py": "distributed/test_parallel.py",
+    "nn/operations.py": "distributed/test_parallel.py",
+    "nn/partial.py": "distributed/test_parallel.py",
     "checkpoint/keys.py": "checkpoint/test_dialects.py",
     "checkpoint/layer.py": "checkpoint/test_dialects.py",
     "checkpoint/metadata.py": "checkpoint/test_read.py",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from ..distributed.parts import part
 from ..errors import Refused
 from ..weights.formats import Format
 from ..weights.granularity import Granularity, PerBlock
@@ -103,29 +104,54 @@ class Layer:
 
     def decode(self) -> QuantizedWeight:
         """The weight in canonical form, ``[out, in]``; reads this layer's tensors and no other."""
-        codes, grid = self.codes(), self.grid()
-        if self.transposed:
-            codes, grid = codes.T.contiguous(), grid.T
+        codes = self.codes().T if self.transposed else self.codes()
         rows, cols = self.shape
+        return replace(self.shell(), codes=codes[:rows, : cols // self.format.per_byte].contiguous())
+
+    def shell(self) -> QuantizedWeight:
+        """The same without its codes, which are not read and lie on no device."""
+        grid = self.grid().T if self.transposed else self.grid()
         if grid.numel() > 1:
             grid = grid[: self.scale_shape[0], : self.scale_shape[1]]
         scale = grid.contiguous().reshape(self.scale_shape)
-        codes = codes[:rows, : cols // self.format.per_byte].contiguous()
+        rows, cols = self.shape
+        codes = torch.empty((rows, cols // self.format.per_byte), dtype=self.format.dtype, device="meta")
         return QuantizedWeight(
             self.format, codes, scale, self.granularity, self.shape, self.input_scale(scale),
             self.optional("smooth"), self.rotation, self.outer(rows), self.optional("codebook"),
         )  # fmt: skip
 
+    def part(self, dim: int, start: int, stop: int) -> QuantizedWeight:
+        """Rows (dim 0) or columns (1) [start, stop) of the weight; of the codes nothing else is read."""
+        found = part(self.shell(), dim, start, stop)
+        rows, columns = (slice(0, size) for size in found.codes.shape)
+        per = self.format.per_byte if dim else 1
+        if dim:
+            columns = slice(start // per, start // per + found.codes.shape[1])
+        else:
+            rows = slice(start, stop)
+        codes = self.stored_codes(columns, rows).T if self.transposed else self.stored_codes(rows, columns)
+        return replace(found, codes=codes.contiguous())
+
+    def stored_codes(self, rows: slice, columns: slice) -> Tensor:
+        """Some codes as they lie in the file: whole rows at once, pieces of rows one by one."""
+        key, width = str(self.module.key("weight")), self.stored[1] // self.format.per_byte
+        if columns == slice(0, width):
+            return self.viewed(self.module.source.piece(key, rows.start * width, rows.stop * width)).view(-1, width)
+        starts = (row * width for row in range(rows.start, rows.stop))
+        read = [self.module.source.piece(key, at + columns.start, at + columns.stop) for at in starts]
+        return self.viewed(torch.stack(read))
+
     def codes(self) -> Tensor:
         """Codes as they lie in the file, ``[rows, cols / format.per_byte]``; raw bytes as the format they hold."""
-        codes = self.tensor("weight")
-        viewed = codes if codes.dtype == self.format.dtype else codes.contiguous().view(self.format.dtype)
-        return viewed.reshape(self.stored[0], -1)
+        return self.viewed(self.tensor("weight")).reshape(self.stored[0], -1)
+
+    def viewed(self, codes: Tensor) -> Tensor:
+        return codes if codes.dtype == self.format.dtype else codes.contiguous().view(self.format.dtype)
 
     def values(self, codes: Tensor) -> Tensor:
         """Any run of codes as float32 values before scaling."""
-        viewed = codes if codes.dtype == self.format.dtype else codes.contiguous().view(self.format.dtype)
-        return self.format.values(viewed, self.optional("codebook"))
+        return self.format.values(self.viewed(codes), self.optional("codebook"))
 
     def tensor(self, role: str) -> Tensor:
         key = self.module.key(role)

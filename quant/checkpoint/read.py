@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from ..distributed.parts import chunk
 from ..errors import Refused
 from ..files.header import TensorInfo, info_of
 from ..files.open import open_source
@@ -19,18 +21,41 @@ from .layer import Layer
 from .survey import survey as survey_source
 from .verdict import Verdict
 
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
 
 def inspect_checkpoint(path: str | os.PathLike[str] | Source, check: str = "sample") -> Verdict:
     """The verdict on a checkpoint, accepted or not; check "all" looks at every code. Refused if it is unreadable."""
     return survey(path, check).verdict
 
 
-def read_checkpoint(path: str | os.PathLike[str] | Source, check: str = "sample") -> Checkpoint:
-    """An accepted checkpoint; Refused, in one sentence, for any other."""
+def read_checkpoint(
+    path: str | os.PathLike[str] | Source, check: str = "sample", mesh: DeviceMesh | None = None
+) -> Checkpoint:
+    """An accepted checkpoint; Refused, in one sentence, for any other.
+
+    mesh: of one dimension; each of its ranks then reads its own rows of every weight (see Checkpoint.part), no others.
+    """
     found = survey(path, check)
+    found.share = Share.of(mesh) if mesh is not None else None
     if not found.verdict.accepted:
         raise Refused(found.verdict.sentence())
     return found
+
+
+@dataclass(frozen=True)
+class Share:
+    """Which part of every weight is this process's: the index'th of count, as torch.chunk makes them."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def of(cls, mesh: DeviceMesh) -> Share:
+        if mesh.ndim != 1:
+            raise Refused(f"A mesh of {mesh.ndim} dimensions has no one order of parts; give one, such as mesh['tp'].")
+        return cls(mesh.get_local_rank(), mesh.size())
 
 
 class Checkpoint(Mapping[str, QuantizedWeight]):
@@ -44,9 +69,19 @@ class Checkpoint(Mapping[str, QuantizedWeight]):
         self.source, self.verdict = found.source, found.verdict
         self.layers = {name: layer for name, layer in found.layers.items() if name not in found.refused}
         self.tensors = OtherTensors(found)
+        self.share: Share | None = None
 
     def __getitem__(self, name: str) -> QuantizedWeight:
-        return self.layers[name].decode()
+        return self.layers[name].decode() if self.share is None else self.part(name, 0)
+
+    def part(self, name: str, dim: int) -> QuantizedWeight:
+        """This process's rows (dim 0) or columns (1) of a weight ``[out, in]``, all that it reads of the codes."""
+        layer, share = self.layers[name], self.share or Share(0, 1)
+        start, stop = chunk(layer.shape[dim], share.count, share.index)
+        try:
+            return layer.part(dim, start, stop)
+        except Refused as problem:
+            raise Refused(f"Layer {name}: {problem}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layers)

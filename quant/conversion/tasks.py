@@ -206,7 +206,7 @@ class Pass:
     @cached_property
     def shell(self) -> QuantizedWeight:
         """The weight without its codes."""
-        return shell(self.ckpt, self.layer)
+        return self.ckpt.spec(self.layer).shell()
 
     @cached_property
     def infos(self) -> list[TensorInfo]:
@@ -226,18 +226,6 @@ class Pass:
         wanted, got = self.ckpt[self.layer], result[self.layer]
         same = torch.equal(wanted.codes.view(torch.uint8), got.codes.view(torch.uint8))
         return "" if same and torch.allclose(wanted.scale, got.scale, rtol=1e-6, atol=0) else "other codes or scales"
-
-
-def shell(ckpt: Checkpoint, name: str) -> QuantizedWeight:
-    """A layer's weight with all but its codes, which are on no device."""
-    spec = ckpt.spec(name)
-    grid = spec.grid().T if spec.transposed else spec.grid()
-    scale = grid[: spec.scale_shape[0], : spec.scale_shape[1]] if grid.numel() > 1 else grid
-    scale = scale.contiguous().reshape(spec.scale_shape)
-    return QuantizedWeight(
-        spec.format, no_codes(spec.format, spec.shape), scale, spec.granularity, spec.shape, spec.input_scale(scale),
-        spec.optional("smooth"), spec.rotation, spec.outer(spec.shape[0]), spec.optional("codebook"),
-    )  # fmt: skip
 
 
 def no_codes(format: Format, shape: tuple[int, int]) -> Tensor:

@@ -89,10 +89,12 @@ def tiled(values: Tensor, scale: Tensor, granularity: Granularity) -> Tensor:
 
 
 def output_scale(weight: QuantizedWeight) -> Tensor:
-    """What the output is multiplied by, float32 ``[1, out]`` or ``[1, 1]``: of blocks the largest scale."""
+    """What the output is multiplied by, float32 ``[1, out]`` or ``[1, 1]``: of blocks a power of two near the largest
+    scale, by which nothing is rounded, so that some rows of a weight give what the whole gives."""
     if not isinstance(weight.granularity, PerBlock):
         return weight.scale.reshape(1, -1)
-    return weight.scale.amax().clamp(min=torch.finfo(torch.float32).tiny).view(1, 1)
+    largest = weight.scale.amax().clamp(min=torch.finfo(torch.float32).tiny).view(1, 1)
+    return torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent)
 
 
 ##### Codes that are no numbers, whose bits would be read as large ones

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from . import operations as operations
 from .component import quantize_component
 from .patch import patch_linears
 

@@ -65,8 +65,8 @@ def patch_for_good(linear: nn.Linear, name: str, policy: Policy, search: Search 
     if problem := unfit(weight, linear):
         return problem
     patch = planned(linear, weight, (compute, "dynamic"), object())
-    resident = frozen(weight, reads_as(linear))
-    put(linear, scaled_class(patch.base), resident, replace(patch, original=resident))
+    resident = frozen(weight, reads_as(linear), name)
+    put(linear, scaled_class(patch.base), resident, replace(patch, original=None))
     return None
 
 

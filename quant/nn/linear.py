@@ -9,34 +9,39 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..distributed.parallel import is_parallel, local, parallel_linear, spread_tensors
 from ..kernels.plan import Choice, choose_for
 from ..weights.native import PARTS, native_tensors
 from ..weights.weight import QuantizedWeight
 from .forward import apply, computed_dtype
-from .tensor import from_tensor, is_scaled, to_tensor
+from .partial import partial_sum
+from .tensor import NAMES, from_tensor, is_scaled, to_tensor
 
 
 @dataclass(eq=False)
 class Patch:
     """What a patched Linear carries: how to go back, and the kernels chosen for it.
 
-    original: the Parameter it had; placed: device and dtype that its weight had when it was patched; token: of the
-    handle that owns it; choices: for each device and dtype of activations it has met, the first one planned.
+    original: the Parameter it had, None where it is gone for good; placed: device and dtype that its weight had when it
+    was patched; token: of the handle that owns it; choices: for each device, dtype of activations and shape that it
+    has met, the first one planned; below: what it carried before, where that is a weight quantized for good.
     """
 
     base: type[nn.Linear]
-    original: nn.Parameter
+    original: nn.Parameter | None
     placed: tuple[torch.device, torch.dtype]
     token: object
     compute: str
     activation_scale: str
-    choices: dict[tuple[torch.device, torch.dtype], Choice] = field(default_factory=dict)
+    below: Patch | None = None
+    choices: dict[tuple[torch.device, torch.dtype, tuple[int, int]], Choice] = field(default_factory=dict)
 
     def choice(self, weight: QuantizedWeight, device: torch.device, dtype: torch.dtype) -> Choice:
         """The kernel for activations of dtype on device; chosen once."""
-        if (device, dtype) not in self.choices:
-            self.choices[device, dtype] = choose_for(weight, device, dtype, self.compute, self.activation_scale)
-        return self.choices[device, dtype]
+        place = (device, dtype, weight.shape)
+        if place not in self.choices:
+            self.choices[place] = choose_for(weight, device, dtype, self.compute, self.activation_scale)
+        return self.choices[place]
 
 
 class ScaledLinear(nn.Linear):
@@ -45,14 +50,28 @@ class ScaledLinear(nn.Linear):
     scaled: Patch | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.scaled is None or not is_scaled(self.weight):
+        if self.scaled is None or not is_scaled(local(self.weight)):
             return super().forward(x)
+        if is_parallel(self.weight):
+            return parallel_linear(x, self.weight, self.bias, self.product, self.partial_product)  # type: ignore[arg-type]
+        return self.product(x, self.bias)
+
+    def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         weight = self.quantized()
-        return apply(x, weight, self.bias, self.scaled.choice(weight, x.device, computed_dtype(x)))
+        return apply(x, weight, bias, self.choice(weight, x))
+
+    def partial_product(self, x: Tensor, bias: Tensor | None) -> Tensor:
+        """Of some of every token's inputs."""
+        weight, mesh = self.quantized(), self.weight.device_mesh  # type: ignore[attr-defined]
+        return partial_sum(x, weight, self.choice(weight, x), mesh.get_group())
+
+    def choice(self, weight: QuantizedWeight, x: Tensor) -> Choice:
+        assert self.scaled is not None
+        return self.scaled.choice(weight, x.device, computed_dtype(x))
 
     def quantized(self) -> QuantizedWeight:
-        """The weight with its codes and scales."""
-        return from_tensor(self.weight)  # type: ignore[arg-type]
+        """The weight with its codes and scales; of one that lies on several devices, this one's part."""
+        return from_tensor(local(self.weight))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> ScaledLinear:
         # Module sets a parameter's data, which a tensor made of several does not have
@@ -70,11 +89,17 @@ class ScaledLinear(nn.Linear):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """ComfyUI's own names, so that what is saved of a patched module can be read by anyone."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.scaled is not None and is_scaled(self.weight):
+        if self.scaled is not None and is_parallel(self.weight) and is_scaled(local(self.weight)):
+            parts = spread_tensors(self.quantized(), self.weight)  # type: ignore[arg-type]
+            destination.update({prefix + SPREAD[name]: tensor for name, tensor in parts.items()})
+        elif self.scaled is not None and is_scaled(self.weight):
             destination.update(native_tensors(self.quantized(), prefix))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *report: Any) -> None:
         """The counterpart; a weight without scales is for an unpatched module and is reported as an error."""
+        if self.scaled is not None and is_parallel(self.weight) and is_scaled(local(self.weight)):
+            self.load_part(state_dict, prefix, *report)
+            return
         if self.scaled is None or f"{prefix}weight_scale" not in state_dict:
             super()._load_from_state_dict(state_dict, prefix, *report)
             return
@@ -94,6 +119,23 @@ class ScaledLinear(nn.Linear):
         super()._load_from_state_dict({k: v for k, v in state_dict.items() if k not in own}, prefix, *report)
         report[2].remove(f"{prefix}weight")
 
+    def load_part(self, state_dict: dict[str, Tensor], prefix: str, *report: Any) -> None:
+        """A state dict of _save_to_state_dict on as many devices: each tensor's own part, copied in place."""
+        missing, errors = report[2], report[4]
+        parts = spread_tensors(self.quantized(), self.weight)  # type: ignore[arg-type]
+        own = {prefix + SPREAD[name]: tensor for name, tensor in parts.items()}
+        for key, tensor in own.items():
+            given = local(state_dict[key]) if key in state_dict else None
+            if given is None:
+                missing.append(key)
+            elif not alike(given, local(tensor)):
+                errors.append(f"{key}: not of the format, shape and devices that this layer has.")
+            elif given.data_ptr() != local(tensor).data_ptr():
+                local(tensor).copy_(given)
+        super()._load_from_state_dict({k: v for k, v in state_dict.items() if k not in own}, prefix, *report)
+        if f"{prefix}weight" in state_dict:
+            missing.remove(f"{prefix}weight")
+
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """For copy and pickle: neither can take a tensor made of several, nor find the twin of a subclass by name."""
         if self.scaled is None or not is_scaled(self.weight):
@@ -108,6 +150,11 @@ class ScaledLinear(nn.Linear):
             self._parameters["weight"] = frozen(*state["held"])
 
 
+# The same on several devices, where scales stay in the order of their rows
+SPREAD = {
+    "codes": "weight", "scale": "weight_scale", "input_scale": "input_scale", "smooth": "pre_quant_scale",
+    "outer": "weight_outer_scale", "codebook": "weight_codebook",
+}  # fmt: skip
 # Fields of a QuantizedWeight -> the names that saving gives them
 STORED = {"codes": "weight", "scale": "weight_scale", "input_scale": "input_scale", "smooth": "pre_quant_scale"}
 
@@ -118,8 +165,9 @@ def alike(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and (not named or torch.equal(one, other))
 
 
-def frozen(weight: QuantizedWeight, dtype: torch.dtype) -> nn.Parameter:
-    """The weight as a Parameter that reads as dtype."""
+def frozen(weight: QuantizedWeight, dtype: torch.dtype, name: str = "") -> nn.Parameter:
+    """The weight as a Parameter that reads as dtype; name: of its layer, for messages."""
+    NAMES[weight.codes] = name
     return nn.Parameter(to_tensor(weight, dtype), requires_grad=False)
 
 

@@ -5,10 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
+from ..distributed.parallel import (
+    fsdp_params,
+    in_place_of,
+    is_parallel,
+    keeps,
+    local,
+    place_in_mesh,
+    shard_again,
+    spread_like,
+    unscaled_class,
+)
+from ..distributed.parts import chunk, part
 from ..errors import Refused
 from ..kernels.plan import Choice, check_names, require
 from ..names import MODEL
@@ -26,6 +39,7 @@ class Handle:
 
     patches: Mapping[str, Patch]
     modules: Mapping[str, nn.Linear]
+    root: nn.Module
     token: object
 
     def report(self) -> Report:
@@ -36,10 +50,11 @@ class Handle:
 
     def restore(self) -> None:
         """Every layer as it was. Layers that were patched again since belong to the later handle and stay."""
+        sharded = list(fsdp_params(self.root))
         for linear in self.modules.values():
             patch = patch_of(linear)
             if patch is not None and patch.token is self.token:
-                restore_linear(linear, patch)
+                restore_linear(linear, patch, sharded)
 
     def __enter__(self) -> Handle:
         return self
@@ -68,21 +83,22 @@ def patch_linears(
     """
     check_names(compute, activation_scale)
     linears = matched(module, selected(checkpoint, layers))
-    weights = {name: fitting(name, checkpoint[name], linear) for name, linear in linears.items()}
+    weights = {name: fitting(name, own_part(checkpoint, name, linear), linear) for name, linear in linears.items()}
     token = object()
     patches = {
         name: planned(linear, weights[name], (compute, activation_scale), token) for name, linear in linears.items()
     }
     require((patch.choices[key] for patch in patches.values() for key in patch.choices), compute)
     install(linears, weights, patches)
-    return Handle(patches, linears, token)
+    return Handle(patches, linears, module, token)
 
 
 def restore_linears(module: nn.Module) -> None:
     """Every scaled Linear inside module as it was, whoever patched it: for copies, to which no handle belongs."""
+    sharded = list(fsdp_params(module))
     for linear in module.modules():
         if isinstance(linear, nn.Linear) and (patch := patch_of(linear)):
-            restore_linear(linear, patch)
+            restore_linear(linear, patch, sharded)
 
 
 ##### Which weight for which Linear
@@ -124,31 +140,44 @@ def candidates(name: str, linears: Mapping[str, nn.Linear]) -> list[nn.Linear]:
     return list({id(linear): linear for linear in those}.values())
 
 
+def own_part(checkpoint: Mapping[str, QuantizedWeight], name: str, linear: nn.Linear) -> QuantizedWeight:
+    """A checkpoint's weight; of a Linear that lies on several devices the part of this one, which alone is read."""
+    parameter = linear._parameters.get("weight")
+    if not is_parallel(parameter):
+        return checkpoint[name]
+    dim, index, count = place_in_mesh(parameter)  # type: ignore[arg-type]
+    if getattr(checkpoint, "share", None) is not None:
+        return checkpoint.part(name, dim)  # type: ignore[attr-defined]
+    whole = checkpoint[name]
+    return part(whole, dim, *chunk(whole.shape[dim], count, index))
+
+
 def fitting(name: str, weight: QuantizedWeight, linear: nn.Linear) -> QuantizedWeight:
     """The weight where linear's is, once it is sure that it can stand in for it."""
     if problem := unfit(weight, linear):
         raise Refused(f"Layer {name!r} {problem}")
-    return weight.to(linear.weight.device)
+    parameter = linear.weight
+    device = parameter.device_mesh.device_type if is_parallel(parameter) else parameter.device  # type: ignore[attr-defined]
+    return weight.to(device)
 
 
 def unfit(weight: QuantizedWeight, linear: nn.Linear) -> str | None:
     parameter = original(linear)
     if parameter is None:
         return "computes its weight from others (parametrization or weight norm); remove that first."
-    if nn.parameter.is_lazy(parameter) or parameter.is_meta:
+    if nn.parameter.is_lazy(parameter) or (parameter.is_meta and not is_parallel(parameter)):
         return "has no weight yet (meta device or lazy); load the module's weights first."
     if "forward" in vars(linear):
         return "has a forward set on the instance, which would go around the patch; remove that first."
-    if tuple(parameter.shape) != weight.shape:
-        return (
-            f"is {list(parameter.shape)} in the module, {list(weight.shape)} in the checkpoint; they are not one model."
-        )
+    here = local(parameter).shape
+    if tuple(here) != weight.shape:
+        return f"is {list(here)} in the module, {list(weight.shape)} in the checkpoint; they are not one model."
     return None
 
 
 def original(linear: nn.Linear) -> nn.Parameter | None:
     patch = patch_of(linear)
-    return patch.original if patch else linear._parameters.get("weight")
+    return patch.original if patch and patch.original is not None else linear._parameters.get("weight")
 
 
 ##### In and out
@@ -161,10 +190,13 @@ def patch_of(linear: nn.Linear) -> Patch | None:
 def planned(linear: nn.Linear, weight: QuantizedWeight, request: tuple[str, str], token: object) -> Patch:
     """The patch of one Linear, with the kernel for activations of the weight's own dtype and device."""
     place = (weight.codes.device, reads_as(linear))
-    if before := patch_of(linear):
-        patch = Patch(before.base, before.original, before.placed, token, *request)
+    before, now = patch_of(linear), linear._parameters["weight"]
+    if before is None:
+        patch = Patch(type(linear), now, place, token, *request)
+    elif before.original is None:
+        patch = Patch(before.base, now, place, token, *request, below=before)
     else:
-        patch = Patch(type(linear), linear._parameters["weight"], place, token, *request)  # type: ignore[arg-type]
+        patch = Patch(before.base, before.original, before.placed, token, *request, below=before.below)
     patch.choice(weight, *place)
     return patch
 
@@ -184,19 +216,31 @@ def install(
     try:
         for name, linear in linears.items():
             patch = patches[name]
-            put(linear, scaled_class(patch.base), frozen(weights[name], reads_as(linear)), patch)
+            weight = frozen(weights[name], reads_as(linear), name)
+            put(linear, scaled_class(patch.base), in_place_of(linear.weight, weight), patch)
     except BaseException:
         for state in before:
             put(*state)
         raise
 
 
-def restore_linear(linear: nn.Linear, patch: Patch) -> None:
-    """Class, Parameter and attributes as they were; the Parameter follows where the layer has been moved since."""
-    place = (linear.weight.device, linear.weight.dtype)
-    if place != patch.placed and not linear.weight.is_meta:
+def restore_linear(linear: nn.Linear, patch: Patch, sharded: Iterable[Any]) -> None:
+    """Class, Parameter and attributes as they were; the Parameter follows where the layer has been moved since.
+
+    sharded: what FSDP2 keeps of its parameters; it, or tensor parallelism, goes on with the original cut the same way.
+    """
+    if patch.original is None:
+        return
+    weight = linear.weight
+    place = (weight.device, weight.dtype)
+    if place != patch.placed and not weight.is_meta:
         patch.original.data = patch.original.data.to(*place)
-    put(linear, patch.base, patch.original, None)
+    base = scaled_class(patch.base) if patch.below else patch.base
+    put(linear, unscaled_class(linear, base), patch.original, patch.below)
+    if kept := next((one for one in sharded if keeps(one, linear)), None):
+        shard_again(kept, patch.original)
+    elif is_parallel(weight) and not is_parallel(patch.original):
+        linear._parameters["weight"] = spread_like(patch.original, weight)  # type: ignore[arg-type]
 
 
 def put(linear: nn.Linear, cls: type[nn.Linear], weight: nn.Parameter | None, patch: Patch | None) -> None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_kitchen.tensor import QuantizedLayout, QuantizedTensor, register_layout_class
 from comfy_kitchen.tensor.base import BaseLayoutParams
 from torch import Tensor
+from torch.utils import _pytree as pytree
+from torch.utils.weak import WeakTensorKeyDictionary
 
+from ..distributed.gathering import Shard, gathered, given
 from ..weights.encode import Job, generator, quantize
 from ..weights.formats import Format, float8_e4m3fn
 from ..weights.granularity import Granularity, PerTensor
@@ -31,7 +34,10 @@ class ScaledWeightLayout(QuantizedLayout):
 
     @dataclass(frozen=True)
     class Params(BaseLayoutParams):
-        """What a QuantizedWeight holds beside its codes, and the kernel chosen for it (a plan.Choice)."""
+        """What a QuantizedWeight holds beside its codes, and the kernel chosen for it (a plan.Choice).
+
+        shard: of which weight its rows are a part, where other devices hold the rest.
+        """
 
         format: Format = float8_e4m3fn
         granularity: Granularity = PerTensor()
@@ -40,6 +46,7 @@ class ScaledWeightLayout(QuantizedLayout):
         rotation: int = 0
         outer: Tensor | None = None
         codebook: Tensor | None = None
+        shard: Shard | None = None
         # not compared: it counts calls, and torch.compile would take a new count for a new weight
         choice: Choice | None = field(default=None, compare=False)
 
@@ -88,6 +95,76 @@ class ScaledWeightLayout(QuantizedLayout):
         codes = qdata.view(params.orig_shape) if params.format.per_byte == 1 else qdata
         return {"": codes, "_scale": params.scale}
 
+    @classmethod
+    def pre_all_gather(cls, qtensor: QuantizedTensor, mesh: object = None) -> tuple[tuple[Tensor, ...], object]:
+        """What a device gives to the others: bytes ``[rows, ...]`` of its part, and what all need to know of it."""
+        weight = from_tensor(qtensor)
+        shard = qtensor._params.shard or Shard(weight.shape, weight.shape[0])
+        return given(weight, shard), (weight, shard)
+
+    @classmethod
+    def post_all_gather(
+        cls,
+        qtensor: QuantizedTensor,
+        all_gather_outputs: tuple[Tensor, ...],
+        metadata: tuple[QuantizedWeight, Shard],
+        param_dtype: torch.dtype,
+        *,
+        out: QuantizedTensor | None = None,
+    ) -> tuple[QuantizedTensor, tuple[Tensor, ...]] | None:
+        """The whole weight from what all devices gave; out: the one made before, which is a view of the same bytes."""
+        weight = gathered(*metadata, all_gather_outputs)
+        if out is None:
+            return to_tensor(weight, param_dtype), all_gather_outputs
+        out._qdata, out._params = weight.codes, replace(out._params, scale=weight.scale, outer=weight.outer)
+        return None
+
+
+class ScaledTensor(QuantizedTensor):
+    """A tensor of this layout that stays one under torch's operations, and that FSDP2 shards as codes and scales."""
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.ops.aten.detach.default:
+            # the same scales: comfy-kitchen would copy them, and FSDP2 fills them anew where they are
+            return ScaledTensor(args[0]._qdata, args[0]._layout_cls, args[0]._params)
+        found = super().__torch_dispatch__(func, types, args, kwargs)
+        return pytree.tree_map_only(QuantizedTensor, kept, found)
+
+    @staticmethod
+    def __tensor_unflatten__(inner_tensors: Any, ctx: Any, outer_size: Any, outer_stride: Any) -> QuantizedTensor:
+        return kept(QuantizedTensor.__tensor_unflatten__(inner_tensors, ctx, outer_size, outer_stride))
+
+    def fsdp_pre_all_gather(self, mesh: object) -> tuple[tuple[Tensor, ...], object]:
+        # of one argument: with five FSDP2 wants every part in the shape of the codes
+        return ScaledWeightLayout.pre_all_gather(self, mesh)
+
+    def fsdp_post_all_gather(
+        self, all_gather_outputs: Any, metadata: Any, param_dtype: torch.dtype, *, out: Any = None
+    ) -> Any:
+        return ScaledWeightLayout.post_all_gather(self, all_gather_outputs, metadata, param_dtype, out=out)
+
+
+def kept(tensor: QuantizedTensor) -> QuantizedTensor:
+    """A tensor that comfy-kitchen made of a scaled one, as a scaled one again."""
+    if type(tensor) is QuantizedTensor and is_scaled(tensor):
+        return ScaledTensor(tensor._qdata, tensor._layout_cls, tensor._params)
+    return tensor
+
+
+def rewrapped(tensor: Any, weight: QuantizedWeight, shard: Shard | None = None) -> ScaledTensor:
+    """Another weight in the place of a scaled tensor's own; no kernel is chosen for it yet."""
+    params = params_of(weight, tensor._params.orig_dtype, None, weight.input_scale)
+    return ScaledTensor(weight.codes, tensor._layout_cls, replace(params, shard=shard))
+
+
+# codes -> the name of the layer they are of, for messages; no part of the tensor, which torch.compile compares
+NAMES = WeakTensorKeyDictionary()
+
+
+def layer_of(tensor: Any) -> str:
+    return str(NAMES.get(tensor._qdata, ""))
+
 
 register_layout_class(ScaledWeightLayout.NAME, ScaledWeightLayout)
 
@@ -124,7 +201,7 @@ def to_tensor(
     shape: of a convolution's weight, ``[out, ...]`` with in elements after the first dimension; else ``[out, in]``.
     """
     params = params_of(weight, dtype, choice, weight.input_scale, shape)
-    return QuantizedTensor(weight.codes, ScaledWeightLayout.NAME, params)
+    return ScaledTensor(weight.codes, ScaledWeightLayout.NAME, params)
 
 
 def is_scaled(tensor: object) -> bool:
@@ -139,4 +216,4 @@ def from_tensor(tensor: QuantizedTensor) -> QuantizedWeight:
 
 def with_choice(tensor: QuantizedTensor, choice: Choice) -> QuantizedTensor:
     """The same weight with another kernel chosen for it; nothing is copied."""
-    return QuantizedTensor(tensor._qdata, tensor._layout_cls, replace(tensor._params, choice=choice))
+    return ScaledTensor(tensor._qdata, tensor._layout_cls, replace(tensor._params, choice=choice))

@@ -165,7 +165,8 @@ def slabs(weight: Tensor, granularity: Granularity, elements: int | None = None)
 def encode_slabs(job: Job, weight: Tensor, amax: Tensor) -> tuple[Tensor, Tensor]:
     """Scales that belong to rows, slab by slab."""
     pieces = []
-    for slab in slabs(weight, job.granularity):
+    # codes of four bits take twice as many steps, and so as many copies of a slab
+    for slab in slabs(weight, job.granularity, SLAB // job.format.per_byte):
         values = job.values(slab)
         own = job.granularity.amax(values)
         scale = searched(job, values, own) if job.search else job.scale(own)

@@ -1,0 +1,1 @@
+"""Tensors on several devices: parts of a quantized weight, gathered, and computed with where they lie."""

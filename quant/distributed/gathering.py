@@ -1,0 +1,52 @@
+"""A weight whose rows lie on several devices, gathered for a forward: codes travel as bytes, scales with their rows.
+
+The hooks of FSDP2 (``torch.distributed.fsdp``, all-gather extensions): what each device gives, and the weight that
+is made of what all gave.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from math import ceil
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..weights.weight import QuantizedWeight
+from .parts import filled, scale_step
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Of which weight some rows are a part. whole: its ``(out, in)``; rows: of every part, the last ones filled up."""
+
+    whole: tuple[int, int]
+    rows: int
+
+
+def parts_of(weight: QuantizedWeight) -> dict[str, Tensor]:
+    """The tensors that lie along a weight's rows, by field."""
+    found = {"codes": weight.codes}
+    if scale_step(weight, 0) is not None:
+        found["scale"] = weight.scale
+    if weight.outer is not None and weight.outer.dim():
+        found["outer"] = weight.outer
+    return found
+
+
+def given(weight: QuantizedWeight, shard: Shard) -> tuple[Tensor, ...]:
+    """What a device gives: each tensor ``[rows, ...]`` of its part, filled up to the rows of every part."""
+    tensors = parts_of(filled(weight, 0, shard.rows)).values()
+    return tuple((t.view(torch.uint8) if t.dtype.itemsize == 1 else t).contiguous() for t in tensors)
+
+
+def gathered(weight: QuantizedWeight, shard: Shard, outputs: tuple[Tensor, ...]) -> QuantizedWeight:
+    """The whole weight as views of what all devices gave, in their order; weight: this device's part."""
+    own = parts_of(weight)
+    steps = {"codes": 1, "scale": scale_step(weight, 0) or 1, "outer": 1}
+    tensors: dict[str, Any] = {
+        name: output.view(own[name].dtype)[: ceil(shard.whole[0] / steps[name])]
+        for name, output in zip(own, outputs, strict=True)
+    }
+    return replace(weight, shape=shard.whole, **tensors)

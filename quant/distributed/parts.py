@@ -1,0 +1,140 @@
+"""Parts of a quantized weight: some of its rows or columns, filled up, put together; never requantized.
+
+``dim`` 0 are outputs (rows), 1 are inputs (columns), as in ``[out, in]``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil, lcm
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import Refused
+from ..weights.granularity import PerBlock, PerRow
+from ..weights.weight import QuantizedWeight
+
+# what of a weight lies along each dimension, beside its codes and scale
+ALONG = {0: ("outer",), 1: ("smooth",)}
+
+
+def part(weight: QuantizedWeight, dim: int, start: int, stop: int) -> QuantizedWeight:
+    """Rows or columns [start, stop) of a weight ``[out, in]`` as a weight of its own; rows are views, columns copies.
+
+    Refused where the part would begin inside of a block, a group, a rotation or a byte.
+    """
+    check_border(weight, dim, start)
+    if dim == 1 and stop < weight.shape[1]:
+        check_border(weight, 1, stop)
+    along: dict[str, Any] = {name: sliced(getattr(weight, name), dim, start, stop) for name in ALONG[dim]}
+    shape = (stop - start, weight.shape[1]) if dim == 0 else (weight.shape[0], stop - start)
+    per = weight.format.per_byte if dim else 1
+    codes = weight.codes.narrow(dim, start // per, ceil(stop / per) - start // per).contiguous()
+    scale = part_of_scale(weight, dim, start, stop).contiguous()
+    return replace(weight, codes=codes, scale=scale, shape=shape, **along)
+
+
+def part_of_scale(weight: QuantizedWeight, dim: int, start: int, stop: int) -> Tensor:
+    step = scale_step(weight, dim)
+    return weight.scale if step is None else weight.scale.narrow(dim, start // step, ceil(stop / step) - start // step)
+
+
+def scale_step(weight: QuantizedWeight, dim: int) -> int | None:
+    """How many rows or columns share a scale, None where all do."""
+    if isinstance(weight.granularity, PerBlock):
+        return weight.granularity.cols if dim else weight.granularity.rows
+    return 1 if isinstance(weight.granularity, PerRow) and dim == 0 else None
+
+
+def sliced(companion: Tensor | None, dim: int, start: int, stop: int) -> Tensor | None:
+    """Of a vector ``[in]`` or a column ``[out, 1]``; what is there once for all stays."""
+    return companion[start:stop] if companion is not None and companion.dim() else companion
+
+
+def border(weight: QuantizedWeight, dim: int) -> int:
+    """What a part's first row or column must be a multiple of."""
+    step = scale_step(weight, dim) or 1
+    return lcm(step, weight.format.per_byte, weight.rotation or 1) if dim else step
+
+
+def check_border(weight: QuantizedWeight, dim: int, at: int) -> None:
+    step = border(weight, dim)
+    if at % step:
+        what = "inputs" if dim else "outputs"
+        raise Refused(
+            f"a {weight.format.name} weight {list(weight.shape)} with {weight.granularity.name} scales cannot be cut "
+            f"at {at} {what}, only at multiples of {step}; use another number of devices, or leave this layer whole."
+        )
+
+
+def chunk(size: int, count: int, index: int) -> tuple[int, int]:
+    """[start, stop) of one of count parts as torch.chunk makes them: equal ones, the last shorter, some empty."""
+    step = ceil(size / count)
+    return min(index * step, size), min((index + 1) * step, size)
+
+
+##### Filled up, and put together
+
+
+def filled(weight: QuantizedWeight, dim: int, size: int) -> QuantizedWeight:
+    """The weight with zeros after its last row or column, so that it has size of them."""
+    if size <= weight.shape[dim]:
+        return weight
+    per, step = weight.format.per_byte if dim else 1, scale_step(weight, dim)
+    shape = (size, weight.shape[1]) if dim == 0 else (weight.shape[0], size)
+    codes = lengthened(weight.codes, dim, ceil(size / per))
+    scale = weight.scale if step is None else lengthened(weight.scale, dim, ceil(size / step))
+    along: dict[str, Any] = {name: grown(getattr(weight, name), size) for name in ALONG[dim]}
+    return replace(weight, codes=codes, scale=scale, shape=shape, **along)
+
+
+def grown(companion: Tensor | None, size: int) -> Tensor | None:
+    return lengthened(companion, 0, size) if companion is not None and companion.dim() else companion
+
+
+def lengthened(tensor: Tensor, dim: int, size: int) -> Tensor:
+    missing = size - tensor.shape[dim]
+    # float8 has no pad of its own
+    raw = tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
+    padding = (0, 0, 0, missing) if dim == 0 and tensor.dim() == 2 else (0, missing)
+    return F.pad(raw, padding).view(tensor.dtype) if missing else tensor
+
+
+def joined(parts: Sequence[QuantizedWeight], dim: int) -> QuantizedWeight:
+    """Parts of one weight beside each other; Refused where they are of different kinds."""
+    first = parts[0]
+    if len({(one.format, one.granularity, one.rotation, one.shape[1 - dim]) for one in parts}) > 1:
+        raise Refused("Weights of unlike formats, scales or shapes cannot be put together; dequantize them first.")
+    tensors: dict[str, Any] = {name: cat(parts, name, dim) for name in ("codes", "scale", *ALONG[dim])}
+    size = sum(one.shape[dim] for one in parts)
+    shape = (size, first.shape[1]) if dim == 0 else (first.shape[0], size)
+    return replace(first, shape=shape, **tensors)
+
+
+def cat(parts: Sequence[QuantizedWeight], name: str, dim: int) -> Tensor | None:
+    own = [getattr(one, name) for one in parts]
+    whole = own[0] is None or own[0].dim() == 0 or (name == "scale" and scale_step(parts[0], dim) is None)
+    if whole:
+        return own[0]
+    raw = [tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor for tensor in own]
+    return torch.cat(raw, dim if raw[0].dim() > 1 else 0).view(own[0].dtype)
+
+
+def zeros(weight: QuantizedWeight, shape: tuple[int, int]) -> QuantizedWeight:
+    """A weight of the same kind and another shape, all zeros, to copy parts into."""
+
+    def like(companion: Tensor | None, size: int) -> Tensor | None:
+        if companion is None or not companion.dim():
+            return None if companion is None else torch.zeros_like(companion)
+        return companion.new_zeros((size, *companion.shape[1:]))
+
+    codes = weight.codes.new_zeros((shape[0], ceil(shape[1] / weight.format.per_byte)))
+    scale = weight.scale.new_zeros(weight.granularity.scale_shape(shape))
+    return replace(
+        weight, codes=codes, scale=scale, shape=shape,
+        outer=like(weight.outer, shape[0]), smooth=like(weight.smooth, shape[1]),
+    )  # fmt: skip

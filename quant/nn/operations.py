@@ -1,0 +1,204 @@
+"""What torch may do to a scaled tensor without dequantizing it: cut, fill up, put together, send to other devices."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from comfy_kitchen.tensor import QuantizedTensor, register_layout_op
+from torch import Tensor
+
+from ..distributed import parts
+from ..distributed.gathering import Shard, parts_of
+from ..errors import Refused
+from .tensor import ScaledTensor, ScaledWeightLayout, from_tensor, is_scaled, layer_of, rewrapped
+
+aten = torch.ops.aten
+Args = Sequence[Any]
+
+
+def operation(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Registers a function of (tensor, arguments, keywords) for operations of torch; skips those this torch lacks."""
+
+    def register(function: Callable[..., Any]) -> Callable[..., Any]:
+        for found in filter(None, map(overload, names)):
+            register_layout_op(found, ScaledWeightLayout)(lambda qt, args, kwargs, op=found: function(op, args, kwargs))
+        return function
+
+    return register
+
+
+def overload(name: str) -> Any:
+    """An operation by its dotted name, None where this torch has none."""
+    found: Any = torch.ops
+    for word in name.split("."):
+        try:
+            found = getattr(found, word)
+        except (AttributeError, RuntimeError):
+            return None
+    return found
+
+
+##### One tensor
+
+
+@operation("aten.split.Tensor")
+def split(op: Any, args: Args, kwargs: dict[str, Any]) -> list[ScaledTensor]:
+    tensor, size, dim = args[0], args[1], dimension(args, 2)
+    starts = range(0, tensor.shape[dim], size)
+    # where a part is not the last, it says what all are filled up to
+    shard = Shard(matrix(tensor), size) if dim == 0 else None
+    return [cut(tensor, dim, start, min(start + size, tensor.shape[dim]), shard) for start in starts]
+
+
+@operation("aten.split_with_sizes.default")
+def split_with_sizes(op: Any, args: Args, kwargs: dict[str, Any]) -> list[ScaledTensor]:
+    tensor, dim, ends = args[0], dimension(args, 2), [0]
+    for size in args[1]:
+        ends.append(ends[-1] + size)
+    return [cut(tensor, dim, start, stop) for start, stop in zip(ends, ends[1:], strict=False)]
+
+
+@operation("aten.slice.Tensor")
+def slice_(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
+    tensor, dim = args[0], dimension(args, 1)
+    start, stop, step = (*args[2:], *(None, None, None)[len(args) - 2 :])[:3]
+    if step not in (None, 1):
+        return op(tensor.dequantize(), *args[1:])
+    start, stop, _ = slice(start, stop).indices(tensor.shape[dim])
+    return cut(tensor, dim, start, max(start, stop))
+
+
+@operation("aten.new_zeros.default")
+def new_zeros(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
+    """Zeros of the same kind: rows that others are copied into."""
+    tensor, shape = args[0], tuple(args[1])
+    if len(shape) != 2:
+        return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
+    found = tensor._params.shard
+    shard = Shard(found.whole if found else matrix(tensor), shape[0])
+    return rewrapped(tensor, parts.zeros(from_tensor(tensor), (shape[0], shape[1])), shard)
+
+
+@operation("aten.new_empty.default")
+def new_empty(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
+    return new_zeros(op, args, kwargs) if len(args[1]) == 2 else torch.empty(args[1], dtype=args[0].dtype)
+
+
+@operation("aten.view.default", "aten._unsafe_view.default", "aten.reshape.default")
+def view(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
+    """Itself for its own shape, and for [-1], by which FSDP means what it keeps: none of them is ever flat."""
+    tensor, shape = args[0], tuple(args[1])
+    if shape in ((-1,), tuple(tensor.shape)):
+        return alias(tensor)
+    return op(tensor.dequantize(), *args[1:])
+
+
+@operation("aten.as_strided.default")
+def as_strided(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
+    tensor, own = args[0], (tuple(args[0].shape), tuple(args[0].stride()), 0)
+    wanted = (tuple(args[1]), tuple(args[2]), args[3] if len(args) > 3 and args[3] is not None else 0)
+    return alias(tensor) if wanted == own else op(tensor.dequantize(), *args[1:])
+
+
+@operation("aten.constant_pad_nd.default")
+def pad(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
+    tensor, amounts, value = args[0], [*args[1], 0, 0][:4], args[2] if len(args) > 2 else 0
+    left, right, above, below = amounts
+    if left or above or value:
+        return op(tensor.dequantize(), *args[1:])
+    weight = parts.filled(from_tensor(tensor), 1, tensor.shape[1] + right)
+    return rewrapped(tensor, parts.filled(weight, 0, tensor.shape[0] + below), tensor._params.shard)
+
+
+@operation("aten.cat.default")
+def cat(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
+    tensors, dim = args[0], dimension((None, *args[1:]), 1)
+    weights = [from_tensor(tensor) for tensor in tensors if is_scaled(tensor)]
+    if len(weights) < len(tensors):
+        raise Refused("A scaled weight cannot be put beside one without scales; dequantize it first.")
+    return rewrapped(tensors[0], parts.joined(weights, dim))
+
+
+def cut(tensor: Tensor, dim: int, start: int, stop: int, shard: Shard | None = None) -> ScaledTensor:
+    """Rows or columns of a tensor; of a part that another device holds, nothing but its shape."""
+    params = tensor._params  # type: ignore[attr-defined]
+    try:
+        weight = parts.part(from_tensor(tensor), dim, start, stop)  # type: ignore[arg-type]
+    except Refused as problem:
+        name = layer_of(tensor)
+        raise Refused(f"Layer {name}: {problem}" if name else problem) from None
+    return rewrapped(tensor, weight, shard or (params.shard if dim == 0 else None))
+
+
+def alias(tensor: Any) -> ScaledTensor:
+    return ScaledTensor(tensor._qdata, tensor._layout_cls, tensor._params)
+
+
+def dimension(args: Args, at: int) -> int:
+    dim = args[at] if len(args) > at else 0
+    return int(dim) % 2
+
+
+def matrix(tensor: Tensor) -> tuple[int, int]:
+    return (tensor.shape[0], tensor.shape[1])
+
+
+##### Several devices
+
+
+@operation("c10d.scatter_.default", "c10d.broadcast_.default")
+def collective(op: Any, args: Args, kwargs: dict[str, Any]) -> Any:
+    """A collective on lists of tensors, once for each tensor that a scaled one is made of."""
+    works = [op(*inner, **kwargs) for inner in taken_apart(args)]
+    for work in works[:-1]:
+        work[-1].wait()
+    return args[0], works[-1][-1]
+
+
+def taken_apart(args: Args) -> Iterator[list[Any]]:
+    """The arguments with each scaled tensor replaced by its first part, then by its second, and so on."""
+    count = next(len(components(tensor)) for tensor in flattened(args) if is_scaled(tensor))
+    for i in range(count):
+        yield [replaced(arg, i) for arg in args]
+
+
+def replaced(value: Any, i: int) -> Any:
+    if is_scaled(value):
+        return components(value)[i]
+    return [replaced(item, i) for item in value] if isinstance(value, list | tuple) else value
+
+
+def flattened(value: Any) -> Iterator[Any]:
+    if isinstance(value, list | tuple):
+        for item in value:
+            yield from flattened(item)
+    else:
+        yield value
+
+
+def components(tensor: QuantizedTensor) -> list[Tensor]:
+    """All tensors of a scaled one, codes as bytes; contiguous, so that they can be received into."""
+    weight = from_tensor(tensor)
+    found = [weight.codes, *(getattr(tensor._params, name) for name in tensor._params._tensor_fields())]
+    return [part.view(torch.uint8) if part.dtype.itemsize == 1 else part for part in found]
+
+
+@operation("_c10d_functional.all_gather_into_tensor.default")
+def all_gather(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
+    """Every device's rows, one after another."""
+    tensor, count = args[0], args[1]
+    weight = from_tensor(tensor)
+    own = {name: part.contiguous() for name, part in parts_of(weight).items()}
+    raw = {n: p.view(torch.uint8) if p.dtype.itemsize == 1 else p for n, p in own.items()}
+    found = {name: op(part, *args[1:], **kwargs).view(own[name].dtype) for name, part in raw.items()}
+    return rewrapped(tensor, replace(weight, shape=(weight.shape[0] * count, weight.shape[1]), **found))
+
+
+@operation("_c10d_functional.wait_tensor.default")
+def wait(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
+    for part in parts_of(from_tensor(args[0])).values():
+        op(part.view(torch.uint8) if part.dtype.itemsize == 1 else part)
+    return alias(args[0])

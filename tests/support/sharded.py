@@ -1,0 +1,214 @@
+"""What a rank sees of scaled Linears under FSDP2, tensor parallelism and distributed checkpoints: plain numbers."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from safetensors.torch import save_file
+from scaled_fp8 import quant
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+CASES = [(f, g.name) for f in quant.FORMATS.values() for g in f.granularities]
+IN, HIDDEN, OUT = 512, 1024, 512
+
+
+def model(dtype: torch.dtype = torch.float32, hidden: int = HIDDEN) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(IN, hidden), nn.ReLU(), nn.Linear(hidden, OUT)).to(dtype)
+
+
+def quantized(net: nn.Module, format: quant.Format, granularity: str) -> dict[str, quant.QuantizedWeight]:
+    weights = {name: layer.weight.detach() for name, layer in net.named_children() if isinstance(layer, nn.Linear)}
+    return {name: quant.quantize(w, format, format.granularity(granularity)) for name, w in weights.items()}
+
+
+def size(weight: quant.QuantizedWeight) -> int:
+    return sum(v.nbytes for v in vars(weight).values() if isinstance(v, Tensor))
+
+
+def held(net: nn.Module) -> int:
+    """Bytes of the scaled weights that this rank holds."""
+    tensors = (layer.weight._local_tensor for layer in net if isinstance(layer, nn.Linear))
+    return sum(t._qdata.nbytes + sum(getattr(t._params, n).nbytes for n in t._params._tensor_fields()) for t in tensors)
+
+
+def error(found: Tensor, wanted: Tensor) -> float:
+    return float((found.float() - wanted.float()).norm() / wanted.float().norm())
+
+
+def own_mesh() -> DeviceMesh:
+    return init_device_mesh("cpu", (dist.get_world_size(),))
+
+
+def shared_folder() -> Path:
+    folder = [tempfile.mkdtemp() if dist.get_rank() == 0 else ""]
+    dist.broadcast_object_list(folder)
+    return Path(folder[0])
+
+
+def parallelized(net: nn.Module, source: int | None = None) -> nn.Module:
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    return parallelize_module(net, own_mesh(), plan, src_data_rank=source)
+
+
+@torch.no_grad()
+def fsdp() -> dict:
+    from torch.distributed.fsdp import fully_shard
+
+    mesh, x, found = own_mesh(), torch.randn(5, IN), {}
+    for format, granularity in CASES:
+        net = model()
+        before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        weights = quantized(net, format, granularity)
+        whole = sum(map(size, weights.values()))
+        handle = quant.patch_linears(net, weights)
+        wanted = net(x)
+        fully_shard(net, mesh=mesh)
+        same = [torch.equal(net(x), wanted)]
+        # a second time after its weights were let go
+        net.reshard()
+        same.append(torch.equal(net(x), wanted))
+        net.reshard()
+        given = [t for layer in (net[0], net[2]) for t in layer.weight._local_tensor.fsdp_pre_all_gather(mesh)[0]]
+        share, sent = held(net) / whole, sum(t.nbytes for t in given) / whole
+        handle.restore()
+        restored = all(torch.equal(p.full_tensor(), before[name]) for name, p in net.named_parameters())
+        found[f"{format.name} {granularity}"] = {"same": same, "share": share, "sent": sent, "restored": restored}
+    return found
+
+
+@torch.no_grad()
+def fsdp_uneven() -> dict:
+    """Rows that do not divide, and blocks that do not either."""
+    from torch.distributed.fsdp import fully_shard
+
+    x, found = torch.randn(5, IN), {}
+    for granularity in ("per-row", "block"):
+        net = model(hidden=333)
+        quant.patch_linears(net, quantized(net, quant.FORMATS["float8_e4m3fn"], granularity))
+        wanted = net(x)
+        try:
+            fully_shard(net, mesh=own_mesh())
+            found[granularity] = bool(torch.equal(net(x), wanted))
+        except quant.Refused as refusal:
+            found[granularity] = str(refusal)
+    return found
+
+
+@torch.no_grad()
+def component() -> dict:
+    """A module quantized for good holds no second copy of its weights."""
+    from torch.distributed.fsdp import fully_shard
+
+    x = torch.randn(5, IN, dtype=torch.bfloat16)
+    net, _ = quant.quantize_component(model(torch.bfloat16), "fp8-dynamic", backend="patched")
+    wanted = net(x)
+    fully_shard(net, mesh=own_mesh())
+    same = torch.equal(net(x), wanted)
+    scaled = [layer for layer in net if getattr(layer, "scaled", None)]
+    return {"same": same, "layers": len(scaled), "kept": [layer.scaled.original is not None for layer in scaled]}
+
+
+@torch.no_grad()
+def tensor_parallel() -> dict:
+    rank, count, found = dist.get_rank(), dist.get_world_size(), {}
+    for dtype, source in ((torch.float32, 0), (torch.bfloat16, None)):
+        x = torch.randn(2, 5, IN, dtype=dtype)
+        for format, granularity in CASES:
+            net = model(dtype)
+            before, weights = net[2].weight.detach().clone(), quantized(net, format, granularity)
+            handle = quant.patch_linears(net, weights)
+            rows, wanted = net[0](x), net(x)
+            # the last layer alone, by float32 arithmetic
+            middle = net[1](net[0](x))
+            exact = middle.float() @ weights["2"].dequantize().T + net[2].bias.float()
+            parallelized(net, source)
+            found[f"{format.name} {granularity} {dtype}"] = result = {
+                "same": torch.equal(net[0](x), rows.chunk(count, -1)[rank]),
+                "error": error(net(x), wanted),
+                "exact": error(net(x), exact),
+                "alone": error(wanted, exact),
+                "share": held(net) / sum(map(size, weights.values())),
+            }
+            handle.restore()
+            result["restored"] = torch.equal(net[2].weight.full_tensor(), before)
+    return found
+
+
+@torch.no_grad()
+def checkpointed() -> dict:
+    """Saved by torch.distributed.checkpoint, spoiled, loaded."""
+    import torch.distributed.checkpoint as dcp
+
+    folder, x, found = shared_folder(), torch.randn(5, IN), {}
+    for format, granularity in CASES:
+        net, name = model(), f"{format.name} {granularity}"
+        quant.patch_linears(net, quantized(net, format, granularity))
+        parallelized(net)
+        wanted = net(x)
+        dcp.save(net.state_dict(), checkpoint_id=folder / name)
+        for layer in (net[0], net[2]):
+            layer.weight._local_tensor._qdata.view(torch.uint8).zero_()
+            layer.weight._local_tensor._params.scale.zero_()
+        spoiled = not torch.equal(net(x), wanted)
+        state = net.state_dict()
+        dcp.load(state, checkpoint_id=folder / name)
+        net.load_state_dict(state)
+        found[name] = spoiled and torch.equal(net(x), wanted)
+    return found
+
+
+@torch.no_grad()
+def read_parts() -> dict:
+    """Each rank reads its own rows, or columns, of a file and nothing else of the codes."""
+    path, x, net = shared_folder() / "model.safetensors", torch.randn(5, IN), model()
+    weights = quantized(net, quant.FORMATS["float8_e4m3fn"], "per-row")
+    if dist.get_rank() == 0:
+        tensors = {f"{name}.weight": w.codes for name, w in weights.items()}
+        save_file(tensors | {f"{name}.weight_scale": w.scale for name, w in weights.items()}, path)
+    dist.barrier()
+    biases = {at: net[at].bias.detach().clone() for at in (0, 2)}
+    quant.patch_linears(net, weights)
+    wanted = net(x)
+    with torch.device("meta"):
+        empty = parallelized(nn.Sequential(nn.Linear(IN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUT)))
+    for at, bias in biases.items():
+        cut = torch.distributed.tensor.distribute_tensor(bias, own_mesh(), empty[at].bias.placements)
+        empty[at].bias = nn.Parameter(cut, requires_grad=False)
+    checkpoint = quant.read_checkpoint(path, mesh=own_mesh())
+    counted = Counted(checkpoint.source)
+    quant.patch_linears(empty, checkpoint)
+    whole = sum(w.codes.nbytes for w in weights.values())
+    return {"error": error(empty(x), wanted), "read": counted.codes / whole}
+
+
+class Counted:
+    """Counts the bytes of codes that are read of a source from now on."""
+
+    def __init__(self, source: quant.Source) -> None:
+        self.codes = 0
+        for name, stored in source.stored.items():
+            if stored.info.dtype.startswith("F8"):
+                source.stored[name] = Watched(stored, self)
+
+
+class Watched:
+    def __init__(self, stored: object, counted: Counted) -> None:
+        self.stored, self.counted = stored, counted
+        self.info, self.origin, self.path = stored.info, stored.origin, stored.path
+
+    def read(self, start: int, stop: int) -> Tensor:
+        self.counted.codes += stop - start
+        return self.stored.read(start, stop)
+
+
+def everything() -> dict:
+    torch.manual_seed(1)
+    parts = (fsdp, fsdp_uneven, component, tensor_parallel, checkpointed, read_parts)
+    return {part.__name__: part() for part in parts}
