@@ -138,7 +138,7 @@ def granularity_of(format: Format, family: Family | None, request: Request) -> t
         return format.granularity(request.granularity), "argument"
     setting = resolved("granularity", family, request.settings) if request.settings else None
     known = [g for g in format.granularities if setting and g.name == setting.value]
-    if setting and setting.origin != "built in" and known:
+    if setting and not setting.is_default and known:
         return known[0], setting.origin
     return format.granularities[0], f"default of {format.name}"
 

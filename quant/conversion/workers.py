@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import torch
 
+from ..threads import single_threaded
+
 BUDGET = 256 << 20  # bytes that the running tasks may hold; one that needs more runs while no other does
 T = TypeVar("T")
 
@@ -73,17 +75,6 @@ def run_all(
             stop.set()
             pool.shutdown(cancel_futures=True)
             raise
-
-
-@contextmanager
-def single_threaded() -> Iterator[None]:
-    """Each operation on one core: threads of the pool use the others, and sums do not depend on their number."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def cores() -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..errors import Refused
 from ..nn.patch import patch_linears
 from ..text import text_table
+from ..threads import single_threaded
 from ..weights.encode import quantize
 from ..weights.formats import float8_e4m3fn
 from ..weights.granularity import PerTensor
@@ -59,19 +59,8 @@ def main(out_dir: Path | str = "scaled-fp8-demo", as_json: bool = False) -> int:
     return 0 if demo.restored and demo.images[1].relative < 0.1 < demo.images[0].relative else 1
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """For GEMMs this small a second thread gains nothing, and on a busy machine they wait for each other."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @torch.no_grad()
-@one_thread()
+@single_threaded()
 def run(out_dir: Path) -> tuple[Demo, str]:
     """The demonstration and its two tables as text."""
     start = time.perf_counter()

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..weights.native import mxfp8, nvfp4
+from ..weights.packing import padded
 from ..weights.weight import QuantizedWeight
 
 
@@ -76,16 +77,6 @@ def gemm(
 def alignment(device: torch.device) -> int:
     """What ``in`` and ``out`` must be multiples of: cuBLASLt and hipBLASLt want 16 bytes, a CPU does not care."""
     return 1 if device.type == "cpu" else 16
-
-
-def padded(codes: Tensor, row_step: int, column_step: int) -> Tensor:
-    """Codes filled up with zeros to multiples of the steps."""
-    rows, columns = codes.shape
-    if not (rows % row_step or columns % column_step):
-        return codes
-    # float8 has no pad of its own
-    filled = F.pad(codes.view(torch.uint8), (0, -columns % column_step, 0, -rows % row_step))
-    return filled.view(codes.dtype)
 
 
 def blocks(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import Refused
+from ..errors import Refused, named
 from ..recipes.methods import Method
 from ..recipes.policy import Policy
 from ..weights.encode import Search, quantize
@@ -128,6 +128,5 @@ def tried(method: Method, granularity: Granularity, place: Place) -> str | None:
         convert(linear, method, granularity)
         error = float((linear(x).float() - expected).norm() / expected.norm())
     except Exception as problem:  # whatever it throws is the answer
-        lines = str(problem).strip().splitlines()
-        return f"{type(problem).__name__}: {lines[0][:100]}" if lines else type(problem).__name__
+        return named(problem)
     return None if error < ANSWERS_WITHIN else f"wrong on {device}: relative error {error:.2g}"

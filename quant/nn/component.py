@@ -50,9 +50,17 @@ def quantize_component(
     before = total_bytes(module)
     layers = tuple(quantized_layers(module, policy, engine, search, progress))
     return module, Stats(
-        chosen.method.name, chosen.reason, policy.format.name, policy.granularity.name, engine.name, reason,
-        known.title if known else "generic", layers, before, total_bytes(module),
-    )  # fmt: skip
+        method=chosen.method.name,
+        method_reason=chosen.reason,
+        format=policy.format.name,
+        granularity=policy.granularity.name,
+        backend=engine.name,
+        backend_reason=reason,
+        family=known.title if known else "generic",
+        layers=layers,
+        bytes_before=before,
+        bytes_after=total_bytes(module),
+    )
 
 
 def policy_of(method: Method, component: str, granularity: str | None, keep: str, family: Family | None) -> Policy:
@@ -63,7 +71,16 @@ def policy_of(method: Method, component: str, granularity: str | None, keep: str
 def untouched(module: nn.Module, reason: str, family: Family | None) -> Stats:
     size = total_bytes(module)
     return Stats(
-        "none", reason, None, None, "none", "nothing to do", family.title if family else "generic", (), size, size
+        method="none",
+        method_reason=reason,
+        format=None,
+        granularity=None,
+        backend="none",
+        backend_reason="nothing to do",
+        family=family.title if family else "generic",
+        layers=(),
+        bytes_before=size,
+        bytes_after=size,
     )
 
 

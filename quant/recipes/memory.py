@@ -82,13 +82,13 @@ def account(method: str, plans: Mapping[str, Plan], tokens: int, coded: bool) ->
     sizes = [stored(*plan) for plan in plans.values()]
     matrices = [plan for plan in plans.values() if len(plan[0]) >= 2]
     return Estimate(
-        method,
-        sum(weight for weight, _ in sizes),
-        sum(scale for _, scale in sizes),
-        max((working(plan, tokens, coded) for plan in matrices), default=0),
-        max((merging(plan) for plan in matrices), default=0),
-        sum(plan[1] is not None for plan in plans.values()),
-        len(plans),
+        method=method,
+        weights=sum(weight for weight, _ in sizes),
+        scales=sum(scale for _, scale in sizes),
+        activations=max((working(plan, tokens, coded) for plan in matrices), default=0),
+        lora=max((merging(plan) for plan in matrices), default=0),
+        quantized=sum(plan[1] is not None for plan in plans.values()),
+        layers=len(plans),
     )
 
 

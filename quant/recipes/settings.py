@@ -21,6 +21,7 @@ VALUES: dict[str, tuple[str, ...]] = {
     "vae": (*METHODS, *ALIASES),
     "granularity": CHOICES,
 }
+DEFAULT_ORIGIN = "built in"
 BUILT_IN = {"encoder": "none", "transformer": "auto", "vae": "none", "granularity": "per-row"}
 
 
@@ -33,6 +34,11 @@ class Setting:
 
     def __str__(self) -> str:
         return f"{self.value} ({self.origin})"
+
+    @property
+    def is_default(self) -> bool:
+        """Whether nobody chose it."""
+        return self.origin == DEFAULT_ORIGIN
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,7 @@ class Settings:
         for table in (family, COMMON):
             if table and key in self.tables.get(table, {}):
                 return Setting(self.tables[table][key], f"[{table}] in {self.source}")
-        return Setting(BUILT_IN[key], "built in")
+        return Setting(BUILT_IN[key], DEFAULT_ORIGIN)
 
 
 def read_settings(path: str | Path | None = None) -> Settings:

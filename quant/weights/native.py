@@ -6,11 +6,11 @@ import json
 from collections.abc import Callable
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .formats import Format, inner_scale
 from .granularity import Granularity, PerBlock, PerGroup
+from .packing import padded
 from .weight import QuantizedWeight
 
 # Granularity -> suffix of the format's name; convert_to_quant's names, which core refuses rather than misreads.
@@ -71,16 +71,16 @@ def plain(weight: QuantizedWeight) -> dict[str, Tensor]:
 def mxfp8(weight: QuantizedWeight) -> dict[str, Tensor]:
     """Weight filled up to multiples of 32; exponents of the scales as bytes, in cuBLAS tiles."""
     exponents = (torch.frexp(weight.scale).exponent + 126).to(torch.uint8)
-    codes, tiles = filled(weight.codes, 32, 32), filled(exponents, 32, 1)
+    codes, tiles = padded(weight.codes, 32, 32), padded(exponents, 32, 1)
     return {"weight": codes, "weight_scale": in_tiles(tiles)}
 
 
 def nvfp4(weight: QuantizedWeight) -> dict[str, Tensor]:
     """Weight filled up to multiples of 16; float8_e4m3fn block scales in cuBLAS tiles, and the tensor's scale."""
     outer = outer_of(weight)
-    inner = filled(inner_scale(weight.scale, outer).view(torch.uint8), 16, 1)
+    inner = padded(inner_scale(weight.scale, outer).view(torch.uint8), 16, 1)
     tiles = in_tiles(inner).view(torch.float8_e4m3fn)
-    return {"weight": filled(weight.codes, 16, 8), "weight_scale": tiles, "weight_scale_2": outer}
+    return {"weight": padded(weight.codes, 16, 8), "weight_scale": tiles, "weight_scale_2": outer}
 
 
 def int4(weight: QuantizedWeight) -> dict[str, Tensor]:
@@ -108,14 +108,6 @@ def in_tiles(scales: Tensor) -> Tensor:
 
     tiled: Tensor = comfy_kitchen.to_blocked(scales, flatten=False)
     return tiled
-
-
-def filled(codes: Tensor, row_step: int, column_step: int) -> Tensor:
-    """Codes filled up with zeros to multiples of the steps."""
-    rows, columns = codes.shape
-    # float8 has no pad of its own
-    padded = F.pad(codes.view(torch.uint8), (0, -columns % column_step, 0, -rows % row_step))
-    return padded.view(codes.dtype)
 
 
 def outer_of(weight: QuantizedWeight) -> Tensor:

@@ -1,8 +1,9 @@
-"""4-bit codes: two in a byte, and rounding to the 4-bit float."""
+"""Codes in memory: two of 4 bits in a byte, rounding to the 4-bit float, filling up to multiples."""
 
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 # The values of a 4-bit float (E2M1) by its code, sign in bit 3; and of a signed 4-bit integer.
@@ -31,3 +32,13 @@ def e2m1_codes(scaled: Tensor) -> Tensor:
     upper = torch.where(size < 4, size.round() + 2, (size / 2).round() + 4)
     code = torch.where(size < 2, (size * 2).round(), upper).to(torch.uint8)
     return code | (torch.signbit(scaled).to(torch.uint8) << 3)
+
+
+def padded(codes: Tensor, row_step: int, column_step: int) -> Tensor:
+    """Codes filled up with zeros to multiples of the steps; as they are where nothing is missing."""
+    rows, columns = codes.shape
+    if not (rows % row_step or columns % column_step):
+        return codes
+    # float8 has no pad of its own
+    filled = F.pad(codes.view(torch.uint8), (0, -columns % column_step, 0, -rows % row_step))
+    return filled.view(codes.dtype)
