@@ -130,7 +130,7 @@ def test_a_second_patch_of_some_layers_takes_only_those(model):
     before, tensors = traces(model), bits(model)
     whole = quant.patch_linears(model, checkpoint(model, seed=1))
     part = quant.patch_linears(model, checkpoint(model, seed=2), compute="upcast", layers="up")
-    assert [row.kernel for row in part.report().rows] == ["upcast", "upcast"]
+    assert [row.kernel for row in part.report().rows] == ["upcast by bits", "upcast by bits"]
     whole.restore()
     assert [type(b.up).__name__ for b in model.blocks] == ["ScaledLinear"] * 2
     assert [type(b.down) for b in model.blocks] == [Doubled] * 2
@@ -291,9 +291,9 @@ def test_report_tells_kernels_reasons_and_calls(model):
     report = handle.report()
     told = json.loads(json.dumps(report.to_json()))
     assert report.rows[0].layer == "head"
-    assert report.rows[0].kernel == "dequantized block"
+    assert report.rows[0].kernel == "upcast by bits"
     assert [row["calls"] for row in told["layers"]] == [1] * 5
-    assert told["kernels"]["dequantized block"] == 1
+    assert told["kernels"]["upcast by bits"] == 1
     assert sum(told["kernels"].values()) == 5
     assert "needs blocks of 128 x 128, not block" in next(iter(told["reasons"]))
     assert all(name in report.table() for name in weights)
