@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from .weights.formats import FORMATS as FORMATS
     from .weights.formats import Format as Format
     from .weights.fuse import fuse_rows as fuse_rows
+    from .weights.fuse import rows_of as rows_of
     from .weights.granularity import GRANULARITIES as GRANULARITIES
     from .weights.granularity import PerBlock as PerBlock
     from .weights.granularity import PerGroup as PerGroup
@@ -81,7 +82,7 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "recipes.settings": ("Setting", "Settings", "find_settings", "read_settings"),
     "weights.encode": ("Search", "quantize"),
     "weights.formats": ("FORMATS", "Format"),
-    "weights.fuse": ("fuse_rows",),
+    "weights.fuse": ("fuse_rows", "rows_of"),
     "weights.granularity": ("GRANULARITIES", "PerBlock", "PerGroup", "PerRow", "PerTensor"),
     "weights.weight": ("QuantizedWeight",),
 }

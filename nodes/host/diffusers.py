@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ... import quant
 from ...quant.nn.tensor import from_tensor, is_scaled, to_tensor
+from .arrival import arriving
 
 # Rows of a tensor get numbers of their own, so many apart that no two tensors share one.
 STRIDE = 1 << 40
@@ -27,7 +28,7 @@ def by_comfy_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     moved = comfy.model_detection.convert_diffusers_mmdit(dict(numbered), "")
     if moved is None:
         return tensors
-    return {name: gather(rows.reshape(rows.shape[0], -1)[:, 0], names, tensors) for name, rows in moved.items()}
+    return {name: gather(name, rows.reshape(rows.shape[0], -1)[:, 0], names, tensors) for name, rows in moved.items()}
 
 
 def row_numbers(tensor: Tensor, index: int) -> Tensor:
@@ -36,15 +37,23 @@ def row_numbers(tensor: Tensor, index: int) -> Tensor:
     return rows.reshape(-1, *[1] * (tensor.ndim - 1))
 
 
-def gather(rows: Tensor, names: list[str], tensors: dict[str, Tensor]) -> Tensor:
-    """The tensor made of the numbered rows; a whole tensor is passed on as it is."""
+def gather(name: str, rows: Tensor, names: list[str], tensors: dict[str, Tensor]) -> Tensor:
+    """The tensor made of the numbered rows, scaled if all of them are; a whole tensor is passed on as it is."""
     parts = [(tensors[names[index]], start, stop) for index, start, stop in runs(rows)]
-    whole = [tensor for tensor, start, stop in parts if stop - start == height(tensor)]
-    if len(parts) == 1 and whole:
-        return whole[0]
-    if len(whole) == len(parts) and all(is_scaled(tensor) for tensor in whole):
-        return to_tensor(quant.fuse_rows([from_tensor(tensor) for tensor in whole]), whole[0].dtype)
-    return torch.cat([plain(tensor)[start:stop] for tensor, start, stop in parts])
+    if len(parts) == 1 and parts[0][2] - parts[0][1] == height(parts[0][0]):
+        return parts[0][0]
+    fused = fused_parts(parts) if all(is_scaled(tensor) for tensor, _, _ in parts) else None
+    if fused is None:
+        return torch.cat([plain(tensor)[start:stop] for tensor, start, stop in parts])
+    return arriving(to_tensor(fused, parts[0][0].dtype), name, parts[0][0].note)
+
+
+def fused_parts(parts: list[tuple[Tensor, int, int]]) -> quant.QuantizedWeight | None:
+    """Rows of scaled weights as one scaled weight, None where their formats or block grids do not go together."""
+    try:
+        return quant.fuse_rows([quant.rows_of(from_tensor(tensor), start, stop) for tensor, start, stop in parts])
+    except quant.Refused:
+        return None
 
 
 def runs(rows: Tensor) -> Iterator[tuple[int, int, int]]:

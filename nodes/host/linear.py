@@ -11,6 +11,7 @@ from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 from torch.nn import Module, Parameter
 
+from ...quant.errors import Refused
 from ...quant.kernels.plan import Choice, choose_for
 from ...quant.nn.forward import apply
 from ...quant.nn.tensor import from_tensor, is_scaled
@@ -107,6 +108,7 @@ def scaled_ops(dtype: torch.dtype, device: torch.device, full_precision: bool = 
                     take_weight(self, state_dict, prefix, *args)
                     return
                 if is_scaled(weight):
+                    check_shape(self, prefix, weight)
                     state_dict.update(native_tensors(from_tensor(weight), prefix))
                 super()._load_from_state_dict(state_dict, prefix, *args)
                 if self.weight is None and prefix.endswith("text_projection."):
@@ -153,9 +155,19 @@ def core_class(quant_format: str, layout_type: str, full_precision: bool) -> typ
     return type("ScaledLinear", (ScaledLinear, base), {**settings, "_full_precision_mm_config": False})
 
 
+def check_shape(module: Module, prefix: str, weight: Tensor) -> None:
+    if tuple(weight.shape) != tuple(module._orig_shape):
+        raise Refused(
+            f"{prefix}weight is {list(weight.shape)} in the file and {list(module._orig_shape)} in the model that "
+            "ComfyUI takes it for: the file is of another model, or its weights lie the other way around."
+        )
+
+
 def take_weight(module, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:
     """Give module the scaled weight of a state dict as it is, and the rest by torch's own loading."""
-    weight = state_dict.pop(f"{prefix}weight").to(dtype=module.factory_kwargs["dtype"])
+    weight = state_dict.pop(f"{prefix}weight")
+    check_shape(module, prefix, weight)
+    weight = QuantizedTensor(weight._qdata, weight._layout_cls, weight._params).to(dtype=module.factory_kwargs["dtype"])
     if module.factory_kwargs["device"] is not None:
         weight = weight.to(device=module.factory_kwargs["device"])
     module.weight = Parameter(weight, requires_grad=False)

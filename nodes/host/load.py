@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import comfy.model_detection
@@ -16,33 +17,34 @@ from torch import Tensor
 from ... import quant
 from ...quant.files.memory import loaded
 from ...quant.files.stored import STORES
-from ...quant.names import COMFYUI, MODEL
 from ...quant.nn.tensor import is_scaled, to_tensor
-from .diffusers import by_comfy_names
+from .architecture import fits_unet, unet_names, without_prefix
+from .arrival import Note, arriving, settle_arrivals
 from .linear import scaled_ops
 from .plan import plan_model
 
-# Prefixes that producers write and ComfyUI's own detection does not strip.
-FOREIGN_PREFIXES = tuple(prefix for prefix in MODEL if prefix not in COMFYUI)
 
+def checkpoint_tensors(checkpoint: quant.Checkpoint, note: Note) -> dict[str, Tensor]:
+    """Every tensor of a checkpoint by its own name; each quantized weight as one scaled tensor ``[out, in]``.
 
-def checkpoint_tensors(checkpoint: quant.Checkpoint) -> dict[str, Tensor]:
-    """Every tensor of a checkpoint by its own name; each quantized weight as one scaled tensor ``[out, in]``."""
+    note: told the names of those that are dequantized, now or by what they are loaded into.
+    """
     tensors = dict(checkpoint.tensors)
     progress = comfy.utils.ProgressBar(len(checkpoint))
     for name in checkpoint:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        tensors[checkpoint.weight_key(name)] = resident(checkpoint, name)
+        tensors[checkpoint.weight_key(name)] = resident(checkpoint, name, note)
         progress.update(1)
     return tensors
 
 
-def resident(checkpoint: quant.Checkpoint, name: str) -> Tensor:
+def resident(checkpoint: quant.Checkpoint, name: str, note: Note) -> Tensor:
     """A Linear's weight stays scaled; a convolution's, which ComfyUI cannot scale, is dequantized."""
     weight, shape = checkpoint[name], checkpoint.spec(name).full_shape
     if len(shape) > 2:
+        note(name)
         return weight.dequantize(torch.bfloat16).view(shape)
-    return to_tensor(weight, torch.bfloat16)
+    return arriving(to_tensor(weight, torch.bfloat16), name, note)
 
 
 def open_checkpoint(path: str) -> quant.Checkpoint:
@@ -51,7 +53,7 @@ def open_checkpoint(path: str) -> quant.Checkpoint:
     # in messages, which may leave this machine, the file's name is enough
     source.name = Path(path).name
     # before they are mapped: looking into a mapped file reads megabytes around every place from a cold disk
-    checkpoint = quant.read_checkpoint(source)
+    checkpoint = quant.read_checkpoint(source, fits=partial(fits_unet, metadata=dict(source.metadata)))
     for name, tensor in mapped_tensors(path).items():
         source.stored[name] = loaded(name, tensor, source.origin(name))
     return checkpoint
@@ -65,19 +67,9 @@ def mapped_tensors(path: str) -> dict[str, Tensor]:
         return {}
 
 
-def without_prefix(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    for prefix in FOREIGN_PREFIXES:
-        if all(name.startswith(prefix) for name in tensors):
-            return {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
-    return tensors
-
-
-def unet_tensors(checkpoint: quant.Checkpoint) -> dict[str, Tensor]:
+def unet_tensors(checkpoint: quant.Checkpoint, note: Note) -> dict[str, Tensor]:
     """The diffusion model's tensors by ComfyUI's names, before its own renames for the model family."""
-    tensors = without_prefix(checkpoint_tensors(checkpoint))
-    prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
-    own = comfy.utils.state_dict_prefix_replace(dict(tensors), {prefix: ""}, filter_keys=True) or tensors
-    return own if comfy.model_detection.model_config_from_unet(own, "") else by_comfy_names(own)
+    return unet_names(checkpoint_tensors(checkpoint, note), dict(checkpoint.source.metadata))
 
 
 def unet_ops(tensors: dict[str, Tensor], prefix: str) -> type:
@@ -95,13 +87,14 @@ def text_encoder_ops() -> type:
 
 def load_diffusion_model(path: str, compute: str, activation_scale: str, disable_dynamic: bool = False) -> ModelPatcher:
     """MODEL from a file that holds a diffusion model; also the factory by which ComfyUI builds it anew."""
-    checkpoint = open_checkpoint(path)
-    tensors = unet_tensors(checkpoint)
+    checkpoint, notes = open_checkpoint(path), []
+    tensors = unet_tensors(checkpoint, notes.append)
     options = {"custom_operations": unet_ops(tensors, "")}
     metadata = dict(checkpoint.source.metadata)
     model = comfy.sd.load_diffusion_model_state_dict(tensors, options, metadata, disable_dynamic)
     if model is None:
         raise quant.Refused(f"{Path(path).name} holds no diffusion model that this ComfyUI knows.")
+    settle_arrivals(model, notes)
     plan_model(model, compute, activation_scale)
     model.cached_patcher_init = (load_diffusion_model, (path, compute, activation_scale))
     model.set_attachments("scaled_fp8_verdict", checkpoint.verdict)
@@ -110,8 +103,8 @@ def load_diffusion_model(path: str, compute: str, activation_scale: str, disable
 
 def load_checkpoint(path: str, compute: str, activation_scale: str, disable_dynamic: bool = False) -> tuple:
     """(MODEL, CLIP or None, VAE or None) from an all-in-one checkpoint."""
-    checkpoint = open_checkpoint(path)
-    tensors = checkpoint_tensors(checkpoint)
+    checkpoint, notes = open_checkpoint(path), []
+    tensors = checkpoint_tensors(checkpoint, notes.append)
     prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
     config = comfy.model_detection.model_config_from_unet(tensors, prefix)
     if config is None:
@@ -130,11 +123,13 @@ def load_checkpoint(path: str, compute: str, activation_scale: str, disable_dyna
         metadata=dict(checkpoint.source.metadata),
         disable_dynamic=disable_dynamic,
     )
+    settle_arrivals(model, notes)
     plan_model(model, compute, activation_scale)
     model.set_attachments("scaled_fp8_verdict", checkpoint.verdict)
     request = (path, compute, activation_scale)
     model.cached_patcher_init = (load_checkpoint, request, 0)
     if clip is not None:
+        settle_arrivals(clip.patcher, notes)
         plan_model(clip.patcher, "upcast", "dynamic")
         clip.patcher.cached_patcher_init = (load_checkpoint_clip, request)
     if vae is not None:
@@ -159,14 +154,15 @@ def dequantize_others(tensors: dict[str, Tensor], scaled_prefixes: tuple[str, ..
 
 def load_text_encoder(paths: tuple[str, ...], type_name: str, disable_dynamic: bool = False):
     """CLIP from one or two text encoder files; type_name as in ComfyUI's own CLIP loaders."""
-    checkpoints = [open_checkpoint(path) for path in paths]
+    checkpoints, notes = [open_checkpoint(path) for path in paths], []
     clip = comfy.sd.load_text_encoder_state_dicts(
-        [without_prefix(checkpoint_tensors(checkpoint)) for checkpoint in checkpoints],
+        [without_prefix(checkpoint_tensors(checkpoint, notes.append)) for checkpoint in checkpoints],
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         clip_type=getattr(comfy.sd.CLIPType, type_name.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION),
         model_options={"custom_operations": text_encoder_ops()},
         disable_dynamic=disable_dynamic,
     )
+    settle_arrivals(clip.patcher, notes)
     plan_model(clip.patcher, "upcast", "dynamic")
     clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (paths, type_name))
     return clip, [checkpoint.verdict for checkpoint in checkpoints]

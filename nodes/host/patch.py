@@ -121,7 +121,7 @@ def as_scaled(weight: QuantizedTensor) -> QuantizedTensor | None:
 
 def file_weights(model: ModelPatcher, path: str) -> dict[str, QuantizedTensor]:
     """Layer name -> scaled weight from a file, under the names that this model's architecture gives them."""
-    tensors = model.model.model_config.process_unet_state_dict(unet_tensors(open_checkpoint(path)))
+    tensors = model.model.model_config.process_unet_state_dict(unet_tensors(open_checkpoint(path), [].append))
     weights = {key.removesuffix(".weight"): tensor for key, tensor in tensors.items() if is_scaled(tensor)}
     shapes = {name.removeprefix("diffusion_model."): (m.out_features, m.in_features) for name, m in linears(model)}
     for name, weight in weights.items():

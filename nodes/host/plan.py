@@ -17,9 +17,13 @@ from ...quant.nn.tensor import from_tensor, is_scaled, with_choice
 
 
 def linears(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
-    """Name and module of every Linear of a model, as the model is without patches."""
+    """Name and module of every Linear of a model, as the model is without patches.
+
+    What stands beside a diffusion model and prepares its conditions, outside of sampling, is not among them.
+    """
+    inside = "diffusion_model." if hasattr(model.model, "diffusion_model") else ""
     for name, module in model.model.named_modules():
-        if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        if name.startswith(inside) and hasattr(module, "in_features") and hasattr(module, "out_features"):
             yield name, module
 
 
@@ -66,11 +70,16 @@ def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
     """What the files are, what they lack, and what runs where."""
     absent = [name.removeprefix("diffusion_model.") for name, module in linears(model) if module.weight is None]
     lines = [verdict.sentence() for verdict in verdicts]
+    plain = ", ".join(model.get_attachment(NOTES) or ())
+    lines += [f"Dequantized while loading, because no layer of the model holds it scaled: {plain}."] * bool(plain)
     lines += [f"Not in the file, and an error where the model uses them: {', '.join(absent)}."] * bool(absent)
     return "\n".join((*lines, "", model_report(model).table()))
 
 
 IN_CORE = "core has a kernel for this format"
+# Attachment of a model: the file's names of what was dequantized while it was loaded.
+NOTES = "scaled_fp8_dequantized"
+
 # Layout of a weight -> its format, for the formats that core runs by itself.
 CORE_FORMATS = {entry["comfy_tensor_layout"]: name for name, entry in QUANT_ALGOS.items()}
 

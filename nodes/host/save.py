@@ -9,21 +9,28 @@ from pathlib import Path
 import comfy.model_management
 import comfy.utils
 import folder_paths
+import torch
+from comfy.model_base import ModelType
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor
 
 from ...quant.errors import Refused
 from ...quant.files.header import info_of
+from ...quant.files.open import open_source
+from ...quant.files.stored import STORES
 from ...quant.files.writer import write_safetensors
 
-PREFIX = "model.diffusion_model."
+# What ComfyUI detects a model by only if it stands before the names, though its own saving leaves it out.
+DETECTED_BY = {"pixeldit_t2i": "core."}
+# Of the file that a model came from: about its tensors as they were, or about how it was made.
+OUTDATED = ("_quantization_metadata", "quantization_config", "tensor_names", "prompt", "workflow", "format")
 
 
 def save_model(model: ModelPatcher, filename_prefix: str, metadata: dict[str, str]) -> Path:
     """Write the model, with its LoRA merged, below the output folder; Refused where core could not load it again."""
     comfy.model_management.load_models_gpu([model])
-    tensors = {name.removeprefix(PREFIX): tensor for name, tensor in model.state_dict_for_saving().items()}
+    tensors = saved_tensors(model)
     markers = layer_markers(tensors)
     if not markers:
         raise Refused("No layer of this model is quantized: use ComfyUI's Save Model, or quantize it first.")
@@ -31,8 +38,49 @@ def save_model(model: ModelPatcher, filename_prefix: str, metadata: dict[str, st
     layers = json.dumps({"format_version": "1.0", "layers": markers})
     path = target(filename_prefix)
     plan = [info_of(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
-    write_safetensors(path, plan, on_cpu(tensors), {**metadata, "_quantization_metadata": layers})
+    write_safetensors(
+        path, plan, on_cpu(tensors), {**kept_metadata(model), **metadata, "_quantization_metadata": layers}
+    )
     return path
+
+
+def saved_tensors(model: ModelPatcher) -> dict[str, Tensor]:
+    """The model by the names that core's loader of diffusion models expects, and what it reads beside them."""
+    config = model.model.model_config
+    written = next(iter(config.process_unet_state_dict_for_saving({"": torch.empty(0)})))
+    wanted = DETECTED_BY.get(config.unet_config.get("image_model"), "")
+    tensors = {
+        wanted + name.removeprefix(written) if name.startswith(written) else name: tensor
+        for name, tensor in model.state_dict_for_saving().items()
+    }
+    return tensors | beside(model)
+
+
+def beside(model: ModelPatcher) -> dict[str, Tensor]:
+    """What core reads of a model from beside its layers: how it was trained, and parts that its own saving forgets."""
+    sampling, found = model.get_model_object("model_sampling"), {}
+    if model.model.model_type == ModelType.V_PREDICTION_EDM:
+        sizes = {name: float(getattr(sampling, name)) for name in ("sigma_max", "sigma_min")}
+        found |= {f"edm_vpred.{name}": torch.tensor(size) for name, size in sizes.items()}
+    if model.model.model_type == ModelType.V_PREDICTION:
+        found["v_pred"] = torch.tensor([])
+        found |= {"ztsnr": torch.tensor([])} if getattr(sampling, "zsnr", False) else {}
+    if hasattr(model.model, "cc_projection"):
+        found |= {f"cc_projection.{name}": tensor for name, tensor in model.model.cc_projection.state_dict().items()}
+    return found
+
+
+def kept_metadata(model: ModelPatcher) -> dict[str, str]:
+    """The header of the file that a model came from, without what was about that file only."""
+    path = (model.cached_patcher_init or (None, ("",)))[1][0]
+    if not isinstance(path, str) or not path.endswith(STORES):
+        return {}
+    try:
+        found = open_source(path).metadata
+    except Refused:
+        # moved or replaced since it was loaded
+        return {}
+    return {name: value for name, value in found.items() if name not in OUTDATED and not name.endswith(".weight")}
 
 
 def layer_markers(tensors: dict[str, Tensor]) -> dict[str, dict[str, object]]:

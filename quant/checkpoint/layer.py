@@ -86,6 +86,12 @@ class Layer:
         return self.shape[1]
 
     @property
+    def weight_key(self) -> str:
+        """The key that the weight has in a model without quantization."""
+        key = self.module.key("weight")
+        return self.name if key == self.name else f"{self.name}.weight" if self.name else "weight"
+
+    @property
     def full_shape(self) -> tuple[int, ...]:
         return self.full if len(self.full) > 2 else self.shape
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -16,17 +16,30 @@ from .layer import MXFP8, NVFP4, SCALED, Layer
 from .plausibility import block_std, scaled_axis, smoother
 from .scale_shape import Fit
 
-# names that mean more outputs than inputs in every architecture met, and the reverse
-EXPANDS = re.compile(r"(qkv|qkv_proj|linear1|fc1|up_proj|gate_proj|gate_up_proj|mlp\.0|ffn\.0|net\.0\.proj|wi(_\d)?"
-                     r"|\w*modulation\w*(\.\w+)?|\w*_mod\.(1|lin)|[xc]_embedder|img_in|txt_in)$")  # fmt: skip
-CONTRACTS = re.compile(r"(linear2|fc2|down_proj|mlp\.2|ffn\.2|net\.2|DenseReluDense\.wo|final_layer\.linear)$")
+# names that mean more outputs than inputs in nearly every architecture, and the reverse. Left out: the
+# numbered parts of modulations, which are pairs with a narrow middle in Cosmos and one wide layer elsewhere
+EXPANDS = re.compile(r"(qkv|qkv_proj|linear1|fc1|c_fc2|up_proj|gate_proj|gate_up_proj|mlp\.0|ffn\.0|net\.0\.proj"
+                     r"|wi(_\d)?|\w*modulation\w*(\.lin(ear)?)?|\w*_mod\.(1|lin)"
+                     r"|[xc]_embedder|img_in|txt_in)$")  # fmt: skip
+CONTRACTS = re.compile(
+    r"(linear2|fc2|down_proj|(?<!modulation_)mlp\.2|ffn\.2|net\.2|DenseReluDense\.wo|final_layer\.linear)$"
+)
+Evidence = Callable[[], bool | None]  # transposed or not, None for unknown
 AGREED = 0.75  # part of the names that must agree; a few are always unusual
 
 
-def settle(layers: Sequence[Layer]) -> tuple[list[Layer], dict[str, str]]:
-    """Layers of one dialect with every open reading decided, and the reasons of those that cannot be."""
+def nothing() -> bool | None:
+    """Evidence where there is none."""
+    return None
+
+
+def settle(layers: Sequence[Layer], architecture: Evidence = nothing) -> tuple[list[Layer], dict[str, str]]:
+    """Layers of one dialect with every open reading decided, and the reasons of those that cannot be.
+
+    architecture: whether the model that the file is for needs them transposed; asked where the file itself does not.
+    """
     refused: dict[str, str] = {}
-    reading = file_transposed(layers)
+    reading = file_transposed(layers, architecture)
     settled = []
     for layer in layers:
         try:
@@ -41,27 +54,35 @@ def settle(layers: Sequence[Layer]) -> tuple[list[Layer], dict[str, str]]:
 
 @dataclass(frozen=True)
 class Reading:
-    """Whether a file's weights are transposed; None, with the doubt, where nothing shows it.
-
-    contradictory: whether names of its layers show both.
-    """
+    """Whether a file's weights are transposed; None, with the doubt, where nothing shows it."""
 
     transposed: bool | None
     doubt: str = ""
-    contradictory: bool = False
 
 
-def file_transposed(layers: Sequence[Layer]) -> Reading:
-    """What shapes, else names, else codes of the file's layers show together."""
+def file_transposed(layers: Sequence[Layer], architecture: Evidence = nothing) -> Reading:
+    """What the file's layers show together.
+
+    Biases and row scales measure it; ComfyUI's markers define it; names are only a hint, and one that must agree.
+    """
     strong = [vote for vote in map(shape_vote, layers) if vote is not None]
     if strong:
         return Reading(sum(strong) * 2 > len(strong))
+    if any(marked(layer) for layer in layers):
+        return Reading(False)
+    known = architecture()
+    if known is not None:
+        return Reading(known)
     weak = [vote for vote in map(name_vote, layers) if vote is not None]
     if weak and max(sum(weak), len(weak) - sum(weak)) >= AGREED * len(weak):
         return Reading(sum(weak) * 2 > len(weak))
-    if weak:
-        return Reading(None, "names of its layers contradict each other about which side is out", contradictory=True)
     return by_codes(layers)
+
+
+def marked(layer: Layer) -> bool:
+    """Whether a marker of ComfyUI's, which stores ``[out, in]`` only, describes the layer."""
+    module = layer.module
+    return bool(module.format) or module.clues.in_legacy_scope(module.name)
 
 
 def by_codes(layers: Sequence[Layer]) -> Reading:
@@ -116,7 +137,7 @@ def decided(layer: Layer, reading: Reading, siblings: Sequence[Layer]) -> Layer:
     vote, known = shape_vote(layer), reading.transposed
     if vote is not None and known is not None and vote != known:
         raise Refused(f"its shape {list(layer.stored)} says {order(vote)}, the rest of the file {order(known)}")
-    if known is None and (layer.dialect.transposed or reading.contradictory) and not layer.plain:
+    if known is None and layer.dialect.transposed and not layer.plain:
         raise Refused(f"{reading.doubt}: get a file with ComfyUI's markers")
     transposed = bool(known)
     return replace(layer, transposed=transposed, fits=(fit_of(layer, transposed, siblings),))

@@ -18,6 +18,7 @@ from ..files.stored import Source
 from ..weights.weight import QuantizedWeight
 from .findings import Findings
 from .layer import Layer
+from .survey import Fits
 from .survey import survey as survey_source
 from .verdict import Verdict
 
@@ -31,13 +32,18 @@ def inspect_checkpoint(path: str | os.PathLike[str] | Source, check: str = "samp
 
 
 def read_checkpoint(
-    path: str | os.PathLike[str] | Source, check: str = "sample", mesh: DeviceMesh | None = None
+    path: str | os.PathLike[str] | Source,
+    check: str = "sample",
+    mesh: DeviceMesh | None = None,
+    fits: Fits | None = None,
 ) -> Checkpoint:
     """An accepted checkpoint; Refused, in one sentence, for any other.
 
     mesh: of one dimension; each of its ranks then reads its own rows of every weight (see Checkpoint.part), no others.
+    fits: whether tensors of these names and shapes are those of a known model: which side of a weight is out, where
+    neither markers nor biases say so.
     """
-    found = survey(path, check)
+    found = survey(path, check, fits)
     found.share = Share.of(mesh) if mesh is not None else None
     if not found.verdict.accepted:
         raise Refused(found.verdict.sentence())
@@ -98,8 +104,7 @@ class Checkpoint(Mapping[str, QuantizedWeight]):
 
     def weight_key(self, name: str) -> str:
         """The key that the weight has in a model without quantization."""
-        key = self.layers[name].module.key("weight")
-        return name if key == name else f"{name}.weight" if name else "weight"
+        return self.layers[name].weight_key
 
 
 class OtherTensors(Mapping[str, Tensor]):
@@ -131,8 +136,8 @@ class OtherTensors(Mapping[str, Tensor]):
         return name in self.keys_of
 
 
-def survey(path: str | os.PathLike[str] | Source, check: str) -> Checkpoint:
+def survey(path: str | os.PathLike[str] | Source, check: str, fits: Fits | None = None) -> Checkpoint:
     """The checkpoint with its verdict, accepted or not; of a refused one only the accepted layers can be read."""
     if check not in ("sample", "all"):
         raise Refused(f"check={check!r} is unknown; choose sample or all.")
-    return Checkpoint(survey_source(open_source(path), everything=check == "all"))
+    return Checkpoint(survey_source(open_source(path), check == "all", fits))

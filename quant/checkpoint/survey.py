@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from enum import Enum
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -23,6 +25,7 @@ from .recognition import FORMAT_OF, is_quantized, layer_of
 from .sampling import CASTS, LAYERS, as_float, evenly_spaced, run_starts
 from .verdict import SHOWN
 
+Fits = Callable[[Mapping[str, tuple[int, ...]]], bool]
 OCP = ("float8_e4m3fn", "float8_e5m2")
 FLOATS = ("F32", "F16", "BF16")
 # scales that may lie beside a high-precision weight as placeholders; the others change what the weight means
@@ -32,20 +35,26 @@ LOOSE = ("scale", "global_scale", "global_divisor", "group_scale", "channel_scal
 ##### The steps
 
 
-def survey(source: Source, everything: bool = False) -> Findings:
-    """All that is to be known about a file before any weight of it is decoded; everything: look at every code."""
-    found = survey_header(source)
+def survey(source: Source, everything: bool = False, fits: Fits | None = None) -> Findings:
+    """All that is to be known about a file before any weight of it is decoded; everything: look at every code.
+
+    fits: whether tensors of these names and shapes are those of a model that is known.
+    """
+    found = survey_header(source, fits)
     find_numbers(found, everything)
     return found
 
 
-def survey_header(source: Source) -> Findings:
+def survey_header(source: Source, fits: Fits | None = None) -> Findings:
     """What names, shapes and markers say; whether the numbers are those of weights is not asked."""
     clues = read_clues(source)
     codes = {name for name in source if source[name].dtype in CODES}
     groups = group(source, codes)
     found = Findings(source, {name: Module(name, keys, source, clues) for name, keys in groups.items()})
-    for step in (find_layers, find_mixture, find_orientation, find_loose_scales, find_consumed, find_directions):
+    find_layers(found)
+    find_mixture(found)
+    find_orientation(found, fits)
+    for step in (find_loose_scales, find_consumed, find_directions):
         step(found)
     return found
 
@@ -95,15 +104,32 @@ def find_mixture(found: Findings) -> None:
         found.refused.update(dict.fromkeys(fnuz if len(fnuz) < len(others) else others, reason))
 
 
-def find_orientation(found: Findings) -> None:
+def find_orientation(found: Findings, fits: Fits | None) -> None:
     """Layers of one dialect share their orientation: they were written by one tool."""
     by_dialect: dict[str, list[Layer]] = {}
     for layer in found.layers.values():
         by_dialect.setdefault(layer.dialect.number, []).append(layer)
     for layers in by_dialect.values():
-        settled, refused = settle(layers)
+        settled, refused = settle(layers, partial(transposed_for, found, layers, fits))
         found.layers.update({layer.name: layer for layer in settled})
         found.refused.update(refused)
+
+
+def transposed_for(found: Findings, layers: list[Layer], fits: Fits | None) -> bool | None:
+    """Whether layers must be transposed to fit a known model; None where they fit both ways or neither."""
+    if fits is None:
+        return None
+    as_stored, transposed = (fits(model_shapes(found, layers, flipped)) for flipped in (False, True))
+    return None if as_stored == transposed else transposed
+
+
+def model_shapes(found: Findings, layers: list[Layer], flipped: bool) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of the tensors that a model without quantization has, these layers transposed or not."""
+    parts = {key for v in found.layers.values() for suffix, key in v.module.keys.items() if suffix != ".bias"}
+    others = (key for key in found.source if key not in parts and not is_marker(key))
+    shapes = {key: tuple(found.source[key].shape) for key in others}
+    shapes |= {layer.weight_key: layer.full_shape for layer in found.layers.values()}
+    return shapes | {v.weight_key: v.stored[::-1] for v in layers if flipped and len(v.full) < 3}
 
 
 def find_loose_scales(found: Findings) -> None:

@@ -28,6 +28,16 @@ def fuse_rows(parts: list[QuantizedWeight]) -> QuantizedWeight:
     return replace(first, codes=codes, scale=torch.cat(scales), granularity=granularity, shape=shape, input_scale=None)
 
 
+def rows_of(weight: QuantizedWeight, start: int, stop: int) -> QuantizedWeight:
+    """Rows [start, stop) of a weight ``[out, in]`` with the same values; Refused where they begin inside a block."""
+    if (start, stop) == (0, weight.shape[0]):
+        return weight
+    if not in_rows(weight) or weight.outer is not None:
+        raise Refused("Weights with block scales cannot be taken apart by rows; dequantize them first.")
+    scale = weight.scale if isinstance(weight.granularity, PerTensor) else weight.scale[start:stop]
+    return replace(weight, codes=weight.codes[start:stop], scale=scale, shape=(stop - start, weight.shape[1]))
+
+
 def in_rows(part: QuantizedWeight) -> bool:
     return isinstance(part.granularity, PerTensor | PerRow)
 

@@ -29,6 +29,11 @@ def test_core_makes_noise_of_an_unmarked_file(encoded):
     assert encoded["ltx-bare"]["core"] > 0.5
 
 
+def test_core_drops_the_scales_of_a_clip_l_in_its_own_format(encoded):
+    """CLIP's Linears are built without core's mixed precision, which alone knows what a marker says."""
+    assert encoded["comfy-marker"]["core"] > 0.5
+
+
 def test_a_file_that_is_not_quantized_is_loaded_as_it_is(encoded):
     assert encoded["bf16"]["error"] <= 1e-5
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-TEXT_ENCODERS = ("ltx-bare", "lightx2v-rows", "deepseek-alone")
+TEXT_ENCODERS = ("ltx-bare", "lightx2v-rows", "deepseek-alone", "comfy-marker")
 sys.path.insert(0, str(Path(__file__).parent))  # the zoo
 
 

@@ -58,8 +58,9 @@ else:
         got = conditioning(clip)
         steady = identical(conditioning(clip), got)
         figures[name] = {"error": error(got, want), "report": report, "steady": steady}
-    unmarked = call("CLIPLoader", clip_name=REQUEST["files"]["ltx-bare"], type="stable_diffusion")[0]
-    figures["ltx-bare"]["core"] = error(conditioning(unmarked), want)
+    for name in ("ltx-bare", "comfy-marker"):
+        by_core = call("CLIPLoader", clip_name=REQUEST["files"][name], type="stable_diffusion")[0]
+        figures[name]["core"] = error(conditioning(by_core), want)
     truth = conditioning(call("CLIPLoader", clip_name="by-hand.safetensors", type="stable_diffusion")[0])
     figures["by hand"] = {"error": error(conditioning(ours(REQUEST["files"]["ltx-bare"])[0]), truth)}
     answer(figures)

@@ -1,0 +1,363 @@
+"""Small builds of ComfyUI's own architectures in every dialect, beside core on what each file means."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import math
+import sys
+import time
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2] / "support"))
+
+import comfy.ldm.audio.embedders
+import comfy.model_detection
+import comfy.ops
+import comfy.sd
+import comfy.supported_models
+import torch
+from architectures import SMALL, TOO_LARGE, WEIGHTS_ONLY, Small
+from comfy.quant_ops import QuantizedTensor
+from inside import BASE, MODELS, REQUEST, answer, call, error, load, pack, save_file, unload
+
+E4M3 = torch.float8_e4m3fn
+StateDict = dict[str, torch.Tensor]
+
+
+##### A model
+
+
+@contextlib.contextmanager
+def told(name: str):
+    """ComfyUI as if the small sizes of an architecture were those it knows; what it reads from a file stays its own."""
+    cls, small = getattr(comfy.supported_models, name), SMALL[name].unet
+    known, detect = cls.unet_config, comfy.model_detection.detect_unet_config
+
+    def detected(*args, **kwargs):
+        found = detect(*args, **kwargs)
+        # sizes in the header's config are read from there, or they are wrong
+        return found if found is None or SMALL[name].metadata else found | small
+
+    cls.unet_config = {key: small.get(key, value) for key, value in known.items()}
+    comfy.model_detection.detect_unet_config = detected
+    try:
+        yield cls
+    finally:
+        cls.unet_config, comfy.model_detection.detect_unet_config = known, detect
+
+
+def built(name: str) -> tuple[torch.nn.Module, StateDict]:
+    """The model with random weights, and what a file has beside it."""
+    torch.manual_seed(0)
+    small = SMALL[name]
+    with told(name) as cls:
+        config = cls(dict(small.unet))
+        config.unet_config |= {k: v for k, v in small.unet.items() if k != "causal_ar"}
+        config.set_inference_dtype(torch.bfloat16, None)
+        config.custom_operations = comfy.ops.manual_cast
+        beside = company(name)
+        model = config.get_model(dict(beside), "")
+    randomise(model.diffusion_model)
+    return model, beside
+
+
+def company(name: str) -> StateDict:
+    small, found = SMALL[name], {key: torch.tensor([]) for key in SMALL[name].extras}
+    if small.unet.get("audio_model") == "dit1.0":
+        limits = {"StableAudio": (512, {}), "StableAudio3": (384, {"fourier_features_type": "learned"})}
+        top, more = limits[name]
+        for which in ("seconds_start", "seconds_total"):
+            made = comfy.ldm.audio.embedders.NumberConditioner(768, min_val=0, max_val=top, **more)
+            found |= {f"conditioner.conditioners.{which}.{k}": v for k, v in made.state_dict().items()}
+    if name == "Stable_Zero123":
+        found |= {"cc_projection.weight": torch.randn(768, 772) / 28, "cc_projection.bias": torch.zeros(768)}
+    return found
+
+
+def randomise(model: torch.nn.Module) -> None:
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if not tensor.is_floating_point() or "freqs" in name:
+            continue
+        scale = tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.02
+        noise = scale * torch.randn(tensor.shape)
+        gain = tensor.ndim == 1 and name.endswith(("weight", "scale", "gamma"))
+        tensor.data = (noise + gain).to(tensor.dtype)
+
+
+def inputs(small: Small) -> dict[str, object]:
+    torch.manual_seed(1)
+    given = {"x": small.x, "context": small.context, **small.more}
+    return {name: made(value) for name, value in given.items() if name != "context" or value is not None}
+
+
+def made(value):
+    """(1, 2) is noise of that shape, "zeros:1,2" and "ones:1,2" are integers; a list is one of each."""
+    if isinstance(value, list):
+        return [made(v) for v in value]
+    if isinstance(value, tuple):
+        return torch.randn(value)
+    if not isinstance(value, str):
+        return value
+    kind, _, sizes = value.partition(":")
+    shape = [int(size) for size in sizes.split(",")]
+    return torch.full(shape, 0.0 if kind[0] == "f" else 0) + (1 if kind.endswith("ones") else 0)
+
+
+def forward(model, name: str) -> torch.Tensor | None:
+    """What the whole model makes of the inputs of the table, None where it has none."""
+    small = SMALL[name]
+    if small.x is None or name in WEIGHTS_ONLY:
+        return None
+    load(model)
+    given = inputs(small)
+    x = given.pop("x")
+    t = torch.full(((x[0] if isinstance(x, list) else x).shape[0],), small.t)
+    dtype = model.model.get_dtype_inference()
+    cast = {k: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in given.items()}
+    x = [v.to(dtype) for v in x] if isinstance(x, list) else x.to(dtype)
+    out = model.model.diffusion_model(
+        x, t, transformer_options={k: torch.tensor(v) for k, v in small.options.items()}, **cast
+    )
+    unload()
+    return flat(out)
+
+
+def flat(out) -> torch.Tensor:
+    if isinstance(out, (tuple, list)):
+        return torch.cat([flat(part).flatten() for part in out if part is not None])
+    return out.float()
+
+
+##### A file
+
+
+def linear_names(model: torch.nn.Module) -> set[str]:
+    return {f"{name}.weight" for name, module in model.named_modules() if hasattr(module, "in_features")}
+
+
+def matrices(tensors: StateDict) -> set[str]:
+    return {k for k, v in tensors.items() if k.endswith(".weight") and v.ndim == 2 and min(v.shape) >= 16}
+
+
+def encoded(weight: torch.Tensor, kind: str) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Codes, scale as stored and the weight that both mean."""
+    values = weight.float()
+    if kind == "blocks":
+        rows, cols = (math.ceil(size / 128) for size in values.shape)
+        padded = torch.zeros(rows * 128, cols * 128)
+        padded[: values.shape[0], : values.shape[1]] = values
+        scale = padded.view(rows, 128, cols, 128).abs().amax((1, 3)).clamp(min=1e-9) / 448
+        spread = scale.repeat_interleave(128, 0).repeat_interleave(128, 1)[: values.shape[0], : values.shape[1]]
+    else:
+        scale = values.abs().amax(1, keepdim=True) if kind == "rows" else values.abs().amax()
+        spread = scale = scale.clamp(min=1e-9) / 448
+    codes = (values / spread).to(E4M3)
+    return codes, scale, codes.float() * spread
+
+
+def marker() -> torch.Tensor:
+    return torch.tensor(list(json.dumps({"format": "float8_e4m3fn"}).encode()), dtype=torch.uint8)
+
+
+def written(dialect: str, tensors: StateDict, linears: set[str]) -> tuple[StateDict, dict[str, str], StateDict]:
+    """Tensors and metadata as that producer writes them, and the tensors that they mean."""
+    if dialect == "cast":
+        cast = {k: v.to(E4M3) if v.is_floating_point() and v.numel() else v for k, v in tensors.items()}
+        return cast, {}, {k: v.to(tensors[k].dtype) for k, v in cast.items()}
+    out, meant, metadata = dict(tensors), dict(tensors), {}
+    chosen = (linears & matrices(tensors)) if dialect in ("marker", "header") else matrices(tensors)
+    for key in sorted(chosen):
+        name = key.removesuffix(".weight")
+        codes, scale, value = encoded(tensors[key], dialect)
+        out[key], meant[key] = codes, value.to(tensors[key].dtype)
+        out[f"{key}_scale_inv" if dialect == "blocks" else f"{key}_scale"] = scale
+        if dialect == "marker":
+            out[f"{name}.comfy_quant"] = marker()
+        if dialect == "ltx":
+            out[f"{name}.input_scale"] = torch.tensor(0.01 + len(name) / 1e4)
+    if dialect == "header":
+        layers = {key.removesuffix(".weight"): {"format": "float8_e4m3fn"} for key in chosen}
+        metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
+    return out, metadata, meant
+
+
+def file_names(name: str, tensors: StateDict) -> StateDict:
+    """By the names of a published file, where ComfyUI knows the model by them only."""
+    return {f"core.{k}": v for k, v in tensors.items()} if name == "PixelDiTT2I" else tensors
+
+
+##### What is compared
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.dequantize() if isinstance(tensor, QuantizedTensor) else tensor).float()
+
+
+def tensors_of(model) -> StateDict:
+    module = model.model.diffusion_model
+    found = {}
+    for name, sub in module.named_modules():
+        for key, tensor in [*sub._parameters.items(), *sub._buffers.items()]:
+            if tensor is not None:
+                found[f"{name}.{key}"] = tensor.data
+    return found
+
+
+def worst(model, reference) -> tuple[float, str]:
+    """The largest relative error of any tensor, and its name."""
+    ours, want = tensors_of(model), tensors_of(reference)
+    missing = sorted(want.keys() - ours.keys())
+    if missing:
+        return math.inf, f"missing: {missing[0]}"
+    found = [(difference(plain(ours[name]), plain(want[name])), name) for name in want]
+    return max(found)
+
+
+def difference(got: torch.Tensor, want: torch.Tensor) -> float:
+    if got.shape != want.shape:
+        return math.inf
+    if torch.equal(got.nan_to_num(), want.nan_to_num()):
+        return 0.0
+    return error(got, want)
+
+
+def core_model(tensors: StateDict, metadata: dict[str, str]):
+    return comfy.sd.load_diffusion_model_state_dict(dict(tensors), {}, metadata)
+
+
+QUANTIZATION = ("comfy_quant", "weight_scale", "input_scale", "scaled_fp8")
+
+
+class Logged(logging.Handler):
+    """Lines that ComfyUI logged and that a user should not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if "missing" in line or any(word in line for word in QUANTIZATION):
+            self.lines.append(line[:200])
+
+
+LOG = Logged()
+logging.getLogger().addHandler(LOG)
+
+
+def loaded(name: str, dialect: str, tensors: StateDict, linears: set[str], beside: StateDict) -> dict:
+    small = SMALL[name]
+    stored, metadata, meant = written(dialect, tensors, linears)
+    metadata = {**small.metadata, **metadata}
+    file = f"{name}-{dialect}.safetensors"
+    save_file(
+        {k: v.contiguous() for k, v in {**file_names(name, stored), **beside}.items()}, MODELS / file, metadata or None
+    )
+    reference = core_model(file_names(name, meant) | beside, metadata)
+    if type(reference.model.model_config).__name__ != name:
+        return {"refused": f"the harness built {type(reference.model.model_config).__name__}"}
+    LOG.lines.clear()
+    try:
+        model, _, _, report = call(
+            "LoadFP8Checkpoint", checkpoint=f"diffusion_models/{file}", compute="auto", activation_scale="dynamic"
+        )
+        off, where = worst(model, reference)
+        want, got = forward(reference, name), forward(model, name)
+        found = {
+            "weights": off,
+            "where": where,
+            "log": LOG.lines[:3],
+            "report": report,
+            "kept": len(quantized(model)),
+            "of": sum(v.dtype == E4M3 and v.ndim == 2 for v in stored.values()),
+        }
+        if want is not None:
+            found |= {"error": error(got, want), "size": want.std().item()}
+        return found
+    except Exception as problem:
+        return {"refused": f"{type(problem).__name__}: {problem}"[:300]}
+    finally:
+        (MODELS / file).unlink()
+
+
+def quantized(model) -> list[str]:
+    return [name for name, tensor in tensors_of(model).items() if isinstance(tensor, QuantizedTensor)]
+
+
+def saved(name: str, tensors: StateDict, beside: StateDict) -> dict:
+    """Quantized in the graph, saved, and loaded by core alone."""
+    small, file = SMALL[name], f"{name}.safetensors"
+    save_file(
+        {k: v.contiguous() for k, v in {**file_names(name, tensors), **beside}.items()},
+        MODELS / file,
+        small.metadata or None,
+    )
+    try:
+        original = call("UNETLoader", unet_name=file, weight_dtype="default")[0]
+        model, _ = call("QuantizeModel", model=original, method="fp8-dynamic", granularity="per-tensor", keep="")
+        want = forward(model, name)
+        call("SaveQuantizedModel", model=model, filename_prefix=f"diffusion_models/{name}-saved")
+        path = sorted((BASE / "output" / "diffusion_models").glob(f"{name}-saved_*.safetensors"))[-1]
+        LOG.lines.clear()
+        core = comfy.sd.load_diffusion_model(str(path))
+        lines = LOG.lines[:3]
+        off, where = worst(core, model)
+        found = {
+            "weights": off,
+            "where": where,
+            "log": lines,
+            "kept": len(quantized(core)),
+            "settings": settings(core) == settings(original),
+        }
+        if want is not None:
+            found |= {"error": error(forward(core, name), want)}
+        path.unlink()
+        return found
+    except Exception as problem:
+        return {"refused": f"{type(problem).__name__}: {problem}"[:300]}
+    finally:
+        (MODELS / file).unlink()
+
+
+def settings(model) -> dict:
+    """What ComfyUI knows of a model beside its weights."""
+    sampling = {k: v for k, v in vars(model.model.model_sampling).items() if isinstance(v, (bool, int, float))}
+    return {
+        "type": str(model.model.model_type),
+        "class": type(model.model).__name__,
+        **sampling,
+        "zsnr": getattr(model.model.model_sampling, "zsnr", None),
+    }
+
+
+def figures(name: str) -> dict:
+    _started, found = time.time(), {}
+    model, beside = built(name)
+    tensors = {k: v.clone() for k, v in model.diffusion_model.state_dict().items() if torch.is_tensor(v)}
+    linears = linear_names(model.diffusion_model)
+    del model
+    with told(name):
+        for dialect in REQUEST["dialects"]:
+            try:
+                if dialect == "saved":
+                    found[dialect] = saved(name, tensors, beside)
+                else:
+                    found[dialect] = loaded(name, dialect, tensors, linears, beside)
+            except Exception as problem:
+                found[dialect] = {"refused": f"HARNESS {type(problem).__name__}: {problem}"[:300]}
+            unload()
+
+    return found
+
+
+# small matrices: a second thread costs more than it does
+torch.set_num_threads(1)
+pack()
+known = [cls.__name__ for cls in comfy.supported_models.models]
+names = REQUEST.get("names") or [name for name in known if name in SMALL]
+answer({
+    "figures": {name: figures(name) for name in names if name in known},
+    "new": [name for name in known if name not in SMALL and name not in TOO_LARGE],
+})  # fmt: skip
