@@ -33,7 +33,6 @@ TESTED_BY = {
     "checkpoint/layer.py": "checkpoint/test_dialects.py",
     "checkpoint/metadata.py": "checkpoint/test_read.py",
     "checkpoint/module.py": "checkpoint/test_dialects.py",
-    "checkpoint/orientation.py": "checkpoint/test_dialects.py",
     "checkpoint/recognition.py": "checkpoint/test_dialects.py",
     "checkpoint/sampling.py": "checkpoint/test_plausibility.py",
     "checkpoint/scale_shape.py": "checkpoint/test_dialects.py",
