@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
+import re
+import subprocess
+import sys
 from pathlib import Path
 from types import ModuleType
 
+import pytest
+import torch
+from safetensors.torch import save_file
+from scaled_fp8 import quant
+
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+EXAMPLES = [name for name in quant.__all__ if ">>>" in (getattr(quant, name).__doc__ or "")]
 
 
 def script(path: Path) -> ModuleType:
@@ -29,3 +39,57 @@ def test_the_check_finds_the_commands_in_the_readme() -> None:
 def test_the_list_of_dialects_is_current() -> None:
     writer = script(DOCS / "write_dialects.py")
     assert writer.TARGET.read_text() == writer.text(), "run: python docs/write_dialects.py"
+
+
+def test_the_page_of_the_python_interface_is_current() -> None:
+    writer = script(DOCS / "write_api.py")
+    assert writer.TARGET.read_text(encoding="utf-8") == writer.text(), "run: python docs/write_api.py"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """A bf16 file of one Linear."""
+    target = tmp_path / "model.safetensors"
+    save_file({"blocks.0.q.weight": torch.randn(64, 64).bfloat16()}, target, {"format": "pt"})
+    return target
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_in_docstrings_do_what_they_say(name: str, path: Path) -> None:
+    """They may use quant, torch, a bf16 file (path) and an empty folder beside it."""
+    known = {"quant": quant, "torch": torch, "path": path, "folder": path.parent}
+    (example,) = doctest.DocTestFinder(recurse=False).find(getattr(quant, name), name, globs=known)
+    assert doctest.DocTestRunner().run(example).failed == 0
+
+
+def test_the_main_functions_have_an_example() -> None:
+    assert {"read_checkpoint", "inspect_checkpoint", "patch_linears", "quantize_component", "quantize", "convert",
+            "compare"} <= set(EXAMPLES)  # fmt: skip
+
+
+def ran(name: str, *arguments: Path) -> str:
+    """What an example prints."""
+    command = [sys.executable, ROOT / "examples" / f"{name}.py", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_example_converts_and_reads(path: Path) -> None:
+    converted = path.with_name("fp8.safetensors")
+    assert "blocks.0.q" in ran("convert_file", path, converted)
+    said = ran("read_checkpoint", converted)
+    assert "1 quantized layers" in said and "blocks.0.q: float8_e4m3fn per-tensor" in said
+
+
+def test_example_patches_and_restores() -> None:
+    said = ran("patch_model")
+    error = re.search(r"relative error ([0-9.]+); restored: True", said)
+    assert error and 0 < float(error[1]) < 0.06
+
+
+def test_the_readme_fits_a_screen_or_three() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 150
+    for target in re.findall(r"\]\((?!http)([^)#]+)\)", "\n".join(lines)):
+        assert (ROOT / target).exists(), target

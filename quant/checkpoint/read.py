@@ -27,7 +27,12 @@ if TYPE_CHECKING:
 
 
 def inspect_checkpoint(path: str | os.PathLike[str] | Source, check: str = "sample") -> Verdict:
-    """The verdict on a checkpoint, accepted or not; check "all" looks at every code. Refused if it is unreadable."""
+    """The verdict on a checkpoint, accepted or not; check "all" looks at every code. Refused if it is unreadable.
+
+    >>> verdict = quant.inspect_checkpoint(path)
+    >>> verdict.accepted, len(verdict.layers)
+    (True, 0)
+    """
     return survey(path, check).verdict
 
 
@@ -42,6 +47,10 @@ def read_checkpoint(
     mesh: of one dimension; each of its ranks then reads its own rows of every weight (see Checkpoint.part), no others.
     fits: whether tensors of these names and shapes are those of a known model: which side of a weight is out, where
     neither markers nor biases say so.
+
+    >>> checkpoint = quant.read_checkpoint(path)
+    >>> list(checkpoint), list(checkpoint.tensors)
+    ([], ['blocks.0.q.weight'])
     """
     found = survey(path, check, fits)
     found.share = Share.of(mesh) if mesh is not None else None

@@ -78,6 +78,10 @@ def convert(
 
     dst appears whole, once it was read back, or not at all. Refused if src is, if dst is a file of src, or where a
     value does not fit.
+
+    >>> converted = quant.convert(path, folder / "fp8.safetensors", "float8_e4m3fn")
+    >>> list(quant.read_checkpoint(folder / "fp8.safetensors"))
+    ['blocks.0.q']
     """
     start = time.perf_counter()
     request = Request(request) if isinstance(request, str) else request

@@ -39,6 +39,11 @@ def quantize_component(
     backend: "torchao", "patched" (this package's Linears) or "auto"; keep: regular expression of layers to leave;
     family: of FAMILIES, recognised by the names of layers without; search: for better scales ("patched" only);
     progress: called with layers done and in all, after each. An interrupted call leaves whole layers, of either kind.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
+    >>> model, stats = quant.quantize_component(model, "fp8-dynamic", keep="^0$", backend="patched")
+    >>> stats.method, [layer.name for layer in stats.layers if layer.quantized]
+    ('fp8-dynamic', ['1'])
     """
     place = placed(module)
     chosen = pick(method, *place, component)

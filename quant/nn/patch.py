@@ -80,6 +80,14 @@ def patch_linears(
 
     Names match exactly or but for a known prefix; layers: a regular expression searched in checkpoint's names.
     A layer patched before is patched anew from its original weight: the last call wins, nothing stacks.
+
+    >>> model = torch.nn.Sequential(torch.nn.Linear(32, 64))
+    >>> weights = {"0": quant.quantize(model[0].weight, quant.FORMATS["float8_e4m3fn"])}
+    >>> with quant.patch_linears(model, weights, compute="upcast"):
+    ...     type(model[0]).__name__, tuple(model(torch.randn(2, 32)).shape)
+    ('ScaledLinear', (2, 64))
+    >>> type(model[0]).__name__
+    'Linear'
     """
     check_names(compute, activation_scale)
     linears = matched(module, selected(checkpoint, layers))

@@ -82,6 +82,10 @@ def quantize(
 
     granularity: the format's default without; name: for messages; search: for better scales, slower;
     seed: above 0 rounds stochastically, so that a merged LoRA smaller than a step is not lost.
+
+    >>> weight = quant.quantize(torch.randn(64, 32), quant.FORMATS["float8_e4m3fn"], quant.PerRow())
+    >>> weight.codes.dtype, tuple(weight.scale.shape), weight.granularity.name
+    (torch.float8_e4m3fn, (64, 1), 'per-row')
     """
     granularity, shape = granularity or format.granularities[0], matrix_shape(weight, name)
     if problem := unfit(format, granularity, shape):
