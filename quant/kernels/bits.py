@@ -44,6 +44,8 @@ CODINGS = {
 WIDE = {torch.bfloat16: Wide(7, 127, torch.int16), torch.float32: Wide(23, 127, torch.int32)}
 # 512 rows of 3072 inputs: as bfloat16 three MiB
 SLAB = 512 * 3072
+# elements of the output that are float32 at a time, 1.5 MiB of them
+PIECE = SLAB // 4
 
 
 def upcast_by_bits(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
@@ -52,15 +54,38 @@ def upcast_by_bits(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> T
         return F.linear(x, weight.dequantize(x.dtype), bias)
     # float16 has not the range for sums of codes
     wide = x.to(torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32)
-    y = torch.cat([F.linear(wide, values) for values in slabs(weight, wide.dtype)], 1).mul(output_scale(weight))
-    return (y if bias is None else y.add_(bias)).to(x.dtype)
+    return scaled_(unscaled(wide, weight), output_scale(weight), bias).to(x.dtype)
+
+
+def unscaled(x: Tensor, weight: QuantizedWeight) -> Tensor:
+    """``x @ (W / output_scale).T`` in x's dtype, holding no output twice but that of a slab."""
+    parts = slabs(weight, x.dtype)
+    if weight.shape[0] <= slab_rows(weight):
+        return F.linear(x, next(parts))
+    y = x.new_empty(len(x), weight.shape[0])
+    for columns, values in zip(y.split(slab_rows(weight), 1), parts, strict=True):
+        columns.copy_(F.linear(x, values))
+    return y
+
+
+def scaled_(y: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
+    """``y * scale + bias`` in place: in float32, of as many tokens at a time as stay in the cache."""
+    for tokens in y.split(max(1, PIECE // y.shape[1])):
+        single = tokens * scale
+        tokens.copy_(single if bias is None else single.add_(bias))
+    return y
+
+
+def slab_rows(weight: QuantizedWeight) -> int:
+    step = weight.granularity.rows if isinstance(weight.granularity, PerBlock) else 1
+    return max(1, SLAB // weight.shape[1] // step) * step
 
 
 def slabs(weight: QuantizedWeight, dtype: torch.dtype) -> Iterator[Tensor]:
     """The weight over output_scale, some rows at a time, ``[rows, in]`` in dtype; exact but for blocks in bfloat16."""
     factor = 2.0 ** (WIDE[dtype].bias - CODINGS[weight.codes.dtype].bias)
     step = weight.granularity.rows if isinstance(weight.granularity, PerBlock) else 1
-    rows = max(1, SLAB // weight.shape[1] // step) * step
+    rows = slab_rows(weight)
     for start in range(0, weight.shape[0], rows):
         values = fields(weight.codes[start : start + rows], dtype)
         if step == 1 and not isinstance(weight.granularity, PerBlock):
