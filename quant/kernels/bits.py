@@ -50,7 +50,8 @@ PIECE = SLAB // 4
 
 def upcast_by_bits(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """``x @ W.T + bias``; W without rotation or smoothing. The scales that rows have multiply the output."""
-    if torch.compiler.is_compiling() or not all_numbers(weight.codes):
+    # tensors without data, of a tracer, cannot be looked into
+    if torch.compiler.is_compiling() or type(weight.codes) is not Tensor or not all_numbers(weight.codes):
         return F.linear(x, weight.dequantize(x.dtype), bias)
     # float16 has not the range for sums of codes
     wide = x.to(torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32)

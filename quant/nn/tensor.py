@@ -186,7 +186,7 @@ def params_of(
 ) -> ScaledWeightLayout.Params:
     return ScaledWeightLayout.Params(
         weight.scale, dtype, shape or weight.shape, weight.format, weight.granularity,
-        input_scale, weight.smooth, weight.rotation, weight.outer, weight.codebook, choice,
+        input_scale, weight.smooth, weight.rotation, weight.outer, weight.codebook, choice=choice,
     )  # fmt: skip
 
 
