@@ -67,7 +67,9 @@ def test_a_name_is_taken_as_it_is() -> None:
 
 
 def pretend(monkeypatch: pytest.MonkeyPatch, family: str, int8: str | None) -> None:
-    choice = SimpleNamespace(kernel=SimpleNamespace(on_codes=family == "scaled_mm", name=f"{family} kernel"), reason="as probed")
+    choice = SimpleNamespace(
+        kernel=SimpleNamespace(on_codes=family == "scaled_mm", name=f"{family} kernel"), reason="as probed"
+    )
     monkeypatch.setattr(auto, "choose", lambda *_: choice)
     monkeypatch.setattr(auto, "int8_problem", lambda _: int8)
 
