@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from .text import printable
+
 
 class Refused(Exception):
     """A file, layer or request that cannot be handled right, as one sentence: what, where, got, do."""
 
     def __init__(self, sentence: object = "") -> None:
-        # names from a file may hold line breaks
-        super().__init__(" ".join(str(sentence).splitlines()))
+        # names from a file may hold line breaks, and what a terminal obeys
+        super().__init__(printable(" ".join(str(sentence).splitlines())))
 
 
 def first_line(problem: BaseException) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -94,7 +95,8 @@ class Malformed(ValueError):
 def parse(file: BinaryIO, size: int) -> Header:
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
-        raise Malformed(f"the header should be {length} bytes long, but the whole file has {size}")
+        # not how long: of a file that is none, that is what its first bytes are
+        raise Malformed(f"the header should be longer than the whole file, which has {size} bytes")
     if length > LARGEST_HEADER:
         raise Malformed(f"the header should be {length} bytes long, more than {LARGEST_HEADER}")
     fields = as_object(file.read(length))
@@ -110,6 +112,8 @@ def as_object(text: bytes) -> dict[str, Any]:
         written(value)
     except Malformed:
         raise
+    except UnicodeError:
+        raise Malformed("the header is not JSON (no UTF-8)") from None
     except (ValueError, RecursionError, TypeError) as problem:
         raise Malformed(f"the header is not JSON ({str(problem)[:80]})") from None
     if not isinstance(value, dict):
@@ -120,8 +124,7 @@ def as_object(text: bytes) -> dict[str, Any]:
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise Malformed(f"the header has the key {twice[:80]!r} twice")
     return fields
 

@@ -10,7 +10,7 @@ from ..errors import Refused, first_line
 from .pickles import read_pickle
 from .reader import open_regular, read_safetensors
 from .shards import read_shards
-from .sidecars import SCALES, read_scales, read_sidecars, sidecars_of
+from .sidecars import SCALES, descriptions_of, read_scales, read_sidecars, sidecars_of
 from .stored import STORES, Contents, Source
 
 PICKLES = (".pt", ".pth", ".bin", ".ckpt")
@@ -37,7 +37,10 @@ def read_all(main: Path, path: Path) -> Source:
     contents = reader_of(main)(main)
     scales = read_scales(main, contents.tensors)
     beside = (main, *sidecars_of(main))
-    return Source({**contents.tensors, **scales}, contents.metadata, read_sidecars(main), path, str(path), beside)
+    known = read_sidecars(main)
+    source = Source({**contents.tensors, **scales}, contents.metadata, known, path, str(path), beside)
+    source.ignored = tuple(file.name for file in descriptions_of(main) if file.name not in known)
+    return source
 
 
 def reader_of(path: Path) -> Callable[[Path], Contents]:

@@ -24,6 +24,8 @@ SIDECARS = (
     "quanto_qmap.json",
     "comfy_config.json",
 )
+# written for other purposes too: what is wrong in them may be none of our business
+GENERAL = ("config.json", "params.json", "comfy_config.json")
 SCALES = "fp8_scales.safetensors"
 
 
@@ -47,7 +49,18 @@ def hunyuan_of(main: Path) -> Path:
 
 def read_sidecars(main: Path) -> dict[str, dict[str, Any]]:
     """File name -> JSON of the files beside main that describe quantization."""
-    return {path.name: read_json(path) for path in descriptions_of(main)}
+    found = {path.name: description(path) for path in descriptions_of(main)}
+    return {name: content for name, content in found.items() if content is not None}
+
+
+def description(path: Path) -> dict[str, Any] | None:
+    """A configuration as JSON; one that is damaged only where it says nothing of quantization is None."""
+    try:
+        return read_json(path)
+    except Refused:
+        if path.name in GENERAL and b"quant" not in path.read_bytes()[:LARGEST_HEADER].lower():
+            return None
+        raise
 
 
 def read_json(path: Path) -> dict[str, Any]:

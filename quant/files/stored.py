@@ -43,6 +43,7 @@ class Source(Mapping[str, TensorInfo]):
         beside: Iterable[Path] = (),
     ) -> None:
         self.stored, self.path, self.name, self.beside = dict(stored), path, name, frozenset(beside)
+        self.ignored: tuple[str, ...] = ()
         self.metadata, self.sidecars = dict(metadata or {}), dict(sidecars or {})
 
     def __getitem__(self, name: str) -> TensorInfo:
