@@ -6,9 +6,10 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..quant.kernels.plan import ACTIVATION_SCALES, FAMILIES
-from ..quant.recipes.methods import CHOICES, METHODS
+from ..quant.recipes.methods import BUDGET, CHOICES, METHODS
 
 CATEGORY = "Scaled FP8"
+CalibrationType = io.Custom("CALIBRATION")
 MODEL_FOLDERS = ("diffusion_models", "checkpoints")
 NONE = "none"
 DEFAULT = "default"
@@ -55,7 +56,8 @@ def activation_scale_input() -> io.Combo.Input:
 
 
 def method_input(names: list[str]) -> io.Combo.Input:
-    titles = "; ".join(f"{name}: {METHODS[name].title}" for name in names)
+    known = {**METHODS, BUDGET.name: BUDGET}
+    titles = "; ".join(f"{name}: {known[name].title}" for name in names)
     tip = f"{titles}; default: what scaled_fp8.toml in ComfyUI's user folder says, else auto for models."
     return io.Combo.Input("method", options=[*names, DEFAULT], default=names[1], tooltip=tip)
 

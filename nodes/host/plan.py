@@ -19,8 +19,13 @@ from ...quant.nn.tensor import from_tensor, is_scaled, with_choice
 def linears(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
     """Name and module of every Linear of a model, as the model is without patches."""
     for name, module in model.model.named_modules():
-        if hasattr(module, "in_features") and hasattr(module, "out_features"):
+        if is_linear(module):
             yield name, module
+
+
+def is_linear(module: Module) -> bool:
+    """Whether this is a Linear of any of ComfyUI's classes."""
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
 def activation_dtype(model: ModelPatcher) -> torch.dtype:

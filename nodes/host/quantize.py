@@ -14,6 +14,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
 from torch.nn import Module, Parameter
 
+from ...quant.calibration.rounding import rounded
+from ...quant.calibration.store import Calibration
 from ...quant.errors import Refused
 from ...quant.nn.component import policy_of
 from ...quant.nn.stats import LayerStats, Stats
@@ -24,7 +26,6 @@ from ...quant.recipes.families import Family
 from ...quant.recipes.memory import estimate_memory
 from ...quant.recipes.policy import Policy, recognise
 from ...quant.recipes.settings import find_settings
-from ...quant.weights.encode import quantize
 from ...quant.weights.weight import QuantizedWeight
 from ..inputs import DEFAULT
 from .linear import core_linear, left_to_core, scaled_class
@@ -43,6 +44,7 @@ class Recipe:
     granularity: str
     keep: str = ""
     component: str = "transformer"
+    calibration: Calibration | None = None
 
     def pick(self, model: ModelPatcher, family: Family | None) -> tuple[Pick, str]:
         """Method, with the reason, and granularity: as asked for, or as settings say for this family."""
@@ -62,7 +64,7 @@ def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, S
     if chosen.method.name == "none":
         return patched, summary(chosen, None, family, ())
     policy = policy_of(chosen.method, recipe.component, granularity, recipe.keep, family)
-    done = tuple(quantize_layer(patched, name, module, policy, chosen) for name, module in watched(layers))
+    done = tuple(quantize_layer(patched, layer, policy, chosen, recipe.calibration) for layer in watched(layers))
     if not any(layer.quantized for layer in done):
         reasons = "; ".join(dict.fromkeys(layer.reason for layer in done)) or "it has no Linear layers"
         raise Refused(f"No layer of this model is left to quantize to {policy.format.name}: {reasons}.")
@@ -97,15 +99,18 @@ def candidates(model: ModelPatcher, component: str) -> Iterator[tuple[str, Modul
         yield from ((name, module) for name, module in modules if isinstance(module, torch.nn.modules.conv._ConvNd))
 
 
-def quantize_layer(patched: ModelPatcher, name: str, module: Module, policy: Policy, chosen: Pick) -> LayerStats:
+def quantize_layer(
+    patched: ModelPatcher, layer: tuple[str, Module], policy: Policy, chosen: Pick, known: Calibration | None
+) -> LayerStats:
     """Quantize one layer in the patcher's object patches, if the policy wants it."""
+    name, module = layer
     weight, short = base_weight(patched, name), name.removeprefix("diffusion_model.")
     shape, before = tuple(weight.shape), weight.nbytes
     decision = policy.decide(short, shape, already(weight))
     if not decision.quantize:
         return LayerStats(short, False, decision.reason, shape, before, before)
     source = weight.data.to(patched.load_device).flatten(1)
-    found = quantize(source, policy.format, policy.granularity, short).to(patched.offload_device)
+    found = rounded(source, policy.format, policy.granularity, known, short).to(patched.offload_device)
     install(patched, name, found, shape, chosen.method.compute)
     after = found.codes.nbytes + found.scale.nbytes
     return LayerStats(short, True, decision.reason, shape, before, after)

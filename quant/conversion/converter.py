@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from ..calibration.plan import Plan
 from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..checkpoint.sampling import evenly_spaced
 from ..checkpoint.survey import survey_header
@@ -20,7 +22,10 @@ from ..files.reader import read_safetensors
 from ..files.sets import MARK
 from ..files.stored import Source, Stored
 from ..files.writer import Output, writing
+from ..recipes.policy import Policy
 from ..weights.formats import FORMATS
+from ..weights.job import search_for
+from .calibrating import carried_out, encoding
 from .ownership import check_ownership
 from .parts import Scopes, find_scopes
 from .quantizing import Encode
@@ -82,7 +87,10 @@ def convert(
     start = time.perf_counter()
     request = Request(request) if isinstance(request, str) else request
     check_format(request)
+    search_for(request.effort)
     ckpt = read_checkpoint(src, options.check)
+    if request.calibration:
+        request.calibration.check(name.removesuffix(".weight") for name in (*ckpt, *ckpt.tensors))
     tasks, lines = planned(ckpt, request)
     target = target_of(Path(dst), tasks, options.shard_size, plain_metadata(ckpt, tasks), not options.named)
     check_ownership(ckpt.source, Path(dst), target, options.named)
@@ -121,9 +129,11 @@ def planned(ckpt: Checkpoint, request: Request) -> tuple[list[Task], tuple[str, 
         layers: list[Task] = [Cast(values_of(ckpt, name), dtype, "dequantized") for name in ckpt]
         rest = [plain(ckpt, name, dtype) for name in ckpt.tensors]
         return layers + rest, (f"every floating tensor: {request.format}",)
+    if request.plan:
+        return by_plan(ckpt, request.plan, request)
     scopes = find_scopes([*map(ckpt.weight_key, ckpt), *ckpt.tensors], request)
     tasks = [quantized(ckpt, name, scopes, request) for name in ckpt]
-    tasks += [other(ckpt, name, scopes) for name in ckpt.tensors]
+    tasks += [other(ckpt, name, scopes, request) for name in ckpt.tensors]
     return tasks, tuple(scope.line() for scope in scopes.found.values())
 
 
@@ -143,7 +153,7 @@ def quantized(ckpt: Checkpoint, layer: str, scopes: Scopes, request: Request) ->
         decision = scopes.of(key).decide(layer, spec.full_shape)
         policy = scopes.of(key).policy
         if decision.quantize and policy:
-            return Encode(values_of(ckpt, layer), policy, f"requantized: {decision.reason}")
+            return encoded(values_of(ckpt, layer), policy, f"requantized: {decision.reason}", request)
         return Cast(values_of(ckpt, layer), torch.bfloat16, decision.reason)
     if not key.endswith("weight"):
         return Cast(values_of(ckpt, layer), torch.bfloat16, "a parameter without a layer: dequantized")
@@ -151,15 +161,27 @@ def quantized(ckpt: Checkpoint, layer: str, scopes: Scopes, request: Request) ->
     return Pass(ckpt, layer, f"already {already}: left as it is")
 
 
-def other(ckpt: Checkpoint, name: str, scopes: Scopes) -> Task:
+def other(ckpt: Checkpoint, name: str, scopes: Scopes, request: Request) -> Task:
     values = Values(ckpt, name)
     if not name.endswith("weight") or values.info.dtype not in QUANTIZABLE or len(values.info.shape) < 2:
         return Cast(values, None, "")
     scope = scopes.of(name)
     decision = scope.decide(name.removesuffix(".weight"), values.info.shape)
     if decision.quantize and scope.policy:
-        return Encode(values, scope.policy, decision.reason)
+        return encoded(values, scope.policy, decision.reason, request)
     return Cast(values, None, decision.reason)
+
+
+def encoded(values: Values, policy: Policy, reason: str, request: Request) -> Encode:
+    return encoding(values, policy, reason, request.effort, request.calibration)
+
+
+def by_plan(ckpt: Checkpoint, plan: Plan, request: Request) -> tuple[list[Task], tuple[str, ...]]:
+    """What a plan says, for the layers that are not quantized yet."""
+    encode = partial(encoded, request=request)
+    tasks: list[Task] = [Pass(ckpt, name, "quantized already: left as it is") for name in ckpt]
+    tasks += carried_out(ckpt, plan, request.component or "transformer", encode)
+    return tasks, tuple(plan.totals())
 
 
 ##### Before the result takes its place

@@ -14,14 +14,15 @@ from ..checkpoint.sampling import sample
 from ..files.header import TensorInfo
 from ..files.writer import Output
 from ..recipes.policy import Policy
-from ..weights.encode import SLAB, Job, encode_slabs, finite, quantize, rotation_group, scale_of_scales, slabs
+from ..weights.encode import blank, encode_slabs, finite, quantize, rotation_group, scale_of_scales
 from ..weights.formats import Format
 from ..weights.granularity import Granularity, PerBlock, PerTensor, largest
+from ..weights.job import SLAB, Job, Search, search_for, slabs
 from ..weights.native import description, native_tensors
 from ..weights.rotation import rotate
 from ..weights.weight import QuantizedWeight
 from .readback import differences, row_runs
-from .tasks import PIECE, Step, Values, infos_of, no_codes
+from .tasks import PIECE, Step, Values, infos_of
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Encode:
     values: Values
     policy: Policy
     reason: str
+    effort: str = "fast"
 
     @property
     def name(self) -> str:
@@ -58,10 +60,7 @@ class Encode:
 
     @cached_property
     def shell(self) -> QuantizedWeight:
-        rows = self.values.matrix[0]
-        scale = torch.empty(self.granularity.scale_shape(self.values.matrix), device="meta")
-        weight = self.weight(scale, torch.empty((rows, 1) if self.format.grid else (), device="meta"))
-        return replace(weight, codebook=torch.empty(16, device="meta") if self.format.grid else None)
+        return blank(self.format, self.granularity, self.values.matrix)
 
     @cached_property
     def infos(self) -> list[TensorInfo]:
@@ -74,14 +73,15 @@ class Encode:
     @property
     def job(self) -> Job:
         rotation = rotation_group(self.values.matrix[1]) if self.format.rotates else 0
-        return Job(self.format, self.granularity, rotation)
+        return Job(self.format, self.granularity, rotation, search=self.search and self.search.of(self.format))
+
+    @property
+    def search(self) -> Search | None:
+        return search_for(self.effort)
 
     def weight(self, scale: Tensor, outer: Tensor | None) -> QuantizedWeight:
         """The weight with these scales, its codes on no device."""
-        shape = self.values.matrix
-        codes, rotation = no_codes(self.format, shape), self.job.rotation
-        kept = outer if self.format.outer_maximum or self.format.grid else None
-        return QuantizedWeight(self.format, codes, scale, self.granularity, shape, rotation=rotation, outer=kept)
+        return replace(self.shell, scale=scale, outer=outer)
 
     def write(self, output: Output, step: Step) -> None:
         read, (rows, columns) = self.values.reader(), self.values.matrix
@@ -99,7 +99,7 @@ class Encode:
         self.put_rest(output, native_tensors(self.weight(scale, job.outer), self.prefix))
 
     def write_whole(self, output: Output, weight: Tensor, step: Step) -> None:
-        found = quantize(weight, self.format, self.granularity, self.name)
+        found = quantize(weight, self.format, self.granularity, self.name, self.search)
         tensors = native_tensors(found, self.prefix)
         output.put(f"{self.prefix}weight", tensors[f"{self.prefix}weight"])
         self.put_rest(output, tensors)
@@ -155,7 +155,7 @@ class Encode:
 def encoded(job: Job, rows: Tensor, amax: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Codes and scales of some rows."""
     if isinstance(job.granularity, PerTensor):
-        scale = job.scale(amax)
+        scale = job.scale(amax)  # a search gains nothing for one scale of all, so that no format has factors for it
         return torch.cat([job.codes(job.values(slab), scale) for slab in slabs(rows, job.granularity)]), scale
     finite(largest(rows, (0, 1)), name)
     return encode_slabs(job, rows, amax)

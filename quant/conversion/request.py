@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..calibration.plan import Plan
+    from ..calibration.store import Calibration
     from ..recipes.settings import Settings
 
 
@@ -14,7 +16,8 @@ class Request:
     """What the user asks of a conversion; None and "" leave it to settings and rules.
 
     component: what the file is; of an all-in-one checkpoint, the only part to quantize; requantize: quantized layers
-    too; unsupported: write what ComfyUI core cannot load.
+    too; unsupported: write what ComfyUI core cannot load; effort: of EFFORTS, for 4-bit scales; calibration: what its
+    layers are fed; plan: which layer becomes what, instead of format, keep and rules.
     """
 
     format: str | None
@@ -25,3 +28,6 @@ class Request:
     requantize: bool = False
     unsupported: bool = False
     settings: Settings | None = None
+    effort: str = "best"
+    calibration: Calibration | None = None
+    plan: Plan | None = None

@@ -67,6 +67,12 @@ def replacing(places: Places) -> Iterator[list[BinaryIO]]:
                 remove(places.replaced())
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """One small file, whole or not at all."""
+    with replacing(Places([path])) as (file,):
+        file.write(data)
+
+
 @contextmanager
 def removed_in_the_end(paths: Sequence[Path]) -> Iterator[None]:
     try:

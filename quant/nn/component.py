@@ -13,7 +13,7 @@ from ..recipes.auto import pick
 from ..recipes.families import Family
 from ..recipes.methods import Method
 from ..recipes.policy import Policy, check_component, family_named, recognise
-from ..weights.encode import Search
+from ..weights.job import Search
 from .backends import Backend, pick_backend
 from .convolution import CONVOLUTIONS, is_quantized
 from .stats import LayerStats, Stats

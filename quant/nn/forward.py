@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +13,10 @@ from torch import Tensor
 from ..errors import Refused
 from ..kernels.activations import same_device
 from ..kernels.plan import Choice
+from ..kernels.registry import KERNELS, Kernel
 from ..weights.weight import QuantizedWeight
+
+UPCAST = next(kernel for kernel in KERNELS if kernel.family == "upcast" and not kernel.rules)
 
 
 def run(
@@ -46,8 +51,30 @@ def computed_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if autocast else x.dtype
 
 
+class Precision:
+    """high: whether activations are left as they are now, whatever kernel a layer was planned on."""
+
+    high = False
+
+
+@contextmanager
+def high_precision() -> Iterator[None]:
+    """Until the block ends scaled Linears dequantize their weights and do not round activations."""
+    before, Precision.high = Precision.high, True
+    try:
+        yield
+    finally:
+        Precision.high = before
+
+
+def kernel_of(choice: Choice) -> Kernel:
+    """The planned kernel; in high precision one that takes activations as they are."""
+    rounds = choice.kernel.family != UPCAST.family
+    return UPCAST if Precision.high and rounds else choice.kernel
+
+
 def flat(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
-    choice.count(choice.kernel.name)
+    choice.count(kernel_of(choice).name)
     x = x.reshape(-1, choice.shape[1]) if choice.shape[1] else x.reshape(x.shape[:-1].numel(), 0)
     bias = None if bias is None else bias.to(x.dtype)
     if weight.scale.device != x.device:
@@ -63,7 +90,7 @@ def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Cho
         empty = x.new_zeros(x.shape[0], choice.shape[0])
         return empty if bias is None else empty + bias
     input_scale = same_device(weight.input_scale, x) if choice.activation == "static" else None
-    return choice.kernel.run(x, weight, bias, input_scale, choice.quantizer)
+    return kernel_of(choice).run(x, weight, bias, input_scale, choice.quantizer)
 
 
 class Frozen(torch.autograd.Function):

@@ -18,9 +18,10 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..distributed.gathering import Shard, gathered, given
-from ..weights.encode import Job, generator, quantize
+from ..weights.encode import quantize
 from ..weights.formats import Format, float8_e4m3fn
 from ..weights.granularity import Granularity, PerTensor
+from ..weights.job import Job, generator
 from ..weights.weight import QuantizedWeight
 
 if TYPE_CHECKING:

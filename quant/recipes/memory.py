@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from math import prod
 
 from ..text import text_table
-from ..weights.encode import SLAB
 from ..weights.formats import FORMATS, Format, float8_e4m3fn, int8
 from ..weights.granularity import Granularity
+from ..weights.job import SLAB
 from .methods import METHODS, method_named
 from .policy import Policy, family_named, recognise
 

@@ -57,6 +57,8 @@ METHODS: dict[str, Method] = {
     )
 }  # fmt: skip
 ALIASES = {"fp8": "fp8-dynamic"}
+# the format of each layer is planned, so that this is no row of the table
+BUDGET = Method("budget", "the least error for a budget: each layer's format is planned", None)
 
 
 def method_named(name: str) -> Method:

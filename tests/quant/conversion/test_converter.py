@@ -230,7 +230,7 @@ def chosen(format: Format, granularity: Granularity) -> Request:
 def test_each_layer_is_what_quantize_makes_of_it(
     tmp_path: Path, format: Format, granularity: Granularity, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scaled_fp8.quant.weights.encode.SLAB", 128 * 320)
+    monkeypatch.setattr("scaled_fp8.quant.weights.job.SLAB", 128 * 320)
     monkeypatch.setattr("scaled_fp8.quant.conversion.tasks.SLAB", 128 * 320)
     monkeypatch.setattr("scaled_fp8.quant.conversion.tasks.PIECE", 128 * 320)
     state = model(tmp_path, dtype)
