@@ -10,11 +10,10 @@ from dataclasses import dataclass, replace
 from math import ceil
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ..weights.weight import QuantizedWeight
-from .parts import filled, scale_step
+from .parts import as_bytes, filled, scale_step
 
 
 @dataclass(frozen=True)
@@ -38,7 +37,7 @@ def parts_of(weight: QuantizedWeight) -> dict[str, Tensor]:
 def given(weight: QuantizedWeight, shard: Shard) -> tuple[Tensor, ...]:
     """What a device gives: each tensor ``[rows, ...]`` of its part, filled up to the rows of every part."""
     tensors = parts_of(filled(weight, 0, shard.rows)).values()
-    return tuple((t.view(torch.uint8) if t.dtype.itemsize == 1 else t).contiguous() for t in tensors)
+    return tuple(as_bytes(tensor).contiguous() for tensor in tensors)
 
 
 def gathered(weight: QuantizedWeight, shard: Shard, outputs: tuple[Tensor, ...]) -> QuantizedWeight:

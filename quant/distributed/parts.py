@@ -98,10 +98,13 @@ def grown(companion: Tensor | None, size: int) -> Tensor | None:
 
 def lengthened(tensor: Tensor, dim: int, size: int) -> Tensor:
     missing = size - tensor.shape[dim]
-    # float8 has no pad of its own
-    raw = tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
     padding = (0, 0, 0, missing) if dim == 0 and tensor.dim() == 2 else (0, missing)
-    return F.pad(raw, padding).view(tensor.dtype) if missing else tensor
+    return F.pad(as_bytes(tensor), padding).view(tensor.dtype) if missing else tensor
+
+
+def as_bytes(tensor: Tensor) -> Tensor:
+    """The same memory; codes of a byte as uint8, since float8 cannot be padded, joined or sent."""
+    return tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor
 
 
 def joined(parts: Sequence[QuantizedWeight], dim: int) -> QuantizedWeight:
@@ -120,7 +123,7 @@ def cat(parts: Sequence[QuantizedWeight], name: str, dim: int) -> Tensor | None:
     whole = own[0] is None or own[0].dim() == 0 or (name == "scale" and scale_step(parts[0], dim) is None)
     if whole:
         return own[0]
-    raw = [tensor.view(torch.uint8) if tensor.dtype.itemsize == 1 else tensor for tensor in own]
+    raw = [as_bytes(tensor) for tensor in own]
     return torch.cat(raw, dim if raw[0].dim() > 1 else 0).view(own[0].dtype)
 
 

@@ -50,11 +50,13 @@ class ScaledLinear(nn.Linear):
     scaled: Patch | None = None
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.scaled is None or not is_scaled(local(self.weight)):
+        if self.scaled is None:
             return super().forward(x)
-        if is_parallel(self.weight):
+        if is_scaled(self.weight):
+            return self.product(x, self.bias)
+        if is_parallel(self.weight) and is_scaled(local(self.weight)):
             return parallel_linear(x, self.weight, self.bias, self.product, self.partial_product)  # type: ignore[arg-type]
-        return self.product(x, self.bias)
+        return super().forward(x)
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         weight = self.quantized()

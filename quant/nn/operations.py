@@ -183,7 +183,7 @@ def components(tensor: QuantizedTensor) -> list[Tensor]:
     """All tensors of a scaled one, codes as bytes; contiguous, so that they can be received into."""
     weight = from_tensor(tensor)
     found = [weight.codes, *(getattr(tensor._params, name) for name in tensor._params._tensor_fields())]
-    return [part.view(torch.uint8) if part.dtype.itemsize == 1 else part for part in found]
+    return [parts.as_bytes(part) for part in found]
 
 
 @operation("_c10d_functional.all_gather_into_tensor.default")
@@ -192,13 +192,12 @@ def all_gather(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
     tensor, count = args[0], args[1]
     weight = from_tensor(tensor)
     own = {name: part.contiguous() for name, part in parts_of(weight).items()}
-    raw = {n: p.view(torch.uint8) if p.dtype.itemsize == 1 else p for n, p in own.items()}
-    found = {name: op(part, *args[1:], **kwargs).view(own[name].dtype) for name, part in raw.items()}
+    found = {name: op(parts.as_bytes(part), *args[1:], **kwargs).view(part.dtype) for name, part in own.items()}
     return rewrapped(tensor, replace(weight, shape=(weight.shape[0] * count, weight.shape[1]), **found))
 
 
 @operation("_c10d_functional.wait_tensor.default")
 def wait(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
     for part in parts_of(from_tensor(args[0])).values():
-        op(part.view(torch.uint8) if part.dtype.itemsize == 1 else part)
+        op(parts.as_bytes(part))
     return alias(args[0])
