@@ -118,7 +118,7 @@ def devices() -> dict[str, str]:
 
 def timed_shape(device: torch.device) -> tuple[int, tuple[int, int]]:
     """Tokens, and ``(out, in)``: enough to keep the device busy, little enough to wait for."""
-    return (256, (512, 512)) if device.type == "cpu" else (4096, (3072, 3072))
+    return (64, (512, 512)) if device.type == "cpu" else (4096, (3072, 3072))
 
 
 def beside_bfloat16(run: Callable[[], object], device: torch.device) -> float:
