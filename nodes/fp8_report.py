@@ -13,6 +13,7 @@ from comfy_api.v0_0_2 import io
 from PIL import Image
 
 from ..quant.nn.heatmap import draw_report
+from .host.quantize import warnings
 from .inputs import CATEGORY
 from .runs import Run, run_of
 
@@ -49,7 +50,8 @@ class FP8Report(io.ComfyNode):
         run = run_of(model, str(cls.hidden.unique_id if cls.hidden else ""), "FP8Report")
         picture = draw_report(run.report())
         shown = {"images": [saved(picture, run)], "text": [headline(run)]}
-        return io.NodeOutput(as_image(picture), run.report().table(), ui=shown)
+        table = "\n".join((*warnings(model), run.report().table()))
+        return io.NodeOutput(as_image(picture), table, ui=shown)
 
 
 def headline(run: Run) -> str:

@@ -56,7 +56,7 @@ def activation_scale_input() -> io.Combo.Input:
 
 def method_input(names: list[str]) -> io.Combo.Input:
     titles = "; ".join(f"{name}: {METHODS[name].title}" for name in names)
-    tip = f"{titles}; default: what scaled_fp8.toml in ComfyUI's user folder says, else auto for models."
+    tip = f"{titles}; auto and default: what scaled_fp8.toml in ComfyUI's user folder says for this model, if it does."
     return io.Combo.Input("method", options=[*names, DEFAULT], default=names[1], tooltip=tip)
 
 
@@ -64,9 +64,10 @@ def granularity_input() -> io.Combo.Input:
     return io.Combo.Input(
         "granularity",
         options=[*CHOICES, DEFAULT],
-        default="per-tensor",
-        tooltip="Which weights share a scale. FP8 files that plain ComfyUI loads are per-tensor; per-row and block are "
-        "a little more exact and need this pack. mxfp8, nvfp4 and int4 have groups of their own.",
+        default=DEFAULT,
+        tooltip="Which weights share a scale; default: what scaled_fp8.toml says, else per-tensor. FP8 files that "
+        "plain ComfyUI loads are per-tensor; per-row and block are a little more exact and need this pack. "
+        "mxfp8, nvfp4 and int4 have groups of their own.",
     )
 
 

@@ -29,16 +29,15 @@ class NotListed(Exception):
 
 
 def listed_path(file: str) -> str:
-    """Path of folder/name as ComfyUI lists it; NotListed for every other name, and for links that lead elsewhere."""
+    """Path of folder/name as ComfyUI lists it, wherever a link leads; NotListed for every other name."""
     folder, _, name = file.partition("/")
     if len(file) > LONGEST:
         raise NotListed(f"A file name of {len(file)} characters is too long; {LONGEST} are the most.")
     if file not in listed():
         raise NotListed(f"{file!r} is not a file that ComfyUI lists in {', '.join(FOLDERS)}.")
     path = folder_paths.get_full_path(folder, name)
-    roots = folder_paths.get_folder_paths(folder)
-    if path is None or not any(folder_paths.is_within_directory(root, path) for root in roots):
-        raise NotListed(f"{file!r} is a link that leads out of the folder {folder}.")
+    if path is None:
+        raise NotListed(f"{file!r} is a link to a file that is not there.")
     return path
 
 

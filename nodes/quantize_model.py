@@ -6,7 +6,7 @@ from comfy_api.v0_0_2 import io
 
 from ..quant.recipes.methods import METHODS
 from .host.plan import model_report
-from .host.quantize import Recipe, needs, quantize_model
+from .host.quantize import Recipe, needs, quantize_model, settings_stamp
 from .inputs import CATEGORY, granularity_input, keep_input, method_input
 from .runs import remember
 
@@ -34,9 +34,13 @@ class QuantizeModel(io.ComfyNode):
         )
 
     @classmethod
+    def fingerprint_inputs(cls, **inputs: object) -> object:
+        return settings_stamp()
+
+    @classmethod
     def execute(cls, model, method: str, granularity: str, keep: str) -> io.NodeOutput:
         recipe = Recipe(method, granularity, keep)
         quantized, stats = quantize_model(model, recipe)
         remember(cls, quantized, stats=stats)
-        report = (stats.table(), needs(model, recipe, stats.method), model_report(quantized).table())
+        report = (stats.table(), needs(quantized, recipe, stats), model_report(quantized).table())
         return io.NodeOutput(quantized, "\n\n".join(report))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..quant.recipes.methods import METHODS
-from .host.quantize import Recipe, quantize_text_encoder
+from .host.quantize import Recipe, quantize_text_encoder, settings_stamp
 from .inputs import CATEGORY, granularity_input, keep_input, method_input
 from .runs import remember
 
@@ -31,6 +31,10 @@ class QuantizeTextEncoder(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="What was quantized, kept, and why."),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: object) -> object:
+        return settings_stamp()
 
     @classmethod
     def execute(cls, clip, method: str, granularity: str, keep: str) -> io.NodeOutput:

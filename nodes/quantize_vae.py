@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .host.quantize import Recipe, quantize_vae
+from .host.quantize import Recipe, quantize_vae, settings_stamp
 from .inputs import CATEGORY, granularity_input, keep_input, method_input
 
 
@@ -29,6 +29,10 @@ class QuantizeVAE(io.ComfyNode):
                 io.String.Output(display_name="report", tooltip="What was quantized, kept, and why."),
             ],
         )
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: object) -> object:
+        return settings_stamp()
 
     @classmethod
     def execute(cls, vae, method: str, granularity: str, keep: str) -> io.NodeOutput:

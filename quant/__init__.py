@@ -23,17 +23,22 @@ if TYPE_CHECKING:
     from .files.stored import Source as Source
     from .kernels.diagnosis import Diagnosis as Diagnosis
     from .kernels.diagnosis import doctor as doctor
+    from .nn.component import is_fp8_compatible_layer as is_fp8_compatible_layer
     from .nn.component import quantize_component as quantize_component
+    from .nn.component import quantize_vae as quantize_vae
     from .nn.patch import Handle as Handle
     from .nn.patch import patch_linears as patch_linears
     from .nn.patch import restore_linears as restore_linears
     from .nn.stats import Stats as Stats
+    from .recipes.auto import check_fp8_support as check_fp8_support
+    from .recipes.auto import get_recommended_method as get_recommended_method
     from .recipes.compile_warnings import get_quant_compile_warnings as get_quant_compile_warnings
     from .recipes.families import FAMILIES as FAMILIES
     from .recipes.families import Family as Family
     from .recipes.memory import Estimate as Estimate
     from .recipes.memory import estimate_memory as estimate_memory
     from .recipes.methods import METHODS as METHODS
+    from .recipes.methods import VALID_METHODS as VALID_METHODS
     from .recipes.methods import Method as Method
     from .recipes.methods import method_named as method_named
     from .recipes.policy import Decision as Decision
@@ -71,13 +76,14 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "files.open": ("open_source",),
     "files.stored": ("Source",),
     "kernels.diagnosis": ("Diagnosis", "doctor"),
-    "nn.component": ("quantize_component",),
+    "nn.component": ("is_fp8_compatible_layer", "quantize_component", "quantize_vae"),
     "nn.patch": ("Handle", "patch_linears", "restore_linears"),
     "nn.stats": ("Stats",),
+    "recipes.auto": ("check_fp8_support", "get_recommended_method"),
     "recipes.compile_warnings": ("get_quant_compile_warnings",),
     "recipes.families": ("FAMILIES", "Family"),
     "recipes.memory": ("Estimate", "estimate_memory"),
-    "recipes.methods": ("METHODS", "Method", "method_named"),
+    "recipes.methods": ("METHODS", "VALID_METHODS", "Method", "method_named"),
     "recipes.policy": ("Decision", "Policy", "decide", "recognise"),
     "recipes.settings": ("Setting", "Settings", "find_settings", "read_settings"),
     "weights.encode": ("Search", "quantize"),

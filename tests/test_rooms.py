@@ -65,7 +65,6 @@ TESTED_BY = {
     "nn/convolution.py": "nn/test_component.py",
     "nn/forward.py": "nn/test_linear.py",
     "nn/stats.py": "nn/test_component.py",
-    "nn/tensor.py": "nn/test_linear.py",
     "recipes/auto.py": "recipes/test_methods.py",
     "recipes/compile_warnings.py": "recipes/test_methods.py",
     "recipes/families.py": "recipes/test_policy.py",

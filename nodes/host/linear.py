@@ -14,7 +14,7 @@ from torch.nn import Module, Parameter
 from ...quant.errors import Refused
 from ...quant.kernels.plan import Choice, choose_for
 from ...quant.nn.forward import apply
-from ...quant.nn.tensor import from_tensor, is_scaled
+from ...quant.nn.tensor import from_tensor, is_scaled, with_choice
 from ...quant.weights.native import native_tensors, runs_in_core
 from ...quant.weights.weight import QuantizedWeight
 
@@ -50,9 +50,6 @@ class ScaledLinear(Scaled):
     """A Linear that runs scaled weights by their kernel and leaves every other to the class behind it."""
 
     def forward(self, x, *args, **kwargs):
-        if not isinstance(self, ScaledLinear):
-            # a bypass LoRA leaves on the module the bound method of a class since patched away
-            return type(self).forward(self, x, *args, **kwargs)
         if not is_scaled(self.weight):
             return super().forward(x, *args, **kwargs)
         comfy.ops.run_every_op()
@@ -65,18 +62,19 @@ class ScaledLinear(Scaled):
             compute_dtype=x.dtype,
             want_requant=True,
         ) as (weight, bias):
-            return scaled_linear(x, weight, bias, choice_for(self.weight, x))
+            return scaled_linear(x, weight, bias, self.choice(x))
+
+    def choice(self, x: Tensor) -> Choice:
+        """The kernel planned for the weight, by the same wish wherever ComfyUI runs it."""
+        weight, planned = from_tensor(self.weight), self.weight._params.choice
+        if planned is None:
+            planned = choose_for(weight, x.device, x.dtype)
+            self.weight = Parameter(with_choice(self.weight, planned), requires_grad=False)
+        return planned.on(weight, x.device, x.dtype)
 
 
 class ScaledConvolution(Scaled):
     """A convolution with a scaled weight, which comfy-kitchen dequantizes as it is used."""
-
-
-def choice_for(weight: QuantizedTensor, x: Tensor) -> Choice:
-    """The kernel planned for weight; planned again where ComfyUI runs it on another device than it said."""
-    choice = weight._params.choice
-    planned = choice is not None and choice.layer.device == x.device
-    return choice if planned else choose_for(from_tensor(weight), x.device, x.dtype)
 
 
 def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, choice: Choice) -> Tensor:
@@ -85,15 +83,6 @@ def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, choice: Choice
         choice.count("full precision with LoRA")
         return torch.nn.functional.linear(x, weight.to(x.dtype), bias)
     return apply(x, from_tensor(weight), bias, choice)
-
-
-@cache
-def scaled_class(base: type) -> type:
-    """The scaled twin of one of ComfyUI's classes; one a class, so that torch.compile sees one type."""
-    if issubclass(base, Scaled):
-        return base
-    mixin = ScaledConvolution if issubclass(base, torch.nn.modules.conv._ConvNd) else ScaledLinear
-    return type(mixin.__name__, (mixin, base), {})
 
 
 def scaled_ops(dtype: torch.dtype, device: torch.device, full_precision: bool = False) -> type:
@@ -140,19 +129,10 @@ def unused_weight(module: Module) -> Parameter:
     return Parameter(torch.zeros(module._orig_shape, **module.factory_kwargs), requires_grad=False)
 
 
-def core_linear(weight: QuantizedWeight, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, type]:
-    """The weight as core itself loads it from a file, and the class of a Linear that runs it so on device."""
-    operations = comfy.ops.mixed_precision_ops({}, dtype, disabled=emulated_formats(device))
-    linear = operations.Linear(weight.shape[1], weight.shape[0], bias=False)
-    linear._load_from_state_dict(native_tensors(weight, ""), "", {}, True, [], [], [])
-    return linear.weight.data, core_class(linear.quant_format, linear.layout_type, linear._full_precision_mm)
-
-
 @cache
-def core_class(quant_format: str, layout_type: str, full_precision: bool) -> type:
-    settings = {"quant_format": quant_format, "layout_type": layout_type, "_full_precision_mm": full_precision}
-    base = comfy.ops.mixed_precision_ops().Linear
-    return type("ScaledLinear", (ScaledLinear, base), {**settings, "_full_precision_mm_config": False})
+def core_ops(dtype: torch.dtype, device: torch.device) -> type:
+    """Core's own mixed-precision operations as they run on device."""
+    return comfy.ops.mixed_precision_ops({}, dtype, disabled=emulated_formats(device))
 
 
 def check_shape(module: Module, prefix: str, weight: Tensor) -> None:

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import re
-import uuid
 from pathlib import Path
 
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import CallbacksMP, PatcherInjection
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
-from torch.nn import Parameter
 
 from ... import quant
 from ...quant.files.memory import StateDictSource
 from ...quant.kernels.plan import require
 from ...quant.nn.tensor import is_scaled, to_tensor
-from .linear import scaled_class
+from .layers import base_tensor, own_linear, put, settle
 from .load import open_checkpoint, unet_tensors
 from .plan import linears, planned
 
@@ -33,45 +30,17 @@ def patch_model(
     weights = file_weights(model, scales_from) if scales_from else own_weights(model)
     patched = model.clone()
     choices = []
-    for name, _ in linears(model):
+    for name, module in list(linears(model)):
         short = name.removeprefix("diffusion_model.")
         if short in weights and selected.search(short):
-            weight = planned(weights[short], model, compute, activation_scale)
+            weight = planned(weights[short].to(model.offload_device), model, compute, activation_scale)
             choices.append(weight._params.choice)
-            base = model.get_model_object(f"{name}.__class__")
-            patched.add_object_patch(f"{name}.weight", Parameter(weight, requires_grad=False))
-            patched.add_object_patch(f"{name}.__class__", scaled_class(base))
+            put(patched, name, own_linear(module, weight))
     if not choices:
         raise quant.Refused(nothing_to_patch(layers, scales_from))
     require(choices, compute)
     settle(patched)
     return patched
-
-
-def settle(patched: ModelPatcher) -> None:
-    """Have ComfyUI measure and load a model anew whose object patches hold other weights."""
-    patched.patches_uuid = uuid.uuid4()
-    patched.size = 0
-    patched.remove_callbacks_with_key(CallbacksMP.ON_LOAD, "scaled_fp8")
-    patched.add_callback_with_key(CallbacksMP.ON_LOAD, "scaled_fp8", load_anew_with_lora)
-    patched.remove_injections("scaled_fp8")
-    # first, so that a bypass LoRA wraps the right forward
-    ours = [PatcherInjection(inject=drop_stale_forwards, eject=lambda model: None)]
-    patched.injections = {"scaled_fp8": ours, **patched.injections}
-
-
-def drop_stale_forwards(model: ModelPatcher) -> None:
-    """Take from modules the bound forward of their unpatched class, which a bypass LoRA leaves behind."""
-    for _, module in linears(model):
-        left = getattr(module.__dict__.get("forward"), "__func__", None)
-        if left and any(vars(base).get("forward") is left for base in type(module).__mro__):
-            del module.__dict__["forward"]
-
-
-def load_anew_with_lora(model: ModelPatcher, *load: object) -> None:
-    """Have ComfyUI merge a LoRA again at the next run, when it puts the object patches back over merged weights."""
-    if model.patches:
-        model.model.current_weight_patches_uuid = uuid.uuid4()
 
 
 def compile_pattern(layers: str) -> re.Pattern[str]:
@@ -87,19 +56,13 @@ def nothing_to_patch(layers: str, scales_from: str | None) -> str:
     return f"No layer of this model that matches {layers!r} is FP8; quantize it first, or name a file in scales_from."
 
 
-def base_weight(model: ModelPatcher, name: str) -> Tensor:
-    """The weight of a layer without LoRA, whatever is patched into the shared module now."""
-    key = f"{name}.weight"
-    return model.backup[key].weight if key in model.backup else model.get_model_object(key)
-
-
 def own_weights(model: ModelPatcher) -> dict[str, QuantizedTensor]:
     """Layer name -> scaled weight of what the model already holds in FP8; Refused where its scales were dropped."""
     weights, plain = {}, {}
-    for name, _ in linears(model):
-        weight, short = base_weight(model, name), name.removeprefix("diffusion_model.")
+    for name, module in linears(model):
+        weight, short = base_tensor(model, name), name.removeprefix("diffusion_model.")
         if isinstance(weight, QuantizedTensor):
-            weights[short] = as_scaled(weight)
+            weights[short] = as_scaled(weight, getattr(module, "pre_quant_scale", None))
         elif weight is not None and weight.dtype in FP8_BY_DTYPE:
             plain[f"{short}.weight"] = weight.data
     checkpoint = quant.read_checkpoint(StateDictSource(plain, name="this model")) if plain else {}
@@ -107,7 +70,7 @@ def own_weights(model: ModelPatcher) -> dict[str, QuantizedTensor]:
     return {name: weight for name, weight in weights.items() if weight is not None}
 
 
-def as_scaled(weight: QuantizedTensor) -> QuantizedTensor | None:
+def as_scaled(weight: QuantizedTensor, smooth: Tensor | None = None) -> QuantizedTensor | None:
     """A weight of core's own FP8 layouts in this pack's; None for core's other formats, which keep core's kernels."""
     if is_scaled(weight):
         return weight
@@ -115,7 +78,9 @@ def as_scaled(weight: QuantizedTensor) -> QuantizedTensor | None:
         return None
     codes, scale = weight._qdata, weight._params.scale
     shape = (codes.shape[0], codes.shape[1])
-    scaled = quant.QuantizedWeight(FP8_BY_DTYPE[codes.dtype], codes, scale.reshape(()), quant.PerTensor(), shape)
+    scaled = quant.QuantizedWeight(
+        FP8_BY_DTYPE[codes.dtype], codes, scale.reshape(()), quant.PerTensor(), shape, smooth=smooth
+    )
     return to_tensor(scaled, weight.dtype)
 
 

@@ -16,14 +16,24 @@ from ...quant.nn.report import Report, Row, report_choices
 from ...quant.nn.tensor import from_tensor, is_scaled, with_choice
 
 
+def modules(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
+    """Every name of every module of a model as this patcher will load it, whichever clone is loaded now."""
+    for name, _ in model.model.named_modules(remove_duplicate=False):
+        if name:
+            yield name, model.get_model_object(name)
+
+
 def linears(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
-    """Name and module of every Linear of a model, as the model is without patches.
+    """Name and module of every Linear of a model, each once.
 
     What stands beside a diffusion model and prepares its conditions, outside of sampling, is not among them.
     """
     inside = "diffusion_model." if hasattr(model.model, "diffusion_model") else ""
-    for name, module in model.model.named_modules():
-        if name.startswith(inside) and hasattr(module, "in_features") and hasattr(module, "out_features"):
+    seen = set()
+    for name, module in modules(model):
+        linear = hasattr(module, "in_features") and hasattr(module, "out_features")
+        if linear and name.startswith(inside) and module not in seen:
+            seen.add(module)
             yield name, module
 
 
@@ -54,10 +64,9 @@ def plan_model(model: ModelPatcher, compute: str, activation_scale: str) -> None
 
 
 def scaled_weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
-    for name, _ in linears(model):
-        weight = model.get_model_object(f"{name}.weight")
-        if is_scaled(weight):
-            yield name.removeprefix("diffusion_model."), weight
+    for name, module in linears(model):
+        if is_scaled(module.weight):
+            yield name.removeprefix("diffusion_model."), module.weight
 
 
 def model_report(model: ModelPatcher) -> Report:
@@ -86,8 +95,8 @@ CORE_FORMATS = {entry["comfy_tensor_layout"]: name for name, entry in QUANT_ALGO
 
 def core_rows(model: ModelPatcher) -> Iterator[Row]:
     """The layers in one of ComfyUI core's own formats; core does not count their calls."""
-    for name, _ in linears(model):
-        weight = model.get_model_object(f"{name}.weight")
+    for name, module in linears(model):
+        weight = module.weight
         if isinstance(weight, QuantizedTensor) and not is_scaled(weight):
             format = CORE_FORMATS.get(weight._layout_cls, weight._layout_cls)
             yield Row(

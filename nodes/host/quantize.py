@@ -5,36 +5,39 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-import comfy.model_management
+import comfy.model_management as management
 import comfy.utils
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
-from torch.nn import Module, Parameter
+from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
+from torch.nn import Module
 
 from ...quant.errors import Refused
-from ...quant.nn.component import policy_of
+from ...quant.nn.component import nbytes, policy_of
 from ...quant.nn.stats import LayerStats, Stats
 from ...quant.nn.tensor import is_scaled, to_tensor
 from ...quant.recipes.auto import Pick, pick
 from ...quant.recipes.compile_warnings import get_quant_compile_warnings
 from ...quant.recipes.families import Family
-from ...quant.recipes.memory import estimate_memory
+from ...quant.recipes.memory import compare_methods, estimate_memory
 from ...quant.recipes.policy import Policy, recognise
-from ...quant.recipes.settings import find_settings
+from ...quant.recipes.settings import FILE_NAME, find_settings
 from ...quant.weights.encode import quantize
 from ...quant.weights.weight import QuantizedWeight
 from ..inputs import DEFAULT
-from .linear import core_linear, left_to_core, scaled_class
-from .patch import base_weight, settle
-from .plan import activation_dtype, linears, planned
+from .layers import base_tensor, own_convolution, own_core_linear, own_linear, put, settle
+from .linear import left_to_core
+from .plan import activation_dtype, linears, modules, planned
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a user asks for; "default" is what the settings say.
+    """What a user asks for; "default", and "auto" of a method, is what the settings say, else what nodes do.
 
     keep: regular expression of layers that stay in high precision, or "".
     """
@@ -47,11 +50,26 @@ class Recipe:
     def pick(self, model: ModelPatcher, family: Family | None) -> tuple[Pick, str]:
         """Method, with the reason, and granularity: as asked for, or as settings say for this family."""
         settings, table = find_settings(folder_paths.get_user_directory()), family.name if family else None
-        method = settings.resolve(self.component, table, self.method if self.method != DEFAULT else None)
-        granularity = settings.resolve("granularity", table, self.granularity if self.granularity != DEFAULT else None)
+        method = settings.resolve(self.component, table, asked(self.method), NODES[self.component])
+        granularity = settings.resolve("granularity", table, asked(self.granularity), NODES["granularity"])
         chosen = pick(method.value, model.load_device, activation_dtype(model), self.component)
-        reason = chosen.reason if self.method != DEFAULT else f"{chosen.reason}; {method}"
+        reason = chosen.reason if asked(self.method) else f"{chosen.reason}; {method}"
         return replace(chosen, reason=reason), granularity.value
+
+
+# What the nodes do where neither the user nor a settings file says otherwise: who adds one wants it to quantize.
+NODES = {"transformer": "auto", "encoder": "auto", "vae": "int8", "granularity": "per-tensor"}
+
+
+def asked(value: str) -> str | None:
+    return None if value in (DEFAULT, "auto") else value
+
+
+def settings_stamp() -> tuple[int, int] | None:
+    """What changes when the settings file does, so that a node runs again."""
+    path = Path(folder_paths.get_user_directory()) / FILE_NAME
+    found = path.stat() if path.exists() else None
+    return (found.st_mtime_ns, found.st_size) if found else None
 
 
 def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, Stats]:
@@ -67,6 +85,7 @@ def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, S
         reasons = "; ".join(dict.fromkeys(layer.reason for layer in done)) or "it has no Linear layers"
         raise Refused(f"No layer of this model is left to quantize to {policy.format.name}: {reasons}.")
     settle(patched)
+    patched.set_attachments(METHOD, chosen.method.name)
     return patched, summary(chosen, policy, family, done)
 
 
@@ -74,41 +93,74 @@ def watched(layers: list[tuple[str, Module]]) -> Iterator[tuple[str, Module]]:
     """The layers, with a progress bar and a way to stop before each."""
     progress = comfy.utils.ProgressBar(len(layers))
     for layer in layers:
-        comfy.model_management.throw_exception_if_processing_interrupted()
+        management.throw_exception_if_processing_interrupted()
         yield layer
         progress.update(1)
 
 
-def needs(model: ModelPatcher, recipe: Recipe, method: str) -> str:
-    """One line of memory that the model will need, and what is known to hurt with this method here."""
-    names = [(name, model.get_model_object(f"{name}.weight")) for name, _ in candidates(model, recipe.component)]
-    shapes = {f"{name}.weight": tuple(weight.shape) for name, weight in names}
-    found = estimate_memory(shapes, method, recipe.component, None, keep=recipe.keep)
-    sizes = f"{found.resident / 1e6:.1f} MB resident, {found.peak / 1e6:.1f} MB at most with activations or a LoRA"
-    offload = "none" if model.load_device == model.offload_device else "model"
-    return "\n".join((f"memory: {sizes}", *get_quant_compile_warnings(method, None, offload)))
+def needs(quantized: ModelPatcher, recipe: Recipe, stats: Stats) -> str:
+    """What the model needs beside what is free, what each method would need, and what is known to hurt here."""
+    shapes = {f"{name}.weight": tuple(m.weight.shape) for name, m in candidates(quantized, recipe.component)}
+    found = estimate_memory(shapes, stats.method, recipe.component, stats.granularity, keep=recipe.keep)
+    resident = quantized.model_size()
+    sizes = (resident, resident + max(found.activations, found.lora), management.get_free_memory(quantized.load_device))
+    held, peak, free = (f"{size / 1e6:.1f} MB" for size in sizes)
+    hurts = warnings(quantized) if compiled(quantized) else []
+    lines = (
+        f"memory: {held} resident, {peak} at most with activations or a LoRA; {free} free on {quantized.load_device}",
+        "The original stays in memory as long as the output of its loader is cached.",
+    )
+    return "\n".join((*lines, *hurts, "", compare_methods(shapes, recipe.component)))
+
+
+METHOD = "scaled_fp8_method"
+
+
+def warnings(model: ModelPatcher) -> list[str]:
+    """What is known to hurt in a model as it is given to a sampler; nothing for one that no node here quantized."""
+    method = model.get_attachment(METHOD)
+    return get_quant_compile_warnings(method, compile_mode(model), offload(model)) if method else []
+
+
+def compiled(model: ModelPatcher) -> dict[str, Any]:
+    """What TorchCompileModel was told, empty where nothing is compiled."""
+    return model.model_options.get(TORCH_COMPILE_KWARGS, {})
+
+
+def compile_mode(model: ModelPatcher) -> str:
+    options = compiled(model)
+    if not options:
+        return "none"
+    return "reduce-overhead" if options.get("backend") == "cudagraphs" else options.get("mode") or "default"
+
+
+def offload(model: ModelPatcher) -> str:
+    """How ComfyUI moves the model's weights."""
+    if model.load_device == model.offload_device:
+        return "none"
+    return "dynamic" if model.is_dynamic() else "model"
 
 
 def candidates(model: ModelPatcher, component: str) -> Iterator[tuple[str, Module]]:
     """Name and module of every layer whose weight may be quantized: Linears, and a VAE's convolutions."""
     yield from linears(model)
     if component == "vae":
-        modules = model.model.named_modules()
-        yield from ((name, module) for name, module in modules if isinstance(module, torch.nn.modules.conv._ConvNd))
+        convolutions = torch.nn.modules.conv._ConvNd
+        yield from ((name, module) for name, module in modules(model) if isinstance(module, convolutions))
 
 
 def quantize_layer(patched: ModelPatcher, name: str, module: Module, policy: Policy, chosen: Pick) -> LayerStats:
     """Quantize one layer in the patcher's object patches, if the policy wants it."""
-    weight, short = base_weight(patched, name), name.removeprefix("diffusion_model.")
-    shape, before = tuple(weight.shape), weight.nbytes
+    weight, short = base_tensor(patched, name), name.removeprefix("diffusion_model.")
+    shape, before = tuple(weight.shape), nbytes(weight)
     decision = policy.decide(short, shape, already(weight))
     if not decision.quantize:
         return LayerStats(short, False, decision.reason, shape, before, before)
     source = weight.data.to(patched.load_device).flatten(1)
     found = quantize(source, policy.format, policy.granularity, short).to(patched.offload_device)
-    install(patched, name, found, shape, chosen.method.compute)
-    after = found.codes.nbytes + found.scale.nbytes
-    return LayerStats(short, True, decision.reason, shape, before, after)
+    own = scaled_layer(patched, module, found, weight, chosen.method.compute)
+    put(patched, name, own)
+    return LayerStats(short, True, decision.reason, shape, before, nbytes(own.weight))
 
 
 def already(weight: torch.Tensor) -> str:
@@ -118,17 +170,16 @@ def already(weight: torch.Tensor) -> str:
     return "" if weight.dtype.itemsize > 1 else f"{str(weight.dtype).removeprefix('torch.')} without scales"
 
 
-def install(patched: ModelPatcher, name: str, weight: QuantizedWeight, shape: tuple[int, ...], compute: str) -> None:
-    """Put a quantized weight and the class that runs it into the patcher."""
-    dtype = patched.get_model_object(f"{name}.weight").dtype
-    base = patched.get_model_object(f"{name}.__class__")
-    if len(shape) == 2 and left_to_core(weight):
-        tensor, kind = core_linear(weight, dtype, patched.load_device)
-    else:
-        tensor, kind = to_tensor(weight, dtype, shape=shape), scaled_class(base)
-        tensor = planned(tensor, patched, compute, "dynamic") if len(shape) == 2 else tensor
-    patched.add_object_patch(f"{name}.weight", Parameter(tensor, requires_grad=False))
-    patched.add_object_patch(f"{name}.__class__", kind)
+def scaled_layer(
+    patched: ModelPatcher, module: Module, weight: QuantizedWeight, original: torch.Tensor, compute: str
+) -> Module:
+    """A layer for a quantized weight that reads as the original did: core's where core has kernels for it."""
+    if original.dim() == 2 and left_to_core(weight):
+        return own_core_linear(weight, original.dtype, patched.load_device)
+    tensor = to_tensor(weight, original.dtype, shape=tuple(original.shape))
+    if original.dim() > 2:
+        return own_convolution(module, tensor)
+    return own_linear(module, planned(tensor, patched, compute, "dynamic"))
 
 
 def summary(chosen: Pick, policy: Policy | None, family: Family | None, layers: tuple[LayerStats, ...]) -> Stats:

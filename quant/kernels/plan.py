@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,7 +32,8 @@ class Choice:
     """The kernel of one layer, or why not a better one.
 
     refused: the kernels asked before, each with its reason; activation: how activations are scaled, None where they
-    are not; quantizer: who does it; calls: kernel name -> how often it ran, the one thing here that changes.
+    are not; quantizer: who does it; compute: what the user asked for; elsewhere: the choices for other devices and
+    dtypes of activations that the layer has met; calls: kernel name -> how often it ran, here and elsewhere.
     """
 
     kernel: Kernel
@@ -42,6 +43,8 @@ class Choice:
     activation: str | None
     quantizer: str = "eager"
     calls: Counter[str] = field(default_factory=Counter)
+    compute: str = "auto"
+    elsewhere: dict[tuple[torch.device, torch.dtype], Choice] = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Choice:
         """Itself: torch.compile guards a weight by comparing its parts with a copy of them."""
@@ -51,6 +54,16 @@ class Choice:
         """Note that a kernel ran; not inside a compiled graph, which would be compiled anew for each count."""
         if not torch.compiler.is_compiling():
             self.calls[name] += 1
+
+    def on(self, weight: QuantizedWeight, device: torch.device, dtype: torch.dtype) -> Choice:
+        """The choice for activations of dtype on device, by the same wish; planned once, counted with this one."""
+        if (device, dtype) == (self.layer.device, self.layer.dtype):
+            return self
+        if (device, dtype) not in self.elsewhere:
+            scaling = "static" if self.layer.activation == "static" else "dynamic"
+            planned = choose_for(weight, device, dtype, self.compute, scaling)
+            self.elsewhere[device, dtype] = replace(planned, calls=self.calls)
+        return self.elsewhere[device, dtype]
 
     @property
     def format(self) -> Format:
@@ -108,7 +121,8 @@ def decide(layer: Workload, compute: str, doubt: str | None) -> Choice:
         if isinstance(proof, Proof) and proof.works:
             lost = joined(refused, layer, kernel.family)
             reason = why(kernel, compute, lost, (proven(proof), *remarks(layer, doubt)))
-            return Choice(kernel, reason, refused, layer, scaling(kernel, layer), quantizer_of(kernel, layer))
+            quantizer = quantizer_of(kernel, layer)
+            return Choice(kernel, reason, refused, layer, scaling(kernel, layer), quantizer, compute=compute)
         refused[kernel.name] = str(proof.reason if isinstance(proof, Proof) else proof)
     raise Refused(f"No kernel computes {layer.format.name} weights on {layer.device}: {joined(refused, layer)}.")
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +16,8 @@ from ..recipes.families import Family
 from ..recipes.methods import Method
 from ..recipes.policy import Policy, check_component, family_named, recognise
 from ..weights.encode import Search
+from ..weights.formats import float8_e4m3fn
+from ..weights.granularity import PerRow
 from .backends import Backend, pick_backend
 from .convolution import CONVOLUTIONS, is_quantized
 from .stats import LayerStats, Stats
@@ -32,12 +36,15 @@ def quantize_component(
     family: str | None = None,
     search: Search | None = None,
     progress: Callable[[int, int], None] | None = None,
+    ignored_layers: Iterable[str] = (),
+    verbose: bool = False,
 ) -> tuple[nn.Module, Stats]:
     """Quantize module's layers in place, and say what was done.
 
     method: of METHODS; component: "transformer", "encoder" or "vae"; granularity: "per-tensor", "per-row" or "block";
     backend: "torchao", "patched" (this package's Linears) or "auto"; keep: regular expression of layers to leave;
     family: of FAMILIES, recognised by the names of layers without; search: for better scales ("patched" only);
+    ignored_layers: names to leave, each with all below it, beside keep; verbose: print the account;
     progress: called with layers done and in all, after each. An interrupted call leaves whole layers, of either kind.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
@@ -50,11 +57,11 @@ def quantize_component(
     known = family_named(family) if family else recognise((name for name, _ in module.named_parameters()), component)
     if chosen.method.name == "none":
         return module, untouched(module, chosen.reason, known)
-    policy = policy_of(chosen.method, component, granularity, keep, known)
+    policy = policy_of(chosen.method, component, granularity, kept(keep, ignored_layers), known)
     engine, reason = pick_backend(backend, chosen.method, policy.granularity, place, component)
     before = total_bytes(module)
     layers = tuple(quantized_layers(module, policy, engine, search, progress))
-    return module, Stats(
+    stats = Stats(
         method=chosen.method.name,
         method_reason=chosen.reason,
         format=policy.format.name,
@@ -66,6 +73,27 @@ def quantize_component(
         bytes_before=before,
         bytes_after=total_bytes(module),
     )
+    if verbose:
+        print(stats.table())  # noqa: T201
+    return module, stats
+
+
+def quantize_vae(module: nn.Module, method: str = "int8", **options: Any) -> tuple[nn.Module, Stats]:
+    """Quantize a VAE's convolutions and Linears in place; options of quantize_component."""
+    return quantize_component(module, method, "vae", **options)
+
+
+def is_fp8_compatible_layer(layer: nn.Module) -> bool:
+    """Whether a layer is a Linear that FP8 GEMMs take: in full precision, and large enough."""
+    if not isinstance(layer, nn.Linear) or already(layer):
+        return False
+    return Policy(float8_e4m3fn, PerRow()).unfit(tuple(layer.weight.shape)) is None
+
+
+def kept(keep: str, ignored_layers: Iterable[str]) -> str:
+    """A regular expression of what keep matches and of the names, each with all below it."""
+    names = [rf"^{re.escape(name)}(\.|$)" for name in ignored_layers]
+    return "|".join(([f"(?:{keep})"] if keep and names else [keep] if keep else []) + names)
 
 
 def policy_of(method: Method, component: str, granularity: str | None, keep: str, family: Family | None) -> Policy:
@@ -150,8 +178,9 @@ def nbytes(tensor: Tensor) -> int:
         params = tensor._params  # type: ignore[attr-defined]
         parts = (getattr(params, name) for name in params._tensor_fields())
         return tensor._qdata.nbytes + sum(part.nbytes for part in parts)  # type: ignore[attr-defined]
-    flatten = getattr(tensor.data, "__tensor_flatten__", None) if type(tensor.data) is not Tensor else None
+    data = tensor.data
+    flatten = getattr(data, "__tensor_flatten__", None) if type(data) is not Tensor else None
     if flatten is None:
         return tensor.nbytes
     names, _ = flatten()
-    return sum(nbytes(getattr(tensor.data, name)) for name in names)
+    return sum(nbytes(getattr(data, name)) for name in names)

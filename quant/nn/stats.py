@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 
 from ..text import text_table
@@ -46,6 +47,13 @@ class Stats:
 
     def to_json(self) -> dict[str, object]:
         return {**asdict(self), "quantized": list(self.quantized), "skipped": self.skipped}
+
+    def keys(self) -> Iterable[str]:
+        """Names of what is told, as of a dict."""
+        return self.to_json().keys()
+
+    def __getitem__(self, name: str) -> object:
+        return self.to_json()[name]
 
     def table(self) -> str:
         """Totals, reasons, then one line a layer."""

@@ -64,12 +64,18 @@ class ScaledWeightLayout(QuantizedLayout):
         stochastic_rounding: int | None = 0,
         inplace_ops: bool = False,
         input_scale: Tensor | None = None,
+        smooth: Tensor | None = None,
         choice: Choice | None = None,
     ) -> tuple[Tensor, Params]:
-        """Quantize ``[out, in]`` with new scales; a seed > 0 rounds stochastically, as ComfyUI does for LoRA."""
+        """Quantize ``[out, in]`` with new scales; a seed > 0 rounds stochastically, as ComfyUI does for LoRA.
+
+        smooth: ``[in]``, what will multiply the activations, so that the columns are divided by it here.
+        """
         granularity, seed = granularity or PerTensor(), stochastic_rounding or 0
         if not isinstance(scale, Tensor):
-            weight = quantize(tensor.flatten(1), format, granularity, seed=seed)
+            smooth = None if smooth is None else smooth.to(tensor.device)
+            weight = quantize(unsmoothed(tensor.flatten(1), smooth), format, granularity, seed=seed)
+            weight = replace(weight, smooth=smooth)
             return weight.codes, params_of(weight, tensor.dtype, choice, input_scale, tuple(tensor.shape))
         values = tensor.flatten(1).float()
         scale = scale.float().reshape(granularity.scale_shape((values.shape[0], values.shape[1])))
@@ -79,8 +85,9 @@ class ScaledWeightLayout(QuantizedLayout):
 
     @classmethod
     def requantize_kwargs(cls, qtensor: QuantizedTensor) -> dict[str, object]:
-        """What a LoRA merge keeps; smooth and rotation are inside the dequantized weight already."""
-        return {name: getattr(qtensor._params, name) for name in ("format", "granularity", "input_scale", "choice")}
+        """What a LoRA merge keeps, so that the result can be copied over the weight it came from."""
+        kept = ("format", "granularity", "input_scale", "smooth", "choice")
+        return {name: getattr(qtensor._params, name) for name in kept}
 
     @classmethod
     def dequantize(cls, qdata: Tensor, params: Params) -> Tensor:
@@ -167,6 +174,13 @@ def layer_of(tensor: Any) -> str:
 
 
 register_layout_class(ScaledWeightLayout.NAME, ScaledWeightLayout)
+
+
+def unsmoothed(weight: Tensor, smooth: Tensor | None) -> Tensor:
+    """The columns of weight divided by smooth; those that nothing reaches, since smooth is 0 there, are 0."""
+    if smooth is None:
+        return weight
+    return torch.where(smooth == 0, 0, weight.float() / smooth)
 
 
 def scaled_weight(codes: Tensor, params: ScaledWeightLayout.Params) -> QuantizedWeight:

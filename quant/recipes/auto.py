@@ -34,6 +34,19 @@ def pick(
     return Pick(METHODS[found], reason)
 
 
+def get_recommended_method(
+    device: torch.device | str, dtype: torch.dtype = torch.bfloat16, component: str = "transformer"
+) -> str:
+    """Name of the method that device runs best, tried there."""
+    return pick("auto", device, dtype, component).method.name
+
+
+def check_fp8_support(device: torch.device | str, dtype: torch.dtype = torch.bfloat16) -> tuple[bool, str]:
+    """Whether device has been seen to multiply FP8 matrices right, and the kernel or the reason why not."""
+    choice = choose(float8_e4m3fn, PerRow(), (4096, 4096), torch.device(device), dtype, "scaled_mm")
+    return choice.kernel.family == "scaled_mm", f"{choice.kernel.name}: {choice.reason}"
+
+
 @cache
 def best(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     """Name and reason, by trying on the device."""

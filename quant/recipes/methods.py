@@ -50,18 +50,20 @@ METHODS: dict[str, Method] = {
                "upcast", "Float8WeightOnlyConfig"),
         Method("int8", "INT8 weights: three times as exact as FP8", "int8", torchao="Int8WeightOnlyConfig"),
         Method("int8-convrot", "INT8 weights, rotated against outliers", "int8_convrot"),
-        Method("int4", "INT4 weights with a codebook, INT8 GEMM in ComfyUI: a quarter of the memory", "int4",
+        Method("int4", "INT4 weights with a codebook, INT8 GEMM in ComfyUI: three tenths of the memory", "int4",
                torchao="Int4WeightOnlyConfig"),
         Method("mxfp8", "FP8 weights scaled by groups of 32, for Blackwell", "mxfp8"),
         Method("nvfp4", "4-bit floats scaled by groups of 16, for Blackwell", "nvfp4"),
     )
 }  # fmt: skip
-ALIASES = {"fp8": "fp8-dynamic"}
+# Names of other tools. Every method here leaves what a model family's rules keep: fp8-filtered is no other method.
+ALIASES = {"fp8": "fp8-dynamic", "fp8-filtered": "fp8-dynamic", "8bit": "int8", "4bit": "int4"}
+VALID_METHODS = (*METHODS, *ALIASES)
 
 
 def method_named(name: str) -> Method:
     """The method of that name or alias."""
     name = ALIASES.get(name, name)
     if name not in METHODS:
-        raise Refused(f"Method {name!r} is unknown; choose one of {', '.join((*METHODS, *ALIASES))}.")
+        raise Refused(f"Method {name!r} is unknown; choose one of {', '.join(VALID_METHODS)}.")
     return METHODS[name]

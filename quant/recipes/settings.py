@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Refused
-from .families import FAMILIES
+from .families import FAMILIES, GENERIC
 from .methods import ALIASES, CHOICES, METHODS
 
 COMMON = "quantization"  # the table for all models
@@ -22,6 +22,14 @@ VALUES: dict[str, tuple[str, ...]] = {
     "granularity": CHOICES,
 }
 DEFAULT_ORIGIN = "built in"
+# Other tools' names of the same keys.
+RENAMED = {
+    "quantization_encoder": "encoder",
+    "quantization_transformer": "transformer",
+    "quantization_vae": "vae",
+    "quantization_granularity": "granularity",
+}
+FILE_NAME = "scaled_fp8.toml"
 BUILT_IN = {"encoder": "none", "transformer": "auto", "vae": "none", "granularity": "per-row"}
 
 
@@ -48,15 +56,17 @@ class Settings:
     tables: Mapping[str, Mapping[str, str]]
     source: str = "no settings file"
 
-    def resolve(self, key: str, family: str | None = None, argument: str | None = None) -> Setting:
-        """The value of a key of VALUES: the argument, else the family's table, else the common one, else built in."""
+    def resolve(
+        self, key: str, family: str | None = None, argument: str | None = None, built_in: str | None = None
+    ) -> Setting:
+        """The value of a key of VALUES: the argument, else the family's table, else the common one, else built_in."""
         check(key, argument or BUILT_IN[known(key)], "argument")
         if argument is not None:
             return Setting(argument, "argument")
         for table in (family, COMMON):
             if table and key in self.tables.get(table, {}):
                 return Setting(self.tables[table][key], f"[{table}] in {self.source}")
-        return Setting(BUILT_IN[key], DEFAULT_ORIGIN)
+        return Setting(built_in or BUILT_IN[key], DEFAULT_ORIGIN)
 
 
 def read_settings(path: str | Path | None = None) -> Settings:
@@ -85,7 +95,7 @@ def parsed(text: str) -> dict[str, Any]:
         raise Refused("Python 3.10 has no TOML of its own; install tomli to use a settings file.") from None
 
 
-def find_settings(folder: str | Path, name: str = "scaled_fp8.toml") -> Settings:
+def find_settings(folder: str | Path, name: str = FILE_NAME) -> Settings:
     """The settings of a folder, built-in ones where it has no such file."""
     path = Path(folder) / name
     return read_settings(path if path.exists() else None)
@@ -100,11 +110,27 @@ def checked(tables: Mapping[str, Any], source: str) -> dict[str, dict[str, str]]
         if not isinstance(entries, dict):
             raise Refused(f"{source}: {table!r} is {entries!r}, but must be a table, [{table}].")
         for key, value in entries.items():
-            check(key, value, f"{source}: [{table}] {key}")
-    return {table: dict(entries) for table, entries in tables.items()}
+            where = f"{source}: [{table}] {key}"
+            check(RENAMED.get(key, key), value, where)
+            check_reaches(RENAMED.get(key, key), table, where)
+    return {
+        table: {RENAMED.get(key, key): value for key, value in entries.items()} for table, entries in tables.items()
+    }
+
+
+def check_reaches(key: str, table: str, where: str) -> None:
+    """Refuse what would be ignored: a family is of one component, and its table is asked for that one only."""
+    own = FAMILIES[table].component if table in FAMILIES else key
+    if key != "granularity" and key != own:
+        raise Refused(
+            f"{where} would never be used: {table} is a family of the component {own}; put {key} into "
+            f"[{COMMON}], or into the table of a family of that component."
+        )
 
 
 def known(key: str, where: str = "settings") -> str:
+    if key == "component_type":
+        raise Refused(f"{where} is not a setting: give the component's own key, one of {', '.join(GENERIC)}.")
     if key not in VALUES:
         raise Refused(f"{where} is unknown; choose one of {', '.join(VALUES)}.")
     return key

@@ -171,3 +171,17 @@ def test_meta_is_refused():
 def test_a_copy_is_the_same_choice():
     choice = chosen()
     assert copy.deepcopy(choice) is choice
+
+
+def test_elsewhere_a_layer_is_planned_once_by_the_same_wish_and_counted_here(monkeypatch):
+    weight = quant.quantize(torch.randn(64, 64), quant.FORMATS["float8_e4m3fn"])
+    here = plan.choose_for(weight, torch.device("cpu"), torch.bfloat16, "upcast")
+    planned = []
+    choose_for = plan.choose_for
+    monkeypatch.setattr(plan, "choose_for", lambda *asked: planned.append(asked[1:]) or choose_for(*asked))
+    for _ in range(3):
+        there = here.on(weight, torch.device("cpu"), torch.float32)
+        there.count(there.kernel.name)
+    assert here.on(weight, torch.device("cpu"), torch.bfloat16) is here
+    assert planned == [(torch.device("cpu"), torch.float32, "upcast", "dynamic")]
+    assert here.calls.total() == 3

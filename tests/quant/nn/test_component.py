@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from live_bytes import LiveBytes
+from scaled_fp8 import quant
 from scaled_fp8.quant import Refused
 from scaled_fp8.quant.nn import backends
 from scaled_fp8.quant.nn.backends import torchao, torchao_problem
@@ -343,3 +344,27 @@ def test_at_most_three_times_the_largest_layer_beside_the_result(method: str) ->
         _, stats = quantize_component(module, method, backend="patched")
     largest = 1024 * 2048 * 2
     assert live.peak <= stats.bytes_after + 3 * largest
+
+
+def test_named_layers_are_left_with_all_below_them() -> None:
+    module = nn.ModuleDict({"a": nn.Sequential(nn.Linear(64, 64)), "ab": nn.Linear(64, 64), "b": nn.Linear(64, 64)})
+    _, stats = quant.quantize_component(module, "int8", ignored_layers=["a"], keep="^b$", backend="patched")
+    assert stats["quantized"] == ["ab"]
+    assert {**stats}["method"] == "int8"
+
+
+def test_a_vae_is_quantized_by_its_own_name_and_told_aloud(capsys) -> None:
+    _, stats = quant.quantize_vae(nn.Sequential(nn.Conv2d(32, 32, 3), nn.Linear(32, 32)), verbose=True)
+    assert capsys.readouterr().out.strip() == stats.table().strip()
+
+
+def test_what_fp8_takes() -> None:
+    assert quant.is_fp8_compatible_layer(nn.Linear(64, 64))
+    assert not quant.is_fp8_compatible_layer(nn.Linear(64, 8))
+    assert not quant.is_fp8_compatible_layer(nn.Conv2d(64, 64, 1))
+
+
+def test_this_machine_is_asked_what_it_can() -> None:
+    assert quant.get_recommended_method("cpu") in quant.VALID_METHODS
+    works, reason = quant.check_fp8_support("cpu")
+    assert isinstance(works, bool) and ":" in reason

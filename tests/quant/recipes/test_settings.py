@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 from scaled_fp8.quant import Refused
-from scaled_fp8.quant.recipes.settings import BUILT_IN, VALUES, Settings, find_settings, read_settings
+from scaled_fp8.quant.recipes.methods import method_named
+from scaled_fp8.quant.recipes.settings import (
+    BUILT_IN,
+    VALUES,
+    Settings,
+    checked,
+    find_settings,
+    parsed,
+    read_settings,
+)
 
 TEXT = """
 [quantization]
@@ -65,8 +74,13 @@ def test_a_folder_has_the_file_of_one_name(tmp_path: Path) -> None:
         ("transformer = 'fp8'", r"table \[transformer\] is unknown"),
         ("flux2 = 'fp8'", "must be a table"),
         ("[quantization", "is not TOML"),
+        (
+            "[ltx2]\nencoder = 'int8'",
+            r"\[ltx2\] encoder would never be used: ltx2 is a family of the component transformer",
+        ),
+        ("[quantization]\ncomponent_type = 'vae'", "component_type is not a setting: give the component's own key"),
     ],
-    ids=["table", "key", "value", "type", "outside", "no table", "syntax"],
+    ids=["table", "key", "value", "type", "outside", "no table", "syntax", "never used", "no key of its own"],
 )
 def test_unknown_is_refused_by_name(tmp_path: Path, text: str, message: str) -> None:
     path = tmp_path / "s.toml"
@@ -88,3 +102,23 @@ def test_unknown_arguments_are_refused_too(settings: Settings) -> None:
         settings.resolve("transformer", argument="fp4")
     with pytest.raises(Refused, match="is unknown; choose one of encoder"):
         settings.resolve("unet")
+
+
+def test_what_other_tools_call_a_key_or_a_method_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "scaled_fp8.toml"
+    path.write_text("[quantization]\nquantization_transformer = '8bit'\nquantization_encoder = 'fp8-filtered'")
+    settings = read_settings(path)
+    assert method_named(settings.resolve("transformer").value).name == "int8"
+    assert method_named(settings.resolve("encoder").value).name == "fp8-dynamic"
+
+
+def test_the_documented_example_is_read() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "settings.md").read_text(encoding="utf-8")
+    tables = parsed(text.split("```toml")[1].split("```")[0])
+    settings = Settings(checked(tables, "example"), "example")
+    assert settings.resolve("transformer", "ltx2").value == "int8"
+    assert settings.resolve("transformer", "wan").value == "fp8-dynamic"
+
+
+def test_who_asks_may_say_what_is_built_in() -> None:
+    assert read_settings().resolve("encoder", None, None, "auto").value == "auto"
