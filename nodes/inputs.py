@@ -49,8 +49,9 @@ def activation_scale_input() -> io.Combo.Input:
         options=list(ACTIVATION_SCALES),
         default="dynamic",
         advanced=True,
-        tooltip="dynamic: scale activations per token as they come. static: the file's input_scale where it is "
-        "plausible, which is faster on some GPUs and less exact.",
+        tooltip="dynamic: scale activations per token as they come. dynamic-per-tensor: one scale for all tokens, "
+        "faster where a GPU has no per-row GEMM and less exact. static: the file's input_scale where it is plausible, "
+        "faster still and less exact.",
     )
 
 

@@ -50,17 +50,33 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def inspect(arguments: Arguments) -> int:
-    from .checkpoint.read import inspect_checkpoint
+    from .checkpoint.read import survey
+    from .conversion.sizes import compare_parts, file_estimates
 
     try:
-        verdict = inspect_checkpoint(arguments.file, check=arguments.check)
+        checkpoint = survey(arguments.file, arguments.check)
+        verdict = checkpoint.verdict
     except Refused as refusal:
         # no file to look into is a verdict too
         if arguments.json:
             put_json({"accepted": False, "dialect": "", "reasons": [str(refusal)], "layers": [], "totals": {}})
         raise
-    put_json(verdict.to_json()) if arguments.json else put(verdict.table())
-    return DONE if verdict.accepted else complain(verdict.sentence(), REFUSED)
+    if not verdict.accepted:
+        put_json(verdict.to_json()) if arguments.json else put(verdict.table())
+        return complain(verdict.sentence(), REFUSED)
+    if arguments.json:
+        sizes = {part: [row.to_json() for row in found] for part, found in file_estimates(checkpoint).items()}
+        put_json({**verdict.to_json(), "memory": sizes})
+    else:
+        put(f"{verdict.table()}\n\n{compare_parts(checkpoint, free_memory())}")
+    return DONE
+
+
+def free_memory() -> int | None:
+    """Bytes that are free on the GPU, None where there is none."""
+    import torch
+
+    return torch.cuda.mem_get_info()[0] if torch.cuda.is_available() else None
 
 
 def convert(arguments: Arguments) -> int:

@@ -66,11 +66,12 @@ class ScaledLinear(Scaled):
 
     def choice(self, x: Tensor) -> Choice:
         """The kernel planned for the weight, by the same wish wherever ComfyUI runs it."""
-        weight, planned = from_tensor(self.weight), self.weight._params.choice
+        planned = self.weight._params.choice
         if planned is None:
-            planned = choose_for(weight, x.device, x.dtype)
+            planned = choose_for(from_tensor(self.weight), x.device, x.dtype)
             self.weight = Parameter(with_choice(self.weight, planned), requires_grad=False)
-        return planned.on(weight, x.device, x.dtype)
+        here = (x.device, x.dtype) == (planned.layer.device, planned.layer.dtype)
+        return planned if here else planned.on(from_tensor(self.weight), x.device, x.dtype)
 
 
 class ScaledConvolution(Scaled):

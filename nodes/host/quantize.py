@@ -24,7 +24,7 @@ from ...quant.nn.tensor import is_scaled, to_tensor
 from ...quant.recipes.auto import Pick, pick
 from ...quant.recipes.compile_warnings import get_quant_compile_warnings
 from ...quant.recipes.families import Family
-from ...quant.recipes.memory import compare_methods, estimate_memory
+from ...quant.recipes.memory import compare_methods, estimates
 from ...quant.recipes.policy import Policy, recognise
 from ...quant.recipes.settings import FILE_NAME, find_settings
 from ...quant.weights.encode import quantize
@@ -99,18 +99,27 @@ def watched(layers: list[tuple[str, Module]]) -> Iterator[tuple[str, Module]]:
 
 
 def needs(quantized: ModelPatcher, recipe: Recipe, stats: Stats) -> str:
-    """What the model needs beside what is free, what each method would need, and what is known to hurt here."""
-    shapes = {f"{name}.weight": tuple(m.weight.shape) for name, m in candidates(quantized, recipe.component)}
-    found = estimate_memory(shapes, stats.method, recipe.component, stats.granularity, keep=recipe.keep)
-    resident = quantized.model_size()
-    sizes = (resident, resident + max(found.activations, found.lora), management.get_free_memory(quantized.load_device))
-    held, peak, free = (f"{size / 1e6:.1f} MB" for size in sizes)
+    """What the model holds and needs beside what is free, what each method would need, and what hurts here."""
+    found = estimates(shapes(quantized), recipe.component, stats.granularity, keep=recipe.keep)
+    resident, free = quantized.model_size(), management.get_free_memory(quantized.load_device)
+    passing = next((max(row.activations, row.lora) for row in found if row.method == stats.method), 0)
+    held, peak, left = (f"{size / 1e9:.3f} GB" for size in (resident, resident + passing, free))
     hurts = warnings(quantized) if compiled(quantized) else []
     lines = (
-        f"memory: {held} resident, {peak} at most with activations or a LoRA; {free} free on {quantized.load_device}",
+        f"memory: {held} resident, {peak} at most with activations or a LoRA; {left} free on {quantized.load_device}",
         "The original stays in memory as long as the output of its loader is cached.",
     )
-    return "\n".join((*lines, *hurts, "", compare_methods(shapes, recipe.component)))
+    return "\n".join((*lines, *hurts, "", compare_methods(found, free)))
+
+
+def shapes(model: ModelPatcher) -> dict[str, tuple[int, ...]]:
+    """Name -> shape of every tensor that a model loads; of a quantized one as it is without."""
+    found = dict(modules(model))
+    return {
+        f"{name}.{part}".removeprefix("diffusion_model."): tuple(tensor.shape)
+        for name, module in found.items()
+        for part, tensor in module.named_parameters(recurse=False)
+    }
 
 
 METHOD = "scaled_fp8_method"

@@ -115,6 +115,11 @@ class Checkpoint(Mapping[str, QuantizedWeight]):
         """The key that the weight has in a model without quantization."""
         return self.layers[name].weight_key
 
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape of every tensor of the model without quantization, from the header alone."""
+        others = {name: tuple(self.tensors.info(name).shape) for name in self.tensors}
+        return others | {layer.weight_key: layer.full_shape for layer in self.layers.values()}
+
 
 class OtherTensors(Mapping[str, Tensor]):
     """The tensors that are no part of a quantized weight, by the names a model has for them; lazy."""

@@ -40,14 +40,15 @@ def per_token(x: Tensor, _: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 def per_tensor(x: Tensor, _: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """One scale for all: ``[1, 1]``."""
-    scale = scale_of(x.abs().amax((0, 1), True), ACTIVATION.maximum)
+    amax = x.abs().amax((0, 1), True) if x.numel() else x.new_zeros(1, 1)
+    scale = scale_of(amax, ACTIVATION.maximum)
     return to_codes(x, scale), scale
 
 
 def by_runs(x: Tensor, _: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """One scale for each 128 inputs of a token, ``[tokens, in / 128]`` column after column; in is filled up to that."""
     x = filled(x)
-    runs = x.reshape(x.shape[0], -1, RUN)
+    runs = x.reshape(x.shape[0], x.shape[1] // RUN, RUN)
     scale = scale_of(runs.abs().amax(2, True), ACTIVATION.maximum)
     return to_codes(runs, scale).view(x.shape), scale.squeeze(2).t().contiguous().t()
 

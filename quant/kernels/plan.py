@@ -24,7 +24,8 @@ FAMILIES: dict[str, tuple[str, ...]] = {
     "scaled_mm": ("scaled_mm", "block", "upcast"),
     "upcast": ("upcast",),
 }
-ACTIVATION_SCALES = ("dynamic", "static")
+# dynamic: one scale a token as they come; dynamic-per-tensor: one for all of them; static: the file's input_scale
+ACTIVATION_SCALES = ("dynamic", "dynamic-per-tensor", "static")
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +61,7 @@ class Choice:
         if (device, dtype) == (self.layer.device, self.layer.dtype):
             return self
         if (device, dtype) not in self.elsewhere:
-            scaling = "static" if self.layer.activation == "static" else "dynamic"
-            planned = choose_for(weight, device, dtype, self.compute, scaling)
+            planned = choose_for(weight, device, dtype, self.compute, self.layer.activation)
             self.elsewhere[device, dtype] = replace(planned, calls=self.calls)
         return self.elsewhere[device, dtype]
 
@@ -92,7 +92,7 @@ def choose(
     """The first kernel that fits the layer ``[out, in]`` and is proven on its device for activations of dtype."""
     check_names(compute, activation_scale)
     doubt = implausible(input_scale) if activation_scale == "static" else None
-    activation = "static" if activation_scale == "static" and not doubt else "dynamic"
+    activation = "dynamic" if doubt else activation_scale
     layer = Workload(format, granularity, shape, torch.device(device), dtype, has_transform, activation)
     return decide(layer, compute, doubt)
 
@@ -114,7 +114,7 @@ def choose_for(
 
 def decide(layer: Workload, compute: str, doubt: str | None) -> Choice:
     refused: dict[str, str] = {}
-    for kernel in KERNELS:
+    for kernel in (known.scaled_by(layer.activation) for known in KERNELS):
         if kernel.family not in FAMILIES[compute]:
             continue
         proof = kernel.refuses(layer) or (compute == "auto" and slower(kernel, layer)) or prove(kernel, layer)
@@ -182,4 +182,6 @@ def check_names(compute: str, activation_scale: str) -> None:
     if compute not in FAMILIES:
         raise Refused(f"compute {compute!r} is unknown; choose one of {', '.join(FAMILIES)}.")
     if activation_scale not in ACTIVATION_SCALES:
-        raise Refused(f"activation_scale {activation_scale!r} is unknown; choose {' or '.join(ACTIVATION_SCALES)}.")
+        raise Refused(
+            f"activation_scale {activation_scale!r} is unknown; choose one of {', '.join(ACTIVATION_SCALES)}."
+        )

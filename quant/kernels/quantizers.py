@@ -54,7 +54,16 @@ def kitchen() -> dict[str, Quantize]:
     def int8(x: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
         return ck.quantize_int8_rowwise(x)
 
-    return {"float8 static": given, "float8 per-tensor": largest, "int8 per-token": int8}
+    return of_any_number({"float8 static": given, "float8 per-tensor": largest, "int8 per-token": int8})
+
+
+def of_any_number(schemes: dict[str, Quantize]) -> dict[str, Quantize]:
+    """The schemes, with eager arithmetic for no tokens at all, which kernels cannot be launched for."""
+
+    def one(name: str, quantize: Quantize) -> Quantize:
+        return lambda x, scale: quantize(x, scale) if x.numel() else SCHEMES[name](x, scale)
+
+    return {name: one(name, quantize) for name, quantize in schemes.items()}
 
 
 def triton_refuses(device: torch.device) -> str | None:
@@ -92,13 +101,13 @@ def by_triton() -> dict[str, Quantize]:
         assert scale is not None
         return own.static(x, scale.reshape(1, 1), top)
 
-    return {
+    return of_any_number({
         "float8 static": given,
         "float8 per-token": lambda x, _: own.per_token(x, ACTIVATION.dtype, top),
         "float8 per-tensor": lambda x, _: own.per_tensor(x, top),
         "float8 1x128": lambda x, _: own.by_runs(filled(x), RUN, top),
         "int8 per-token": lambda x, _: own.per_token(x, INT8.dtype, INT8.maximum),
-    }
+    })  # fmt: skip
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -69,6 +69,11 @@ class Kernel:
         """How many of its rules the layer keeps before one refuses."""
         return next((i for i, rule in enumerate(self.rules) if rule(layer)), len(self.rules))
 
+    def scaled_by(self, activation: str) -> Kernel:
+        """Itself, with one scale for all activations where that is wanted and it can use one."""
+        once = activation == "dynamic-per-tensor" and self.static
+        return replace(self, scheme="float8 per-tensor") if once else self
+
     def schemes(self, activation: str) -> list[str]:
         """The schemes of activation.py that it needs for "static" or "dynamic" activations."""
         wanted = "float8 static" if activation == "static" and self.static else self.scheme
@@ -119,8 +124,8 @@ def row_scales(layer: Workload) -> str | None:
     return None if fits else f"needs per-row scales, not {layer.granularity.name}"
 
 
-def static_activations(layer: Workload) -> str | None:
-    return None if layer.activation == "static" else "needs a static activation scale; dynamic ones are per token"
+def one_activation_scale(layer: Workload) -> str | None:
+    return "needs one scale for all activations; dynamic ones are per token" if layer.activation == "dynamic" else None
 
 
 def square_blocks(layer: Workload) -> str | None:
@@ -184,14 +189,14 @@ INT8 = (*CODES, partial(format_is, "int8"), row_scales, int32_sums)
 FAST = 0.005
 
 # Best first; where sums in fewer bits are too far off, the same kernel with exact ones comes next.
-# Dynamic activations are per token, so only a static scale lets the per-tensor GEMM go first.
+# Dynamic activations are per token, so only one scale for all lets the per-tensor GEMM go first.
 KERNELS: tuple[Kernel, ...] = (
     Kernel(
-        "scaled_mm per-tensor fast", "scaled_mm", (*SCALED_MM, tensor_scale, static_activations, ada_or_hopper),
+        "scaled_mm per-tensor fast", "scaled_mm", (*SCALED_MM, tensor_scale, one_activation_scale, ada_or_hopper),
         partial(gemm.per_tensor, fast=True), "float8 per-tensor", static=True, deep=True, bound=FAST,
     ),
     Kernel(
-        "scaled_mm per-tensor", "scaled_mm", (*SCALED_MM, tensor_scale, static_activations),
+        "scaled_mm per-tensor", "scaled_mm", (*SCALED_MM, tensor_scale, one_activation_scale),
         gemm.per_tensor, "float8 per-tensor", static=True,
     ),
     Kernel(

@@ -19,7 +19,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..distributed.gathering import Shard, gathered, given
 from ..weights.encode import Job, generator, quantize
-from ..weights.formats import Format, float8_e4m3fn
+from ..weights.formats import Format, float8_e4m3fn, inner_scale, power_of_two
 from ..weights.granularity import Granularity, PerTensor
 from ..weights.weight import QuantizedWeight
 
@@ -36,6 +36,7 @@ class ScaledWeightLayout(QuantizedLayout):
     class Params(BaseLayoutParams):
         """What a QuantizedWeight holds beside its codes, and the kernel chosen for it (a plan.Choice).
 
+        scale: of a format whose block scales are small floats, these alone (compact_scale); float32 of all others;
         shard: of which weight its rows are a part, where other devices hold the rest.
         """
 
@@ -95,12 +96,12 @@ class ScaledWeightLayout(QuantizedLayout):
 
     @classmethod
     def get_plain_tensors(cls, qtensor: QuantizedTensor) -> tuple[Tensor, Tensor]:
-        return qtensor._qdata, qtensor._params.scale
+        return qtensor._qdata, full_scale(qtensor._params)
 
     @classmethod
     def state_dict_tensors(cls, qdata: Tensor, params: Params) -> dict[str, Tensor]:
         codes = qdata.view(params.orig_shape) if params.format.per_byte == 1 else qdata
-        return {"": codes, "_scale": params.scale}
+        return {"": codes, "_scale": full_scale(params)}
 
     @classmethod
     def pre_all_gather(cls, qtensor: QuantizedTensor, mesh: object = None) -> tuple[tuple[Tensor, ...], object]:
@@ -121,10 +122,10 @@ class ScaledWeightLayout(QuantizedLayout):
     ) -> tuple[QuantizedTensor, tuple[Tensor, ...]] | None:
         """The whole weight from what all devices gave; out: the one made before, which is a view of the same bytes."""
         weight = gathered(*metadata, all_gather_outputs)
-        if out is None:
-            return to_tensor(weight, param_dtype), all_gather_outputs
-        out._qdata, out._params = weight.codes, replace(out._params, scale=weight.scale, outer=weight.outer)
-        return None
+        made = to_tensor(weight, param_dtype) if out is None else out
+        # the gathered scales themselves, in full: they are freed with the rest of what all gave
+        made._qdata, made._params = weight.codes, replace(made._params, scale=weight.scale, outer=weight.outer)
+        return (made, all_gather_outputs) if out is None else None
 
 
 class ScaledTensor(QuantizedTensor):
@@ -183,10 +184,24 @@ def unsmoothed(weight: Tensor, smooth: Tensor | None) -> Tensor:
     return torch.where(smooth == 0, 0, weight.float() / smooth)
 
 
+def compact_scale(weight: QuantizedWeight) -> Tensor:
+    """The scales in the bytes that they were made of: e4m3 under an outer scale, e8m0 where they are powers of two."""
+    if weight.outer is not None:
+        return inner_scale(weight.scale, weight.outer)
+    return weight.scale.to(torch.float8_e8m0fnu) if weight.format.scale_of is power_of_two else weight.scale
+
+
+def full_scale(params: ScaledWeightLayout.Params) -> Tensor:
+    """The float32 scales of a weight, both levels in one."""
+    if params.scale.dtype == torch.float8_e4m3fn:
+        return params.outer * params.scale.float()
+    return params.scale.float()
+
+
 def scaled_weight(codes: Tensor, params: ScaledWeightLayout.Params) -> QuantizedWeight:
     shape = (params.orig_shape[0], prod(params.orig_shape[1:]))
     return QuantizedWeight(
-        params.format, codes, params.scale, params.granularity, shape,
+        params.format, codes, full_scale(params), params.granularity, shape,
         params.input_scale, params.smooth, params.rotation, params.outer, params.codebook,
     )  # fmt: skip
 
@@ -199,7 +214,7 @@ def params_of(
     shape: tuple[int, ...] | None = None,
 ) -> ScaledWeightLayout.Params:
     return ScaledWeightLayout.Params(
-        weight.scale, dtype, shape or weight.shape, weight.format, weight.granularity,
+        compact_scale(weight), dtype, shape or weight.shape, weight.format, weight.granularity,
         input_scale, weight.smooth, weight.rotation, weight.outer, weight.codebook, choice=choice,
     )  # fmt: skip
 

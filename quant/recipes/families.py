@@ -18,7 +18,8 @@ class Rule:
 class Family:
     """One model family. signs: each a set of patterns that all match some name, any set will do; rules: first wins.
 
-    name: as in settings and on the command line.
+    name: as in settings and on the command line; tokens: rows of the largest activation for the latent that
+    ComfyUI's own node for the family makes by default, None where that is TOKENS of the component.
     """
 
     name: str
@@ -26,7 +27,11 @@ class Family:
     component: str
     signs: tuple[tuple[str, ...], ...]
     rules: tuple[Rule, ...] = ()
+    tokens: int | None = None
 
+
+# An image of 1024 x 1024 by patches of 16 and 512 tokens of text; a prompt; the widest layers of a VAE, at half size.
+TOKENS = {"transformer": 4608, "encoder": 512, "vae": 512 * 512}
 
 NORM = r"(^|[._])(norm|layernorm|rmsnorm|ln)\d*($|[._])|norm$|_norm\d?$"
 TIME = r"(^|[._])(t_embedder|time|timestep|guidance|vector|pooled)(_\w+)?[._]?(in|embed|embedder|embedding|proj)?($|\.)"
@@ -91,7 +96,7 @@ FAMILIES: dict[str, Family] = {
             BLOCK_MODULATION,
             Rule(r"^(?!(double_blocks|single_blocks|transformer_blocks|single_transformer_blocks)\.)",
                  "outside of the blocks: published files keep it"),
-        )),
+        ), tokens=53 * 30 * 7),  # 848 x 480, 25 frames
         Family("flux1", "FLUX.1", "transformer",
                ((r"^double_blocks\.0\.img_mod\b", r"^single_blocks\.0\.linear1\b"),
                 (r"^single_transformer_blocks\.0\.proj_mlp\b", r"^transformer_blocks\.0\.norm1_context\b")),
@@ -104,7 +109,7 @@ FAMILIES: dict[str, Family] = {
             Rule(r"^(head|proj_out)\b", OUTPUT),
             Rule(r"^(face_encoder|face_adapter|motion_encoder|audio_\w+|casual_audio_encoder|cond_encoder|frame_packer)\b",
                  "face, motion or audio part: small and sensitive"),
-        )),
+        ), tokens=52 * 30 * 21),  # 832 x 480, 81 frames
         Family("ltx2", "LTX-2 and 2.3", "transformer",
                ((r"^patchify_proj\b", r"^adaln_single\b"), (r"^audio_proj_in\b", r"^transformer_blocks\.0\.")), (
             Rule(r"^transformer_blocks\.(0|1|43|44|45|46|47)\.", "first or last blocks, as in the producer's files"),
@@ -113,7 +118,7 @@ FAMILIES: dict[str, Family] = {
             Rule(r"connector|caption_projection|text_embedding_projection", "connects text and audio"),
             Rule(r"to_gate_logits$", "gate of attention heads: small"),
             Rule(r"^(vae|vocoder|audio_vae)\.", "not part of the transformer"),
-        )),
+        ), tokens=24 * 16 * 13),  # 768 x 512, 97 frames
         Family("qwen_image", "Qwen-Image", "transformer",
                ((r"^transformer_blocks\.0\.img_mod\.1\b", r"^txt_norm\b"),), (
             Rule(r"^transformer_blocks\.0\.(img|txt)_mod\.1$", "modulation of the first block"),

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from math import prod
+from math import ceil, prod
 
 from ..text import text_table
 from ..weights.encode import SLAB
 from ..weights.formats import FORMATS, Format, float8_e4m3fn, int8
 from ..weights.granularity import Granularity
+from .families import TOKENS
 from .methods import METHODS, method_named
 from .policy import Policy, family_named, recognise
 
@@ -53,18 +54,19 @@ def estimate_memory(
     method: str = "fp8-dynamic",
     component: str = "transformer",
     granularity: str | None = "per-row",
-    tokens: int = 4608,
+    tokens: int | None = None,
     keep: str = "",
     family: str | None = None,
 ) -> Estimate:
-    """Memory of a model whose weights have these shapes (name -> ``[out, in, ...]``), quantized by method.
+    """Memory in ComfyUI of a model whose weights have these shapes (name -> ``[out, in, ...]``), quantized by method.
 
-    tokens: rows of the largest activation, 4608 is FLUX at 1024 x 1024; method: of METHODS, but not "auto".
+    tokens: rows of the largest activation, the family's usual ones without; method: of METHODS, but not "auto".
     """
     chosen = method_named(method)
+    known = family_named(family) if family else recognise(shapes, component)
+    tokens = tokens or (known.tokens if known else None) or TOKENS[component]
     if chosen.format_name is None:
         return account(chosen.name, {name: (shape, None, None) for name, shape in shapes.items()}, tokens, False)
-    known = family_named(family) if family else recognise(shapes, component)
     policy = Policy(chosen.format, chosen.granularity(granularity), component, known, keep)
     decided = {name: policy.decide(name.removesuffix(".weight"), shape).quantize for name, shape in shapes.items()}
     plans = {
@@ -93,13 +95,37 @@ def account(method: str, plans: Mapping[str, Plan], tokens: int, coded: bool) ->
 
 
 def stored(shape: tuple[int, ...], format: Format | None, granularity: Granularity | None) -> tuple[int, int]:
-    """Bytes of a layer's codes and of its scales; 16-bit floats and none where it is not quantized."""
+    """Bytes of a layer's codes and of its scales in ComfyUI; 16-bit floats and none where it is not quantized."""
     if format is None or granularity is None:
         return prod(shape) * WIDE, 0
     matrix = (shape[0], prod(shape[1:]))
-    # a scale one level up: one for the tensor, or one an output
-    outer = 1 if format.outer_maximum else shape[0] + len(format.book) if format.grid else 0
-    return prod(matrix) // format.per_byte, (prod(granularity.scale_shape(matrix)) + outer) * SINGLE
+    if format.grid:
+        # one byte a group, one float an output and for each code
+        return prod(matrix) // format.per_byte, groups(granularity, matrix) + (shape[0] + len(format.book)) * SINGLE
+    if format.name in FILLED:
+        return tiled(matrix, format, granularity)
+    return prod(matrix) // format.per_byte, groups(granularity, matrix) * SINGLE
+
+
+# Formats whose codes core fills up to this many outputs and inputs, and whose scales lie in cuBLAS tiles.
+FILLED = {"mxfp8": 32, "nvfp4": 16}
+TILE = (128, 4)
+
+
+def tiled(matrix: tuple[int, int], format: Format, granularity: Granularity) -> tuple[int, int]:
+    outputs, inputs = (up(size, FILLED[format.name]) for size in matrix)
+    rows, columns = granularity.scale_shape((outputs, inputs))
+    scales = up(rows, TILE[0]) * up(columns, TILE[1])
+    return outputs * inputs // format.per_byte, scales + (SINGLE if format.outer_maximum else 0)
+
+
+def groups(granularity: Granularity, matrix: tuple[int, int]) -> int:
+    return prod(granularity.scale_shape(matrix))
+
+
+def up(size: int, step: int) -> int:
+    """size, or the next multiple of step."""
+    return ceil(size / step) * step
 
 
 def working(plan: Plan, tokens: int, coded: bool) -> int:
@@ -125,12 +151,35 @@ def merging(plan: Plan) -> int:
     return changed if format is None else changed + sum(stored(shape, format, granularity))
 
 
-def compare_methods(shapes: Mapping[str, tuple[int, ...]], component: str = "transformer", tokens: int = 4608) -> str:
-    """A table of what each method that the component can have needs, in GB."""
+def estimates(
+    shapes: Mapping[str, tuple[int, ...]],
+    component: str = "transformer",
+    granularity: str | None = None,
+    tokens: int | None = None,
+    keep: str = "",
+) -> list[Estimate]:
+    """What each method that the component can have needs; a method without that granularity has its own."""
     names = [name for name, method in METHODS.items() if name != "auto" and possible(method.format_name, component)]
-    rows = [estimate_memory(shapes, name, component, tokens=tokens) for name in names]
+    return [
+        estimate_memory(shapes, name, component, own_granularity(name, granularity), tokens, keep) for name in names
+    ]
+
+
+def own_granularity(method: str, granularity: str | None) -> str | None:
+    format = METHODS[method].format_name
+    known = () if format is None else FORMATS[format].granularities
+    return granularity if any(found.name == granularity for found in known) else None
+
+
+def compare_methods(found: Iterable[Estimate], free: int | None = None) -> str:
+    """A table of estimates in GB; free: bytes that a device has left, for a column of what fits there."""
     columns = ("method", "weights", "scales", "activations", "LoRA", "peak", "quantized")
-    return text_table(columns, [cells(row) for row in rows])
+    lines = [[*cells(row), *fitting(row, free)] for row in found]
+    return text_table((*columns, *(() if free is None else (f"of {free / 1e9:.3f} GB free",))), lines)
+
+
+def fitting(row: Estimate, free: int | None) -> tuple[str, ...]:
+    return () if free is None else ("fits" if row.fits(free) else f"{(row.peak - free) / 1e9:.3f} GB too much",)
 
 
 def possible(format_name: str | None, component: str) -> bool:

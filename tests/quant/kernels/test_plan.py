@@ -12,6 +12,7 @@ from scaled_fp8.quant.kernels import plan
 from scaled_fp8.quant.kernels.plan import choose, choose_for, require
 from scaled_fp8.quant.kernels.proof_cache import Proof
 from scaled_fp8.quant.kernels.registry import KERNELS
+from scaled_fp8.quant.nn.forward import apply
 
 FAMILY = {kernel.name: kernel.family for kernel in KERNELS}
 
@@ -101,7 +102,7 @@ def test_transformed_weights_are_upcast():
 def test_auto_upcasts_float8_on_a_cpu_and_says_why(granularity, dtype):
     choice = chosen(granularity, dtype=dtype, compute="auto")
     assert (choice.kernel.name, choice.activation) == ("upcast by bits", None)
-    assert "times as long as upcast on a CPU" in choice.reason
+    assert "takes longer than upcast on a CPU" in choice.reason
 
 
 def test_auto_takes_int8_on_a_cpu():
@@ -146,6 +147,26 @@ def test_an_implausible_input_scale_is_not(scale, doubt):
 
 def test_dynamic_ignores_the_input_scale():
     assert chosen(quant.PerTensor(), input_scale=torch.tensor(0.02)).activation == "dynamic"
+
+
+@pytest.mark.parametrize("granularity", (quant.PerTensor(), quant.PerRow()), ids=lambda g: g.name)
+def test_one_dynamic_scale_for_all_tokens(granularity):
+    torch.manual_seed(0)
+    choice = chosen(granularity, activation_scale="dynamic-per-tensor", dtype=torch.float32)
+    assert (FAMILY[choice.kernel.name], choice.activation) == ("scaled_mm", "dynamic-per-tensor")
+    x = torch.randn(3, 64) * torch.tensor([[1.0], [1e-3], [1e-7]])
+    weight = quant.quantize(torch.randn(48, 64), E4M3, granularity)
+    scale = x.abs().amax() / E4M3.maximum
+    want = (x / scale).to(torch.float8_e4m3fn).float() @ weight.dequantize().T * scale
+    torch.testing.assert_close(apply(x, weight, None, choice), want, rtol=1e-4, atol=1e-6)
+    # a scale a token tells the smallest one from nothing, one scale for all does not
+    assert not want[2].any()
+    assert apply(x, weight, None, chosen(granularity, dtype=torch.float32))[2].any()
+
+
+def test_a_kernel_of_int8_keeps_its_scale_a_token():
+    choice = chosen(format=quant.FORMATS["int8"], activation_scale="dynamic-per-tensor")
+    assert (choice.kernel.name, choice.activation) == ("scaled_mm int8", "dynamic")
 
 
 def test_require_refuses_only_when_no_layer_can():

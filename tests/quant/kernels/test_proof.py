@@ -13,7 +13,7 @@ from scaled_fp8.quant.kernels import quantizers
 from scaled_fp8.quant.kernels.activations import SCHEMES
 from scaled_fp8.quant.kernels.diagnosis import doctor, typical
 from scaled_fp8.quant.kernels.proof import SHAPE, measured, prove, prove_quantizer, quantizer_for
-from scaled_fp8.quant.kernels.quantizers import QUANTIZERS, Quantizer
+from scaled_fp8.quant.kernels.quantizers import QUANTIZERS, Quantizer, of_any_number
 from scaled_fp8.quant.kernels.registry import BOUND, KERNELS, Kernel, Workload
 
 CPU = torch.device("cpu")
@@ -158,3 +158,24 @@ def test_a_broken_triton_is_a_reason(monkeypatch):
     quantizers.triton_problem.cache_clear()
     assert quantizers.triton_refuses(torch.device("cuda")) == "is not installed"
     quantizers.triton_problem.cache_clear()
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=lambda quantizer: quantizer.name)
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_no_tokens_at_all_are_quantized_by_everyone(quantizer, scheme):
+    if problem := quantizer.lacks(scheme, torch.device("cpu")):
+        pytest.skip(problem)
+    given = torch.tensor([[0.02]]) if scheme == "float8 static" else None
+    codes, scale = quantizer.schemes()[scheme](torch.empty(0, 256), given)
+    one_each = {"float8 1x128": (0, 2), "float8 per-token": (0, 1), "int8 per-token": (0, 1)}
+    assert (tuple(codes.shape), tuple(scale.shape)) == ((0, 256), one_each.get(scheme, (1, 1)))
+
+
+def test_kernels_that_cannot_be_launched_for_nothing_are_not():
+    def launched(x, scale):
+        raise AssertionError("launched")
+
+    guarded = of_any_number(dict.fromkeys(SCHEMES, launched))
+    assert guarded["float8 per-token"](torch.empty(0, 64), None)[0].shape == (0, 64)
+    with pytest.raises(AssertionError, match="launched"):
+        guarded["float8 per-token"](torch.empty(1, 64), None)

@@ -38,3 +38,12 @@ def test_a_column_that_smoothing_silences_stays_silent():
     merged = resident.requantize_from_float(resident.dequantize() + 1, scale="recalculate")
     assert merged.dequantize().isfinite().all()
     assert not merged.dequantize()[:, 3].any()
+
+
+@pytest.mark.parametrize("name", ["mxfp8", "nvfp4", "int4"])
+def test_block_scales_are_held_in_one_byte_each(name):
+    weight = quant.quantize(torch.randn(96, 256), quant.FORMATS[name])
+    tensor = to_tensor(weight, torch.bfloat16)
+    assert tensor._params.scale.element_size() == 1
+    assert torch.equal(from_tensor(tensor).scale, weight.scale)
+    assert torch.equal(from_tensor(tensor).dequantize(), weight.dequantize())

@@ -10,8 +10,10 @@ from live_bytes import LiveBytes
 from scaled_fp8.quant.nn.component import quantize_component
 from scaled_fp8.quant.nn.tensor import from_tensor
 from scaled_fp8.quant.recipes import memory
-from scaled_fp8.quant.recipes.memory import compare_methods, estimate_memory
+from scaled_fp8.quant.recipes.memory import FILLED, compare_methods, estimate_memory, estimates
 from scaled_fp8.quant.recipes.methods import METHODS
+from scaled_fp8.quant.weights.encode import quantize, unfit
+from scaled_fp8.quant.weights.native import native_tensors
 from torch import Tensor, nn
 
 NAMED = [name for name in METHODS if name != "auto"]
@@ -19,8 +21,12 @@ SHAPES = {"0": (1024, 512), "1": (512, 1024), "2": (520, 512)}
 TOKENS = 1024
 
 
-def model() -> nn.Sequential:
-    return nn.Sequential(*(nn.Linear(i, o, bias=False) for o, i in SHAPES.values())).to(torch.bfloat16)
+# what no format fills up
+ALIGNED = {"0": (1024, 512), "1": (512, 1024), "2": (384, 512)}
+
+
+def model(shapes: dict[str, tuple[int, int]] = SHAPES) -> nn.Sequential:
+    return nn.Sequential(*(nn.Linear(i, o, bias=False) for o, i in shapes.values())).to(torch.bfloat16)
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -32,11 +38,28 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 def test_resident_bytes_are_those_of_the_result(method: str, granularity: str) -> None:
     if method.startswith("int8") and granularity == "block" or (method, granularity) == ("int8-convrot", "per-tensor"):
         pytest.skip("not a granularity of this format")
-    module = model()
+    module = model() if METHODS[method].format_name not in FILLED else model(ALIGNED)
     expected = estimate_memory(shapes(module), method, granularity=granularity)
     _, stats = quantize_component(module, method, granularity=granularity, backend="patched")
     assert expected.resident == stats.bytes_after
     assert expected.quantized == len(stats.quantized)
+
+
+@pytest.mark.parametrize("shape", [(520, 528), (130, 80), (128, 64)], ids=str)
+@pytest.mark.parametrize("method", [name for name in NAMED if name != "none"])
+def test_a_layer_takes_what_comfyui_gets(method: str, shape: tuple[int, int]) -> None:
+    format, granularity = METHODS[method].format, METHODS[method].granularity("per-row")
+    if problem := unfit(format, granularity, shape):
+        pytest.skip(problem)
+    tensors = native_tensors(quantize(torch.randn(shape), format, granularity), "")
+    held = {name: tensor.nbytes for name, tensor in tensors.items() if name != "comfy_quant"}
+    found = estimate_memory({"0.weight": shape}, method)
+    assert (found.weights, found.resident) == (held["weight"], sum(held.values()))
+
+
+def test_four_bits_with_a_codebook_take_three_tenths() -> None:
+    four, sixteen = (estimate_memory({"0": (4096, 4096)}, method).resident for method in ("int4", "none"))
+    assert 0.27 <= four / sixteen <= 0.3
 
 
 def test_a_model_of_tensors_is_estimated_by_its_names(digits: dict[str, Tensor]) -> None:
@@ -87,10 +110,27 @@ def test_fits_and_serialises() -> None:
     assert told["peak"] == told["resident"] + max(told["activations"], told["lora"])
 
 
-def test_the_table_has_a_line_a_method() -> None:
-    lines = compare_methods(SHAPES).splitlines()
+def test_the_table_has_a_line_a_method_and_says_what_fits() -> None:
+    found = estimates(SHAPES)
+    lines = compare_methods(found).splitlines()
     assert [line.split()[0] for line in lines[1:]] == NAMED
-    assert [line.split()[0] for line in compare_methods(SHAPES, "vae").splitlines()[1:]] == ["none", "int8"]
+    assert [row.method for row in estimates(SHAPES, "vae")] == ["none", "int8"]
+    free = sorted(row.peak for row in found)[3]
+    told = compare_methods(found, free).splitlines()
+    assert [line.endswith(" fits") for line in told[1:]] == [row.peak <= free for row in found]
+    assert all(line.endswith(("fits", "too much")) for line in told[1:])
+
+
+def test_estimates_keep_the_granularity_where_a_method_has_it() -> None:
+    rows, tensors = ({row.method: row for row in estimates(SHAPES, granularity=g)} for g in ("per-row", "per-tensor"))
+    assert rows["fp8-dynamic"].scales > tensors["fp8-dynamic"].scales == 4 * len(SHAPES)
+    assert rows["int8-convrot"] == tensors["int8-convrot"]
+
+
+def test_a_video_model_is_estimated_for_a_video() -> None:
+    layers = {"time_projection.1.weight": (64, 64), "blocks.0.cross_attn.k.weight": (64, 64)}
+    assert estimate_memory(layers, "none").activations == 52 * 30 * 21 * 64 * 2
+    assert estimate_memory(SHAPES, "none", "encoder").activations == 512 * 1024 * 2
 
 
 def test_it_reads_shapes_only(monkeypatch: pytest.MonkeyPatch) -> None:
