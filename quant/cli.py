@@ -104,7 +104,7 @@ def request_of(arguments: Arguments) -> Any:
     settings = settings_of(arguments.config) if arguments.config else None
     return Request(
         arguments.format, arguments.granularity, arguments.keep, arguments.family, arguments.component,
-        arguments.requantize, arguments.allow_unsupported, settings,
+        arguments.requantize, arguments.allow_unsupported, settings, tuple(arguments.ignore),
     )  # fmt: skip
 
 
@@ -180,6 +180,10 @@ def add_convert(commands: Any) -> None:
         "--granularity", help="per-tensor, per-row or block, where the format has it; default: as core loads it"
     )
     one.add_argument("--keep", default="", metavar="REGEX", help="layers that stay in high precision")
+    one.add_argument(
+        "--ignore", action="append", default=[], metavar="LAYER",
+        help="a layer to leave with all below it, * for any; may be given several times; beside the file's own list",
+    )  # fmt: skip
     one.add_argument(
         "--family", metavar="NAME", help="rules for this model family instead of the recognised; none: generic"
     )

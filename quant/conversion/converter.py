@@ -6,12 +6,13 @@ import os
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from ..checkpoint.metadata import quantization_config
 from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..checkpoint.sampling import evenly_spaced
 from ..checkpoint.survey import survey_header
@@ -20,6 +21,7 @@ from ..files.reader import read_safetensors
 from ..files.sets import MARK
 from ..files.stored import Source, Stored
 from ..files.writer import Output, writing
+from ..recipes.ignored import ignored_by
 from ..weights.formats import FORMATS
 from .ownership import check_ownership
 from .parts import Scopes, find_scopes
@@ -125,6 +127,7 @@ def planned(ckpt: Checkpoint, request: Request) -> tuple[list[Task], tuple[str, 
         layers: list[Task] = [Cast(values_of(ckpt, name), dtype, "dequantized") for name in ckpt]
         rest = [plain(ckpt, name, dtype) for name in ckpt.tensors]
         return layers + rest, (f"every floating tensor: {request.format}",)
+    request = replace(request, ignored=(*request.ignored, *ignored_by(quantization_config(ckpt.source))))
     scopes = find_scopes([*map(ckpt.weight_key, ckpt), *ckpt.tensors], request)
     tasks = [quantized(ckpt, name, scopes, request) for name in ckpt]
     tasks += [other(ckpt, name, scopes) for name in ckpt.tensors]

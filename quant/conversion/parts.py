@@ -106,7 +106,7 @@ def scope(prefix: str, component: str, tensors: list[str], request: Request, sin
         return Scope(prefix, component, family, None, f"kept: {origin}", "")
     granularity, source = granularity_of(format, family, request)
     check_supported(format, granularity, component, request)
-    policy = Policy(format, granularity, component, family, request.keep)
+    policy = Policy(format, granularity, component, family, request.keep, request.ignored)
     return Scope(prefix, component, family, policy, origin=f"format: {origin}; granularity: {source}")
 
 

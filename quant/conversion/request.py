@@ -14,7 +14,8 @@ class Request:
     """What the user asks of a conversion; None and "" leave it to settings and rules.
 
     component: what the file is; of an all-in-one checkpoint, the only part to quantize; requantize: quantized layers
-    too; unsupported: write what ComfyUI core cannot load.
+    too; unsupported: write what ComfyUI core cannot load; ignored: names of layers to leave, each with all below it,
+    beside those that the source's own config names.
     """
 
     format: str | None
@@ -25,3 +26,4 @@ class Request:
     requantize: bool = False
     unsupported: bool = False
     settings: Settings | None = None
+    ignored: tuple[str, ...] = ()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from typing import Any
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from ..errors import Refused
 from ..recipes.auto import pick
 from ..recipes.families import Family
+from ..recipes.ignored import ignored_by
 from ..recipes.methods import Method
 from ..recipes.policy import Policy, check_component, family_named, recognise
 from ..weights.encode import Search
@@ -44,7 +44,8 @@ def quantize_component(
     method: of METHODS; component: "transformer", "encoder" or "vae"; granularity: "per-tensor", "per-row" or "block";
     backend: "torchao", "patched" (this package's Linears) or "auto"; keep: regular expression of layers to leave;
     family: of FAMILIES, recognised by the names of layers without; search: for better scales ("patched" only);
-    ignored_layers: names to leave, each with all below it, beside keep; verbose: print the account;
+    ignored_layers: names to leave, each with all below it, beside keep and those that module's own config
+    (``module.config``) ignores; verbose: print the account;
     progress: called with layers done and in all, after each. An interrupted call leaves whole layers, of either kind.
 
     >>> model = torch.nn.Sequential(torch.nn.Linear(64, 64), torch.nn.Linear(64, 64))
@@ -57,7 +58,8 @@ def quantize_component(
     known = family_named(family) if family else recognise((name for name, _ in module.named_parameters()), component)
     if chosen.method.name == "none":
         return module, untouched(module, chosen.reason, known)
-    policy = policy_of(chosen.method, component, granularity, kept(keep, ignored_layers), known)
+    ignored = (*ignored_layers, *own_ignored(module))
+    policy = policy_of(chosen.method, component, granularity, keep, known, ignored)
     engine, reason = pick_backend(backend, chosen.method, policy.granularity, place, component)
     before = total_bytes(module)
     layers = tuple(quantized_layers(module, policy, engine, search, progress))
@@ -83,6 +85,13 @@ def quantize_vae(module: nn.Module, method: str = "int8", **options: Any) -> tup
     return quantize_component(module, method, "vae", **options)
 
 
+def own_ignored(module: nn.Module) -> tuple[str, ...]:
+    """The layers that a module's own config, of transformers or diffusers, leaves in high precision."""
+    config: Any = getattr(getattr(module, "config", None), "quantization_config", None)
+    told = config.to_dict() if hasattr(config, "to_dict") else config
+    return ignored_by(told) if isinstance(told, dict) else ()
+
+
 def is_fp8_compatible_layer(layer: nn.Module) -> bool:
     """Whether a layer is a Linear that FP8 GEMMs take: in full precision, and large enough."""
     if not isinstance(layer, nn.Linear) or already(layer):
@@ -90,15 +99,16 @@ def is_fp8_compatible_layer(layer: nn.Module) -> bool:
     return Policy(float8_e4m3fn, PerRow()).unfit(tuple(layer.weight.shape)) is None
 
 
-def kept(keep: str, ignored_layers: Iterable[str]) -> str:
-    """A regular expression of what keep matches and of the names, each with all below it."""
-    names = [rf"^{re.escape(name)}(\.|$)" for name in ignored_layers]
-    return "|".join(([f"(?:{keep})"] if keep and names else [keep] if keep else []) + names)
-
-
-def policy_of(method: Method, component: str, granularity: str | None, keep: str, family: Family | None) -> Policy:
+def policy_of(
+    method: Method,
+    component: str,
+    granularity: str | None,
+    keep: str,
+    family: Family | None,
+    ignored: Iterable[str] = (),
+) -> Policy:
     check_component(component, method.format)
-    return Policy(method.format, method.granularity(granularity), component, family, keep)
+    return Policy(method.format, method.granularity(granularity), component, family, keep, tuple(ignored))
 
 
 def untouched(module: nn.Module, reason: str, family: Family | None) -> Stats:

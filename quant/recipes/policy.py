@@ -13,8 +13,10 @@ from ..weights.encode import unfit
 from ..weights.formats import FORMATS, Format
 from ..weights.granularity import Granularity
 from .families import FAMILIES, GENERIC, Family, Rule
+from .ignored import ignored_pattern
 
 COMPONENTS = tuple(GENERIC)
+IGNORED = "in the list of ignored layers"
 SMALLEST = 16  # outputs or inputs below which a GEMM on codes gains nothing
 
 
@@ -28,21 +30,29 @@ class Decision:
 
 @dataclass(frozen=True)
 class Policy:
-    """The rules for one component of one model. keep: regular expression of layers that stay as they are, or ""."""
+    """The rules for one component of one model. keep: regular expression of layers that stay as they are, or "".
+
+    ignored: names of layers that stay as they are with all below them, beside keep; as ignored_pattern reads them.
+    """
 
     format: Format
     granularity: Granularity
     component: str = "transformer"
     family: Family | None = None
     keep: str = ""
+    ignored: tuple[str, ...] = ()
     patterns: tuple[tuple[re.Pattern[str], Rule], ...] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_component(self.component, self.format)
-        request = (Rule(self.keep, f"kept as asked: {self.keep}"),) if self.keep else ()
         own = self.family.rules if self.family else ()
-        rules = (*request, *own, *GENERIC[self.component])
+        rules = (*self.requests(), *own, *GENERIC[self.component])
         object.__setattr__(self, "patterns", tuple((compiled(rule.pattern), rule) for rule in rules))
+
+    def requests(self) -> list[Rule]:
+        """What the user or the file's config wants kept."""
+        asked = ((self.keep, f"kept as asked: {self.keep}"), (ignored_pattern(self.ignored), IGNORED))
+        return [Rule(pattern, reason) for pattern, reason in asked if pattern]
 
     def decide(self, name: str, shape: tuple[int, ...], already: str = "") -> Decision:
         """name: of the layer, with any prefix, without .weight; already: the format it is quantized to, if it is."""
@@ -58,9 +68,8 @@ class Policy:
     def rule(self, name: str) -> Rule | None:
         """The first rule that matches; keep is asked about the whole name, the others about that without prefix."""
         bare = bare_name(name)
-        matches = (
-            rule for pattern, rule in self.patterns if pattern.search(name if rule.pattern == self.keep else bare)
-        )
+        names = {f"kept as asked: {self.keep}": (name,), IGNORED: (name, bare)}
+        matches = (rule for pattern, rule in self.patterns if any(map(pattern.search, names.get(rule.reason, (bare,)))))
         return next(matches, None)
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:

@@ -111,11 +111,19 @@ def checked(tables: Mapping[str, Any], source: str) -> dict[str, dict[str, str]]
             raise Refused(f"{source}: {table!r} is {entries!r}, but must be a table, [{table}].")
         for key, value in entries.items():
             where = f"{source}: [{table}] {key}"
-            check(RENAMED.get(key, key), value, where)
-            check_reaches(RENAMED.get(key, key), table, where)
-    return {
-        table: {RENAMED.get(key, key): value for key, value in entries.items()} for table, entries in tables.items()
-    }
+            check(renamed(key), value, where)
+            check_reaches(renamed(key), table, where)
+            check_once(key, entries, where)
+    return {table: {renamed(key): value for key, value in entries.items()} for table, entries in tables.items()}
+
+
+def renamed(key: str) -> str:
+    return RENAMED.get(key, key)
+
+
+def check_once(key: str, entries: Mapping[str, Any], where: str) -> None:
+    if key in RENAMED and RENAMED[key] in entries:
+        raise Refused(f"{where} is the same setting as {RENAMED[key]}, which is there too; leave one of them out.")
 
 
 def check_reaches(key: str, table: str, where: str) -> None:

@@ -122,3 +122,9 @@ def test_the_documented_example_is_read() -> None:
 
 def test_who_asks_may_say_what_is_built_in() -> None:
     assert read_settings().resolve("encoder", None, None, "auto").value == "auto"
+
+
+def test_one_setting_under_two_names_is_refused(tmp_path) -> None:
+    (tmp_path / "s.toml").write_text('[quantization]\nencoder = "int8"\nquantization_encoder = "none"\n')
+    with pytest.raises(Refused, match="same setting as encoder"):
+        read_settings(tmp_path / "s.toml")
