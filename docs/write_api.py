@@ -42,7 +42,7 @@ def entry(name: str, thing: object) -> Iterator[str]:
 
 def names(table: object) -> list[str]:
     """Keys of a table, or the names of its entries."""
-    return list(table) if isinstance(table, dict) else [entry.name for entry in table]
+    return list(table) if isinstance(table, dict) else [str(getattr(entry, "name", entry)) for entry in table]
 
 
 class Elided:

@@ -27,7 +27,8 @@ BOOKKEEPING = frozenset(
     {
         "_v", "_v_signature", "_v_weight", "_v_bias", "_pins", "_pin_state", "_prefetch", "seed_key", "forward",
         "weight_function", "bias_function", "weight_lowvram_function", "bias_lowvram_function", "comfy_cast_weights",
-        "prev_comfy_cast_weights", "held", "parent", "attribute", "comfy_force_cast_weights", "comfy_patched_weights",
+        "prev_comfy_cast_weights", "held", "parent", "attribute", "lent", "comfy_force_cast_weights",
+        "comfy_patched_weights",
     }
 )  # fmt: skip
 
@@ -35,13 +36,15 @@ BOOKKEEPING = frozenset(
 class Own:
     """Mixed in before a layer's class: a layer that may be out of its place while others hold on to it.
 
-    parent, attribute: where it stands when its patch is loaded; held: its own tensors where ComfyUI's backups, which go
-    by name, may be put back onto whichever layer stands there (dynamic VRAM).
+    parent, attribute: where it stands when its patch is loaded; lent: what stands for its forward in the original;
+    held: its own tensors where ComfyUI's backups, which go by name, may be put back onto whichever layer stands there
+    (dynamic VRAM).
     """
 
     parent: weakref.ref[Module] | None = None
     attribute = ""
     held: dict[str, Tensor] = {}
+    lent: Lent | None = None
 
     def standing(self) -> Module:
         """The layer that is in this one's place now."""
@@ -178,23 +181,41 @@ def own_layers(model: ModelPatcher) -> Iterator[tuple[str, Own]]:
 ##### What ComfyUI does by a layer's name, done to the right layer
 
 
+class Lent:
+    """What stands for a layer's forward in the original: a bypass LoRA wraps it, whatever wraps the layer itself."""
+
+    def __init__(self, own: Own) -> None:
+        self.forward = own.forward
+
+    def __call__(self, x, *args, **kwargs):
+        return self.forward(x, *args, **kwargs)
+
+
 def lend(model: ModelPatcher) -> None:
     """Have a bypass LoRA, made while the original stood there, wrap this patch's layer when it wraps the original."""
-    for name, own in own_layers(model):
-        if name in model.object_patches_backup:
-            vars(model.object_patches_backup[name])["forward"] = own.forward
+    for own, original in replaced(model):
+        own.lent = vars(original)["forward"] = Lent(own)
 
 
 def take(model: ModelPatcher) -> None:
-    for name, own in own_layers(model):
-        wrapped = vars(model.object_patches_backup.get(name, own)).pop("forward", own.forward)
-        if wrapped != own.forward:
+    for own, original in replaced(model):
+        wrapped = vars(original).pop("forward", own.lent)
+        if wrapped is not own.lent:
+            # another bypass LoRA, made while this layer stood there, has wrapped it
+            own.lent.forward = own.forward
             own.forward = wrapped
 
 
-def give_back(model: ModelPatcher) -> None:
+def replaced(model: ModelPatcher) -> Iterator[tuple[Own, Module]]:
+    """Each layer of a loaded model's own with the one whose place it has."""
     for name, own in own_layers(model):
-        for module in (own, model.object_patches_backup.get(name, own)):
+        if name in model.object_patches_backup:
+            yield own, model.object_patches_backup[name]
+
+
+def give_back(model: ModelPatcher) -> None:
+    for pair in replaced(model):
+        for module in pair:
             vars(module).pop("forward", None)
 
 
