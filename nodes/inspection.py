@@ -34,11 +34,11 @@ def listed_path(file: str) -> str:
     if len(file) > LONGEST:
         raise NotListed(f"A file name of {len(file)} characters is too long; {LONGEST} are the most.")
     if file not in listed():
-        raise NotListed(f"{file!r} is not a file that ComfyUI lists in {', '.join(FOLDERS)}.")
+        raise NotListed(f"{file}: is not a file that ComfyUI lists; choose one of {', '.join(FOLDERS)}.")
     path = folder_paths.get_full_path(folder, name)
     roots = folder_paths.get_folder_paths(folder)
     if path is None or not any(folder_paths.is_within_directory(root, path) for root in roots):
-        raise NotListed(f"{file!r} is a link that leads out of the folder {folder}.")
+        raise NotListed(f"{file}: is a link that leads out of the folder {folder}; put the file itself there.")
     return path
 
 

@@ -87,9 +87,15 @@ def request_of(arguments: Arguments) -> Any:
 
     settings = settings_of(arguments.config) if arguments.config else None
     return Request(
-        arguments.format, arguments.granularity, arguments.keep, arguments.family, arguments.component,
-        arguments.requantize, arguments.allow_unsupported, settings,
-    )  # fmt: skip
+        arguments.format,
+        granularity=arguments.granularity,
+        keep=arguments.keep,
+        family=arguments.family,
+        component=arguments.component,
+        requantize=arguments.requantize,
+        unsupported=arguments.allow_unsupported,
+        settings=settings,
+    )
 
 
 def settings_of(path: str) -> Any:

@@ -78,7 +78,7 @@ def compile_pattern(layers: str) -> re.Pattern[str]:
     try:
         return re.compile(layers)
     except re.error as error:
-        raise quant.Refused(f"layers: {layers!r} is not a regular expression: {error}.") from None
+        raise quant.Refused(f"layers {layers!r} is not a regular expression: {error}.") from None
 
 
 def nothing_to_patch(layers: str, scales_from: str | None) -> str:

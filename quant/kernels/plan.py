@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..errors import Refused
+from ..errors import Refused, one_of
 from ..weights.formats import Format
 from ..weights.granularity import Granularity
 from ..weights.weight import QuantizedWeight
@@ -165,7 +165,5 @@ def require(choices: Iterable[Choice], compute: str) -> None:
 
 
 def check_names(compute: str, activation_scale: str) -> None:
-    if compute not in FAMILIES:
-        raise Refused(f"compute {compute!r} is unknown; choose one of {', '.join(FAMILIES)}.")
-    if activation_scale not in ACTIVATION_SCALES:
-        raise Refused(f"activation_scale {activation_scale!r} is unknown; choose {' or '.join(ACTIVATION_SCALES)}.")
+    one_of("compute", compute, FAMILIES)
+    one_of("activation_scale", activation_scale, ACTIVATION_SCALES)

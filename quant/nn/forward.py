@@ -14,16 +14,6 @@ from ..kernels.plan import Choice
 from ..weights.weight import QuantizedWeight
 
 
-def run(
-    x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, choice: Choice, input_scale: Tensor | None = None
-) -> Tensor:
-    """``[..., in] -> [..., out]``, as F.linear, from codes ``[out, in]`` and scale of a weight without transform."""
-    if choice.layer.has_transform or choice.format.grid:
-        raise Refused("A weight with smoothing, rotation or two levels of scales needs linear.apply.")
-    weight = QuantizedWeight(choice.format, codes, scale, choice.granularity, choice.shape, input_scale)
-    return apply(x, weight, bias, choice)
-
-
 def apply(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
     """``[..., in] -> [..., out]`` in x's dtype, autocast's where that is on; x is only read.
 
@@ -31,7 +21,7 @@ def apply(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choic
     """
     outputs, inputs = choice.shape
     if x.ndim == 0 or x.shape[-1] != inputs:
-        raise Refused(f"A Linear of {inputs} inputs got an activation of shape {list(x.shape)}.")
+        raise Refused(f"A Linear of {inputs} inputs got activations {list(x.shape)}; give [..., {inputs}].")
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(computed_dtype(x))
         with torch.autocast(x.device.type, enabled=False):

@@ -118,7 +118,7 @@ def selected(checkpoint: Mapping[str, QuantizedWeight], layers: str) -> list[str
     except re.error as problem:
         raise Refused(f"layers {layers!r} is not a regular expression: {problem}.") from None
     if not names:
-        raise Refused(f"layers {layers!r} matches none of the checkpoint's {len(checkpoint)} weights.")
+        raise Refused(f"layers {layers!r} matches none of the checkpoint's {len(checkpoint)} weights; choose others.")
     return names
 
 
@@ -135,7 +135,7 @@ def matched(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Linear]:
     for name, (linear,) in found.items():
         other = first.setdefault(id(linear), name)
         if other != name:
-            raise Refused(f"Weights {other!r} and {name!r} are both for one Linear; leave one out by layers.")
+            raise Refused(f"{name}: is for the same Linear as {other}; leave one out by layers.")
     return {name: found[name][0] for name in first.values()}
 
 
@@ -163,7 +163,7 @@ def own_part(checkpoint: Mapping[str, QuantizedWeight], name: str, linear: nn.Li
 def fitting(name: str, weight: QuantizedWeight, linear: nn.Linear) -> QuantizedWeight:
     """The weight where linear's is, once it is sure that it can stand in for it."""
     if problem := unfit(weight, linear):
-        raise Refused(f"Layer {name!r} {problem}")
+        raise Refused(f"{name}: {problem}")
     parameter = linear.weight
     device = parameter.device_mesh.device_type if is_parallel(parameter) else parameter.device  # type: ignore[attr-defined]
     return weight.to(device)

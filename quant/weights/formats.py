@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ..errors import Refused
+from ..errors import Refused, one_of
 from .granularity import Granularity, PerBlock, PerGroup, PerRow, PerTensor
 from .packing import E2M1, INT4, e2m1_codes, pack, unpack
 
@@ -102,7 +102,7 @@ class Format:
         """Its granularity of that name, the default one without."""
         named = {g.name: g for g in self.granularities}
         if name is not None and name not in named:
-            raise Refused(f"Format {self.name} has no {name!r} scales; choose {' or '.join(named)}.")
+            raise Refused(f"granularity {name!r} is none of {self.name}'s; choose {' or '.join(named)}.")
         return named[name] if name else self.granularities[0]
 
 
@@ -148,6 +148,4 @@ FORMATS: dict[str, Format] = {
 
 
 def format_named(name: str) -> Format:
-    if name not in FORMATS:
-        raise Refused(f"Format {name!r} is unknown; choose one of {', '.join(FORMATS)}.")
-    return FORMATS[name]
+    return FORMATS[one_of("format", name, FORMATS)]
