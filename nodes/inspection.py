@@ -14,7 +14,7 @@ import torch
 from ..quant.checkpoint.read import Checkpoint, survey
 from ..quant.checkpoint.verdict import REFUSED
 from ..quant.errors import Refused
-from ..quant.kernels.plan import FAMILIES, Choice, choose, require
+from ..quant.kernels.plan import FAMILIES, Choice, choose_foreseen, require
 from ..quant.weights.native import runs_in_core
 from .host.plan import IN_CORE, device_name
 from .inputs import MODEL_FOLDERS, model_files
@@ -109,7 +109,7 @@ def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any
 def layer_choice(checkpoint: Checkpoint, name: str, device: torch.device, dtype: torch.dtype, compute: str) -> Choice:
     layer = checkpoint.spec(name)
     transformed = layer.rotation > 0 or layer.module.key("smooth") is not None
-    return choose(layer.format, layer.granularity, layer.shape, device, dtype, compute, has_transform=transformed)
+    return choose_foreseen(layer.format, layer.granularity, layer.shape, device, dtype, compute, transformed)
 
 
 def in_core(checkpoint: Checkpoint, name: str) -> bool:

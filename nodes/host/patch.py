@@ -19,7 +19,7 @@ from ...quant.kernels.plan import require
 from ...quant.nn.tensor import is_scaled, to_tensor
 from .linear import scaled_class
 from .load import open_checkpoint, unet_tensors
-from .plan import linears, planned
+from .plan import held, linears
 
 CORE_FP8 = ("TensorCoreFP8Layout", "TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout")
 FP8_BY_DTYPE = {format.dtype: format for format in quant.FORMATS.values() if format.name.startswith("float8")}
@@ -36,7 +36,7 @@ def patch_model(
     for name, _ in linears(model):
         short = name.removeprefix("diffusion_model.")
         if short in weights and selected.search(short):
-            weight = planned(weights[short], model, compute, activation_scale)
+            weight = held(weights[short], model, compute, activation_scale)
             choices.append(weight._params.choice)
             base = model.get_model_object(f"{name}.__class__")
             patched.add_object_patch(f"{name}.weight", Parameter(weight, requires_grad=False))

@@ -7,7 +7,6 @@ from time import perf_counter
 
 import torch
 
-
 # What takes longer is told from what does not by one run; without FP8 units a CPU may take seconds for a product.
 PATIENCE = 100.0
 

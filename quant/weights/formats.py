@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -61,6 +62,19 @@ def packed_e2m1(scaled: Tensor) -> Tensor:
     return pack(e2m1_codes(scaled), high_first=True)
 
 
+def book_on(book: tuple[float, ...], device: torch.device) -> Tensor:
+    """The values of codes on device, ``[16]`` float32; copied there once, but for a compiled graph."""
+    if torch.compiler.is_compiling():
+        return torch.tensor(book, dtype=torch.float32, device=device)
+    return kept_book(book, device)
+
+
+@lru_cache(maxsize=64)
+def kept_book(book: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(book, dtype=torch.float32, device=device)
+
+
 @dataclass(frozen=True)
 class Format:
     """A number format: how codes are stored, what the largest stands for, which scales go with it.
@@ -90,7 +104,7 @@ class Format:
         """Codes as stored, ``[out, in / per_byte]`` -> their float32 values before scaling, ``[out, in]``."""
         if self.per_byte == 1:
             return codes.float()
-        book = torch.tensor(self.book, dtype=torch.float32, device=codes.device) if codebook is None else codebook
+        book = book_on(self.book, codes.device) if codebook is None else codebook
         return book[unpack(codes, self.high_first).int()]
 
     def codes(self, scaled: Tensor) -> Tensor:

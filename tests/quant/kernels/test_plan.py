@@ -81,13 +81,13 @@ def test_upcast_when_asked(granularity):
     assert (choice.kernel.family, choice.reason, choice.activation) == ("upcast", "as asked", None)
 
 
-@pytest.mark.parametrize("compute", ("auto", "scaled_mm", "upcast"))
+@pytest.mark.parametrize("compute", plan.FAMILIES)
 @pytest.mark.parametrize("format", quant.FORMATS.values(), ids=lambda f: f.name)
 def test_every_format_has_a_kernel_and_a_reason(format, compute):
     for granularity in format.granularities:
         choice = chosen(granularity, format, compute=compute)
         assert choice.reason
-        assert (choice.activation is None) == (choice.kernel.family != "scaled_mm")
+        assert (choice.activation is None) == (not choice.kernel.on_codes)
 
 
 def test_transformed_weights_are_upcast():
@@ -101,7 +101,7 @@ def test_transformed_weights_are_upcast():
 def test_auto_upcasts_float8_on_a_cpu_and_says_why(granularity, dtype):
     choice = chosen(granularity, dtype=dtype, compute="auto")
     assert (choice.kernel.name, choice.activation) == ("upcast by bits", None)
-    assert "times as long as upcast on a CPU" in choice.reason
+    assert "takes longer than upcast on a CPU" in choice.reason
 
 
 def test_auto_takes_int8_on_a_cpu():
