@@ -39,7 +39,8 @@ def compute_input() -> io.Combo.Input:
         options=list(FAMILIES),
         default="auto",
         tooltip="auto: the best kernel this device was seen to compute correctly. scaled_mm: FP8 matrix units, "
-        "an error where there are none. upcast: dequantize each layer as it is used.",
+        "an error where there are none. int8: FP8 weights encoded anew as INT8, for its matrix units. "
+        "upcast: dequantize each layer as it is used.",
     )
 
 

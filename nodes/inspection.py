@@ -14,7 +14,7 @@ import torch
 from ..quant.checkpoint.read import Checkpoint, survey
 from ..quant.checkpoint.verdict import REFUSED
 from ..quant.errors import Refused
-from ..quant.kernels.plan import FAMILIES, Choice, choose, require
+from ..quant.kernels.plan import FAMILIES, Choice, choose_foreseen, require
 from ..quant.weights.native import runs_in_core
 from .host.plan import IN_CORE, device_name
 from .inputs import MODEL_FOLDERS, model_files
@@ -34,10 +34,10 @@ def listed_path(file: str) -> str:
     if len(file) > LONGEST:
         raise NotListed(f"A file name of {len(file)} characters is too long; {LONGEST} are the most.")
     if file not in listed():
-        raise NotListed(f"{file!r} is not a file that ComfyUI lists in {', '.join(FOLDERS)}.")
+        raise NotListed(f"{file}: is not a file that ComfyUI lists; choose one of {', '.join(FOLDERS)}.")
     path = folder_paths.get_full_path(folder, name)
     if path is None:
-        raise NotListed(f"{file!r} is a link to a file that is not there.")
+        raise NotListed(f"{file}: is a link to a file that is not there; mend the link.")
     return path
 
 
@@ -108,7 +108,7 @@ def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any
 def layer_choice(checkpoint: Checkpoint, name: str, device: torch.device, dtype: torch.dtype, compute: str) -> Choice:
     layer = checkpoint.spec(name)
     transformed = layer.rotation > 0 or layer.module.key("smooth") is not None
-    return choose(layer.format, layer.granularity, layer.shape, device, dtype, compute, has_transform=transformed)
+    return choose_foreseen(layer.format, layer.granularity, layer.shape, device, dtype, compute, transformed)
 
 
 def in_core(checkpoint: Checkpoint, name: str) -> bool:

@@ -103,9 +103,16 @@ def request_of(arguments: Arguments) -> Any:
 
     settings = settings_of(arguments.config) if arguments.config else None
     return Request(
-        arguments.format, arguments.granularity, arguments.keep, arguments.family, arguments.component,
-        arguments.requantize, arguments.allow_unsupported, settings, tuple(arguments.ignore),
-    )  # fmt: skip
+        arguments.format,
+        granularity=arguments.granularity,
+        keep=arguments.keep,
+        family=arguments.family,
+        component=arguments.component,
+        requantize=arguments.requantize,
+        unsupported=arguments.allow_unsupported,
+        settings=settings,
+        ignored=tuple(arguments.ignore),
+    )
 
 
 def settings_of(path: str) -> Any:

@@ -1,6 +1,16 @@
-"""The one exception of this package that is meant for people, and other exceptions in few words."""
+"""The one exception of this package that is meant for people, and other exceptions in few words.
+
+Every sentence opens with its place: a path or a layer and a colon, or an argument and its value. Then what is wrong
+there, and after a semicolon what to do. What is raised deeper, where the place is not known, is a clause for it.
+"""
 
 from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Refused(Exception):
@@ -9,6 +19,14 @@ class Refused(Exception):
     def __init__(self, sentence: object = "") -> None:
         # names from a file may hold line breaks
         super().__init__(" ".join(str(sentence).splitlines()))
+
+
+def one_of(what: str, value: T, known: Iterable[T]) -> T:
+    """The value of an argument or key, once it is one of those that are known; Refused, with all of them, if not."""
+    choices = tuple(known)
+    if value not in choices:
+        raise Refused(f"{what} {reprlib.repr(value)} is unknown; choose one of {', '.join(map(str, choices))}.")
+    return value
 
 
 def first_line(problem: BaseException) -> str:

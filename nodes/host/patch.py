@@ -16,7 +16,7 @@ from ...quant.kernels.plan import require
 from ...quant.nn.tensor import is_scaled, to_tensor
 from .layers import base_tensor, own_linear, put, settle
 from .load import open_checkpoint, unet_tensors
-from .plan import linears, planned
+from .plan import held, linears
 
 CORE_FP8 = ("TensorCoreFP8Layout", "TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout")
 FP8_BY_DTYPE = {format.dtype: format for format in quant.FORMATS.values() if format.name.startswith("float8")}
@@ -33,7 +33,7 @@ def patch_model(
     for name, module in list(linears(model)):
         short = name.removeprefix("diffusion_model.")
         if short in weights and selected.search(short):
-            weight = planned(weights[short].to(model.offload_device), model, compute, activation_scale)
+            weight = held(weights[short].to(model.offload_device), model, compute, activation_scale)
             choices.append(weight._params.choice)
             put(patched, name, own_linear(module, weight))
     if not choices:
@@ -47,7 +47,7 @@ def compile_pattern(layers: str) -> re.Pattern[str]:
     try:
         return re.compile(layers)
     except re.error as error:
-        raise quant.Refused(f"layers: {layers!r} is not a regular expression: {error}.") from None
+        raise quant.Refused(f"layers {layers!r} is not a regular expression: {error}.") from None
 
 
 def nothing_to_patch(layers: str, scales_from: str | None) -> str:

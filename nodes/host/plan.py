@@ -11,9 +11,9 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ...quant.checkpoint.verdict import Verdict
-from ...quant.kernels.plan import choose_for, require
+from ...quant.kernels.plan import choose_for, choose_held, require
 from ...quant.nn.report import Report, Row, report_choices
-from ...quant.nn.tensor import from_tensor, is_scaled, with_choice
+from ...quant.nn.tensor import from_tensor, is_scaled, to_tensor, with_choice
 
 
 def modules(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
@@ -54,11 +54,18 @@ def planned(weight: QuantizedTensor, model: ModelPatcher, compute: str, activati
     return with_choice(weight, choice)
 
 
+def held(weight: QuantizedTensor, model: ModelPatcher, compute: str, activation_scale: str) -> QuantizedTensor:
+    """A file's weight as the model will hold it, FP8 as INT8 where that is asked for, with its kernel."""
+    inner, dtype = from_tensor(weight), activation_dtype(model)
+    found, choice = choose_held(inner, model.load_device, dtype, compute, activation_scale)
+    return with_choice(weight, choice) if found is inner else to_tensor(found, weight.dtype, choice)
+
+
 def plan_model(model: ModelPatcher, compute: str, activation_scale: str) -> None:
     """Choose for every scaled Linear of a model that nobody else holds yet; Refused where compute fits none."""
     for _, module in linears(model):
         if is_scaled(module.weight):
-            weight = planned(module.weight, model, compute, activation_scale)
+            weight = held(module.weight, model, compute, activation_scale)
             module.weight = Parameter(weight, requires_grad=False)
     require([weight._params.choice for _, weight in scaled_weights(model)], compute)
 

@@ -32,7 +32,14 @@ class Findings:
         dialects = dict.fromkeys(d.name for d in map(self.dialect, self.modules.values()) if d)
         reasons = (*self.refusals(), *self.notes)
         name = " + ".join(dialects) or "unquantized"
-        return Verdict(self.source.name, not self.refused, name, reasons, tuple(rows), self.totals(rows))
+        return Verdict(
+            source=self.source.name,
+            accepted=not self.refused,
+            dialect=name,
+            reasons=reasons,
+            layers=tuple(rows),
+            totals=self.totals(rows),
+        )
 
     def dialect(self, module: Module) -> Dialect | None:
         layer = self.layers.get(module.name)
@@ -41,12 +48,16 @@ class Findings:
     def row(self, name: str) -> LayerVerdict:
         layer, refusal = self.layers.get(name), self.refused.get(name)
         if layer is None:
-            return LayerVerdict(name, self.modules[name].shape(), None, None, None, REFUSED, refusal or "")
-        decision = REFUSED if refusal else PLAIN_CAST if layer.plain else SCALED
+            return LayerVerdict(name, self.modules[name].shape(), decision=REFUSED, reason=refusal or "")
         return LayerVerdict(
-            name, layer.shape, layer.format.name, layer.granularity.name,
-            None if layer.plain else layer.scale_shape, decision, refusal or facts(layer),
-        )  # fmt: skip
+            name,
+            layer.shape,
+            format=layer.format.name,
+            granularity=layer.granularity.name,
+            scale_shape=None if layer.plain else layer.scale_shape,
+            decision=REFUSED if refusal else PLAIN_CAST if layer.plain else SCALED,
+            reason=refusal or facts(layer),
+        )
 
     def refusals(self) -> list[str]:
         """One sentence for each reason, with the names it holds for."""

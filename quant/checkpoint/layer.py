@@ -123,9 +123,17 @@ class Layer:
         rows, cols = self.shape
         codes = torch.empty((rows, cols // self.format.per_byte), dtype=self.format.dtype, device="meta")
         return QuantizedWeight(
-            self.format, codes, scale, self.granularity, self.shape, self.input_scale(scale),
-            self.optional("smooth"), self.rotation, self.outer(rows), self.optional("codebook"),
-        )  # fmt: skip
+            format=self.format,
+            codes=codes,
+            scale=scale,
+            granularity=self.granularity,
+            shape=self.shape,
+            input_scale=self.input_scale(scale),
+            smooth=self.optional("smooth"),
+            rotation=self.rotation,
+            outer=self.outer(rows),
+            codebook=self.optional("codebook"),
+        )
 
     def part(self, dim: int, start: int, stop: int) -> QuantizedWeight:
         """Rows (dim 0) or columns (1) [start, stop) of the weight; of the codes nothing else is read."""
@@ -162,7 +170,7 @@ class Layer:
     def tensor(self, role: str) -> Tensor:
         key = self.module.key(role)
         if key is None:
-            raise Refused(f"Layer {self.name} has no {role}; its scales cannot be rebuilt.")
+            raise Refused(f"{self.name}: its {role} is missing; the file is incomplete, get it again.")
         return self.module.source.tensor(key)
 
     def input_scale(self, weight_scale: Tensor) -> Tensor | None:

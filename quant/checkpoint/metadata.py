@@ -47,7 +47,7 @@ def read_clues(source: Source) -> Clues:
 
 
 def header_markers(header: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    layers = parsed(header.get("_quantization_metadata"), "header's _quantization_metadata").get("layers") or {}
+    layers = parsed(header.get("_quantization_metadata"), "_quantization_metadata").get("layers") or {}
     markers = {str(k): unfolded(v) for k, v in layers.items()} if isinstance(layers, dict) else {}
     # metadata may have been written under another prefix than the file's
     return {without_model(name): conf for name, conf in markers.items()} | markers
@@ -61,7 +61,9 @@ def tensor_markers(source: Source) -> dict[str, dict[str, Any]]:
 def marker_text(source: Source, key: str) -> bytes:
     info = source[key]
     if info.dtype not in ("U8", "I8") or info.nbytes > LARGEST_MARKER:
-        raise Refused(f"Marker {key} should be JSON in a U8 tensor but is {info.dtype} {list(info.shape)}.")
+        raise Refused(
+            f"{key}: should be JSON in a U8 tensor but is {info.dtype} {list(info.shape)}; get the file again."
+        )
     return source.tensor(key).numpy().tobytes()
 
 
@@ -80,7 +82,7 @@ def quantization_config(source: Source) -> dict[str, Any]:
             return {"quant_method": "modelopt", **found} if name.startswith("hf_quant") else found
         if name == "quantization_config.json":
             return content
-    return parsed(source.metadata.get("quantization_config"), "header's quantization_config")
+    return parsed(source.metadata.get("quantization_config"), "quantization_config")
 
 
 def parsed(text: str | bytes | None, where: str) -> dict[str, Any]:
@@ -90,5 +92,5 @@ def parsed(text: str | bytes | None, where: str) -> dict[str, Any]:
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):
-        raise Refused(f"The {where} is not valid JSON; the file is damaged: get it again.") from None
+        raise Refused(f"{where}: is not valid JSON; the file is damaged, get it again.") from None
     return value if isinstance(value, dict) else {}

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..distributed.parts import chunk
-from ..errors import Refused
+from ..errors import Refused, one_of
 from ..files.header import TensorInfo, info_of
 from ..files.open import open_source
 from ..files.stored import Source
@@ -69,7 +69,9 @@ class Share:
     @classmethod
     def of(cls, mesh: DeviceMesh) -> Share:
         if mesh.ndim != 1:
-            raise Refused(f"A mesh of {mesh.ndim} dimensions has no one order of parts; give one, such as mesh['tp'].")
+            raise Refused(
+                f"mesh {tuple(mesh.shape)} has no one order of parts; give one dimension, such as mesh['tp']."
+            )
         return cls(mesh.get_local_rank(), mesh.size())
 
 
@@ -96,7 +98,7 @@ class Checkpoint(Mapping[str, QuantizedWeight]):
         try:
             return layer.part(dim, start, stop)
         except Refused as problem:
-            raise Refused(f"Layer {name}: {problem}") from None
+            raise Refused(f"{name}: {problem}") from None
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.layers)
@@ -152,6 +154,5 @@ class OtherTensors(Mapping[str, Tensor]):
 
 def survey(path: str | os.PathLike[str] | Source, check: str, fits: Fits | None = None) -> Checkpoint:
     """The checkpoint with its verdict, accepted or not; of a refused one only the accepted layers can be read."""
-    if check not in ("sample", "all"):
-        raise Refused(f"check={check!r} is unknown; choose sample or all.")
+    one_of("check", check, ("sample", "all"))
     return Checkpoint(survey_source(open_source(path), check == "all", fits))

@@ -19,11 +19,11 @@ class LayerVerdict:
 
     name: str
     shape: tuple[int, ...]
-    format: str | None
-    granularity: str | None
-    scale_shape: tuple[int, ...] | None
-    decision: str
-    reason: str
+    format: str | None = None
+    granularity: str | None = None
+    scale_shape: tuple[int, ...] | None = None
+    decision: str = REFUSED
+    reason: str = ""
 
     @property
     def row(self) -> tuple[str, ...]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import Refused
+from ..errors import Refused, first_line
 from ..files.sets import INDEX, named_by, stem_of
 from ..files.sidecars import SCALES
 from ..files.stored import STORES
@@ -61,7 +61,7 @@ def run_batch(src: str, dst: str, convert: Callable[[Path, Path], Conversion]) -
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise Refused(f"{dst}: the folder cannot be made: {problem.strerror}.") from None
+        raise Refused(f"{dst}: the folder cannot be made: {first_line(problem)}; name another.") from None
     try:
         return Batch({path.name: attempt(convert, path, folder) for path in paths})
     finally:
@@ -96,4 +96,4 @@ def check_names(paths: list[Path]) -> None:
     stems = [stem_of(path) for path in paths]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
-        raise Refused(f"Two of the files would become {twice}.safetensors; convert them one by one.")
+        raise Refused(f"{twice}.safetensors: two of the files would become this one; convert them one by one.")

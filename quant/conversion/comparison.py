@@ -98,7 +98,7 @@ def compare(
     shared = [name for name in ours if name in theirs]
     names = (first.source.name, second.source.name)
     if not shared:
-        raise Refused(f"{names[0]} and {names[1]} share no layer; compare files of one model.")
+        raise Refused(f"{names[1]}: shares no layer with {names[0]}; compare files of one model.")
     layers = tuple(difference(name, ours[name](), theirs[name]()) for name in progress(shared, len(shared)))
     only = [tuple(n for n in x if n not in y) for x, y in ((ours, theirs), (theirs, ours))]
     return Comparison(*names, layers, *only)

@@ -16,7 +16,7 @@ from ..checkpoint.metadata import quantization_config
 from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..checkpoint.sampling import evenly_spaced
 from ..checkpoint.survey import survey_header
-from ..errors import Refused
+from ..errors import Refused, one_of
 from ..files.reader import read_safetensors
 from ..files.sets import MARK
 from ..files.stored import Source, Stored
@@ -96,16 +96,22 @@ def convert(
         run(tasks, output, options, ckpt.source.total_bytes)
         checked = read_back(tasks, output, options, Path(dst))
     rows = tuple(TensorResult(t.name, before(ckpt, t), t.after, t.reason, not isinstance(t, Cast)) for t in tasks)
-    sizes = (ckpt.source.total_bytes, sum(layout.size for layout in target.layouts.values()))
-    names = tuple(str(path) for path in target.paths)
-    verdict = ckpt.verdict.sentence()
-    return Conversion(ckpt.source.name, names, verdict, lines, rows, *sizes, checked, time.perf_counter() - start)
+    return Conversion(
+        source=ckpt.source.name,
+        files=tuple(str(path) for path in target.paths),
+        verdict=ckpt.verdict.sentence(),
+        parts=lines,
+        rows=rows,
+        bytes_before=ckpt.source.total_bytes,
+        bytes_after=sum(layout.size for layout in target.layouts.values()),
+        checked=checked,
+        seconds=time.perf_counter() - start,
+    )
 
 
 def check_format(request: Request) -> None:
-    if request.format is not None and request.format not in (*FORMATS, *HIGH_PRECISION):
-        known = ", ".join((*FORMATS, *HIGH_PRECISION))
-        raise Refused(f"Format {request.format!r} cannot be written; choose one of {known}.")
+    if request.format is not None:
+        one_of("format", request.format, (*FORMATS, *HIGH_PRECISION))
 
 
 def run(tasks: list[Task], output: Output, options: Options, total: int) -> None:

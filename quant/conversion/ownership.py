@@ -29,7 +29,7 @@ def check_ownership(source: Source, dst: Path, target: Target, named: bool = Tru
         check_source(source, changed(target))
         check_others(dst, target, named)
     except (OSError, ValueError) as problem:
-        raise Refused(f"{str(dst)[:200]}: cannot be written: {first_line(problem)}.") from None
+        raise Refused(f"{str(dst)[:200]}: cannot be written: {first_line(problem)}; {AWAY}.") from None
 
 
 def check_name(dst: Path) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from .. import names
 from ..errors import Refused
 from ..recipes.families import Family
-from ..recipes.policy import Decision, Policy, bare_name, family_named, recognise
+from ..recipes.policy import NO_FAMILY, Decision, Policy, bare_name, family_named, recognise
 from ..weights.formats import Format, format_named
 from ..weights.granularity import Granularity
 from ..weights.native import loads_in_core
@@ -19,7 +19,6 @@ from .request import Request
 if TYPE_CHECKING:
     from ..recipes.settings import Setting, Settings
 
-GENERIC_FAMILY = "none"
 # What names without such a prefix say, where no family is recognised.
 SIGNS: tuple[tuple[str, str], ...] = (
     (r"^(encoder|decoder)\.(conv_in|conv1|conv_out|mid|mid_block|up_blocks|down_blocks)\b", "vae"),
@@ -112,7 +111,7 @@ def scope(prefix: str, component: str, tensors: list[str], request: Request, sin
 
 def family_of(tensors: list[str], component: str, request: Request, single: bool) -> Family | None:
     """The requested family, of the component it is for; else the recognised one."""
-    if request.family == GENERIC_FAMILY:
+    if request.family == NO_FAMILY:
         return None
     requested = family_named(request.family) if request.family else None
     return requested if requested and (single or requested.component == component) else recognise(tensors, component)
@@ -123,7 +122,7 @@ def format_of(component: str, family: Family | None, request: Request) -> tuple[
     if request.format:
         return format_named(request.format), "argument"
     if request.settings is None:
-        raise Refused("No format was given; say --format, or --config with a settings file.")
+        raise Refused("No format is given; say --format, or --config with a settings file.")
     from ..recipes.auto import pick
 
     setting = resolved(component, family, request.settings)

@@ -165,5 +165,5 @@ def size_of(text: str) -> int:
     found = re.fullmatch(rf"\s*(\d{{1,{DIGITS}}}(?:\.\d{{1,{DIGITS}}})?)\s*([KMG]?I?)B?\s*", text.upper(), re.ASCII)
     size = int(float(found[1]) * UNITS[found[2]]) if found and found[2] in UNITS else 0
     if not size:
-        raise Refused(f"shard size {text[:40]!r} is no size; say for example 5GB or 500MB.")
+        raise Refused(f"shard_size {text[:40]!r} is no size; say for example 5GB or 500MB.")
     return size

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..checkpoint.read import Checkpoint, read_checkpoint
-from ..errors import Refused
+from ..errors import Refused, first_line
 from ..nn.patch import patch_linears
 from ..text import text_table
 from ..threads import single_threaded
@@ -80,8 +80,16 @@ def run(out_dir: Path) -> tuple[Demo, str]:
     images = (error("scales dropped", naive, true), error("Scaled FP8", ours, true))
     layers = weight_errors(ckpt, original)
     picture = draw(out_dir / "demo.png", panels(naive, ours, true, images))
-    seconds = time.perf_counter() - start
-    demo = Demo(picture, path, ckpt.verdict.to_json(), images, layers, kernels, restored, seconds)
+    demo = Demo(
+        picture=picture,
+        checkpoint=path,
+        verdict=ckpt.verdict.to_json(),
+        images=images,
+        layers=layers,
+        kernels=kernels,
+        restored=restored,
+        seconds=time.perf_counter() - start,
+    )
     return demo, f"{ckpt.verdict.table()}\n\n{error_table(layers)}\n\n"
 
 
@@ -89,7 +97,7 @@ def folder(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise Refused(f"{path}: no folder can be made here ({problem.strerror}); name another with --out.") from None
+        raise Refused(f"{path}: the folder cannot be made: {first_line(problem)}; name another with --out.") from None
 
 
 ##### The three models

@@ -40,8 +40,8 @@ def held(bias: Any) -> Any:
 def placement_of(weight: DTensor) -> Placement:
     if weight.device_mesh.ndim != 1:
         raise Refused(
-            f"A weight on a mesh of {weight.device_mesh.ndim} dimensions cannot be computed with; "
-            "give parallelize_module a mesh of one, such as mesh['tp']."
+            f"mesh {tuple(weight.device_mesh.shape)} has a weight that cannot be computed with; "
+            "give parallelize_module one dimension, such as mesh['tp']."
         )
     return weight.placements[0]
 

@@ -73,7 +73,7 @@ class Header:
 def info_of(name: str, dtype: torch.dtype, shape: Iterable[int]) -> TensorInfo:
     """The info of a tensor that is not in a file yet."""
     if dtype not in CODES:
-        raise Refused(f"{name}: safetensors has no dtype for {dtype}.")
+        raise Refused(f"{name}: safetensors has no dtype for {dtype}; cast it first.")
     shape = tuple(shape)
     return TensorInfo(name, CODES[dtype], shape, prod(shape) * dtype.itemsize)
 
@@ -88,7 +88,11 @@ def read_header(file: BinaryIO, size: int, where: str) -> Header:
 
 
 class Malformed(ValueError):
-    """Half a sentence about a header."""
+    """A clause about a header."""
+
+
+class NotJson(ValueError):
+    """What a text has or is that JSON has or is not: a clause without its subject."""
 
 
 def parse(file: BinaryIO, size: int) -> Header:
@@ -97,23 +101,26 @@ def parse(file: BinaryIO, size: int) -> Header:
         raise Malformed(f"the header should be {length} bytes long, but the whole file has {size}")
     if length > LARGEST_HEADER:
         raise Malformed(f"the header should be {length} bytes long, more than {LARGEST_HEADER}")
-    fields = as_object(file.read(length))
+    try:
+        fields = as_object(file.read(length))
+    except NotJson as problem:
+        raise Malformed(f"the header {problem}") from None
     metadata = as_metadata(fields.pop(METADATA, None))
     entries = sorted((*spans(name, field), name, field) for name, field in fields.items())
     return Header(laid_out(entries, 8 + length, size), metadata)
 
 
 def as_object(text: bytes) -> dict[str, Any]:
-    """JSON text as a dictionary, each key once at every level."""
+    """JSON text as a dictionary, each key once at every level; NotJson, which says of no place, for anything else."""
     try:
         value = json.loads(text.decode(), object_pairs_hook=once, parse_constant=no_constant)
         written(value)
-    except Malformed:
+    except NotJson:
         raise
     except (ValueError, RecursionError, TypeError) as problem:
-        raise Malformed(f"the header is not JSON ({str(problem)[:80]})") from None
+        raise NotJson(f"is not JSON ({str(problem)[:80]})") from None
     if not isinstance(value, dict):
-        raise Malformed("the header is not a JSON object")
+        raise NotJson("is not a JSON object")
     return value
 
 
@@ -122,12 +129,12 @@ def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(fields) < len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise Malformed(f"the header has the key {twice[:80]!r} twice")
+        raise NotJson(f"has the key {twice[:80]!r} twice")
     return fields
 
 
 def no_constant(text: str) -> None:
-    raise Malformed(f"the header holds {text}, which is not JSON")
+    raise NotJson(f"holds {text}, which is not JSON")
 
 
 def as_metadata(field: object) -> dict[str, str]:

@@ -45,7 +45,9 @@ def loaded(name: str, value: object, origin: str, own: bool = True) -> Loaded:
     if not isinstance(value, Tensor):
         raise Refused(f"{origin}: {name!r} is a {type(value).__name__}, not a tensor; save the state dict alone.")
     if value.dtype not in CODES or value.layout is not torch.strided:
-        raise Refused(f"{origin}: {name!r} is a {value.layout} tensor of {value.dtype}, which cannot be read here.")
+        raise Refused(
+            f"{origin}: {name!r} is a {value.layout} tensor of {value.dtype}; make it a dense one that torch saves."
+        )
     shape = tuple(value.shape)
     nbytes = prod(shape) * value.dtype.itemsize
     return Loaded(TensorInfo(name, CODES[value.dtype], shape, nbytes), value.detach(), origin, own)

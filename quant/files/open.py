@@ -30,7 +30,7 @@ def open_source(path: str | os.PathLike[str] | Source) -> Source:
     try:
         return read_all(checkpoint_in(path) if path.is_dir() else path, path)
     except (OSError, ValueError) as problem:
-        raise Refused(f"{path}: cannot be read: {first_line(problem)}.") from None
+        raise Refused(f"{path}: cannot be read: {first_line(problem)}; give another path.") from None
 
 
 def read_all(main: Path, path: Path) -> Source:

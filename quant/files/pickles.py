@@ -45,5 +45,5 @@ def mapped(name: str, value: object, path: Path) -> Loaded:
     found = loaded(name, value, path.name, own=False)
     # a view can claim any size; what is behind it is what the file holds
     if found.info.nbytes > found.value.untyped_storage().nbytes():
-        raise Refused(f"{path}: {name!r} claims {found.info.nbytes} bytes, more than are stored for it.")
+        raise Refused(f"{path}: {name!r} claims {found.info.nbytes} bytes, more than are stored; fetch it again.")
     return found

@@ -30,8 +30,8 @@ class DataFile:
                     raise Refused(f"{self.path}: the file was changed while it was being read; start again.")
                 return read_bytes(file, offset, nbytes)
         except (OSError, RuntimeError, MemoryError, EOFError) as problem:
-            where = f"{self.path}: {info.name!r} ({nbytes} bytes)"
-            raise Refused(f"{where} cannot be read: {first_line(problem)}.") from None
+            what = f"{info.name!r} ({nbytes} bytes) cannot be read: {first_line(problem)}"
+            raise Refused(f"{self.path}: {what}; try again, or fetch it again.") from None
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,9 @@ class OnDisk:
     def read(self, start: int, stop: int) -> Tensor:
         dtype = self.info.torch_dtype
         if dtype is None:
-            raise Refused(f"{self.file.path}: {self.info.name!r} is {self.info.dtype}, which torch cannot hold.")
+            raise Refused(
+                f"{self.path}: {self.info.name!r} is {self.info.dtype}, which torch cannot hold; load it elsewhere."
+            )
         size = dtype.itemsize
         return self.file.read(self.info, self.offset + start * size, (stop - start) * size).view(dtype)
 
@@ -89,7 +91,7 @@ def open_regular(path: Path) -> BinaryIO:
             raise Refused(f"{path}: {kind}; name a .safetensors file, an index.json or a diffusers folder.")
         return open(path, "rb", buffering=0)  # type: ignore[return-value]
     except (OSError, ValueError) as problem:
-        raise Refused(f"{path}: cannot be opened: {first_line(problem)}.") from None
+        raise Refused(f"{path}: cannot be opened: {first_line(problem)}; give another path.") from None
 
 
 def stamp_of(file: BinaryIO) -> tuple[int, int]:

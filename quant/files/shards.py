@@ -27,7 +27,7 @@ def read_shards(index: Path) -> Contents:
 
 def shard_path(index: Path, name: str) -> Path:
     if Path(name).name != name or not name.endswith(STORES):
-        raise Refused(f"{index}: the shard {name!r} is not the name of a safetensors file beside it.")
+        raise Refused(f"{index}: the shard {name!r} is not the name of a safetensors file beside it; fetch it again.")
     if not (index.parent / name).exists():
         raise Refused(f"{index}: the shard {name} is missing; fetch it into the same folder.")
     return index.parent / name
@@ -38,7 +38,7 @@ def merged(shards: Mapping[str, Contents], index: Path) -> dict[str, Stored]:
     for name, shard in shards.items():
         twice = next((key for key in shard.tensors if key in tensors), None)
         if twice is not None:
-            raise Refused(f"{index}: {twice!r} is in both {tensors[twice].origin} and {name}; one of them is stale.")
+            raise Refused(f"{index}: {twice!r} is in both {tensors[twice].origin} and {name}; remove the stale one.")
         tensors |= shard.tensors
     return tensors
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ..errors import Refused
-from .header import LARGEST_HEADER, Malformed, as_object
+from .header import LARGEST_HEADER, NotJson, as_object
 from .pickles import load_pickle, mapped
 from .reader import OnDisk, open_regular, read_safetensors
 from .stored import Stored
@@ -54,11 +54,11 @@ def read_json(path: Path) -> dict[str, Any]:
     with open_regular(path) as file:
         text = file.read(LARGEST_HEADER + 1)
     if len(text) > LARGEST_HEADER:
-        raise Refused(f"{path}: more than {LARGEST_HEADER} bytes of JSON are not read.")
+        raise Refused(f"{path}: more than {LARGEST_HEADER} bytes of JSON are not read; remove it or fetch it again.")
     try:
         return as_object(text)
-    except Malformed as problem:
-        raise Refused(f"{path}: {str(problem).replace('the header', 'the file')}; fetch it again.") from None
+    except NotJson as problem:
+        raise Refused(f"{path}: {problem}; fetch it again.") from None
 
 
 def read_scales(main: Path, tensors: Mapping[str, Stored]) -> dict[str, Stored]:
@@ -80,7 +80,7 @@ def repeated(scale: Stored, known: Stored | None, main: Path) -> bool:
         return False
     same = known.info == scale.info and torch.equal(values(known).float(), values(scale).float())
     if not same:
-        raise Refused(f"{main}: {scale.info.name!r} differs from the one in {scale.origin}; one of them is stale.")
+        raise Refused(f"{main}: {scale.info.name!r} differs from the one in {scale.origin}; remove the stale one.")
     return True
 
 

@@ -83,14 +83,14 @@ def lay_out(plan: Iterable[TensorInfo], metadata: Mapping[str, str]) -> Layout:
 def check_once(names: Iterable[str]) -> None:
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
-        raise Refused(f"{twice!r} would be written twice, so that one of the two is lost; rename it in the source.")
+        raise Refused(f"{twice}: would be written twice, so that one of the two is lost; rename it in the source.")
 
 
 def encoded(header: dict[str, object]) -> bytes:
     text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
     text += b" " * (-len(text) % ALIGNMENT)
     if len(text) > LARGEST_HEADER:
-        raise Refused(f"The header would be {len(text)} bytes long, more than the {LARGEST_HEADER} of safetensors.")
+        raise Refused(f"A header of {len(text)} bytes is longer than safetensors has, {LARGEST_HEADER}; write shards.")
     return len(text).to_bytes(8, "little") + text
 
 

@@ -9,7 +9,7 @@ from importlib.metadata import version
 import torch
 
 from ..text import text_table
-from ..weights.formats import FORMATS, float8_e4m3fn
+from ..weights.formats import FORMATS, HADAMARD_GROUPS, float8_e4m3fn
 from ..weights.granularity import PerBlock, PerRow, PerTensor
 from .probe import operands
 from .proof import SHAPE, prove, prove_quantizer, quantizer_of
@@ -95,10 +95,11 @@ def probe(device: torch.device | str, dtype: torch.dtype) -> Iterator[Finding]:
 def typical(kernel: Kernel, device: torch.device, dtype: torch.dtype) -> Workload:
     """The first layer that kernel does not refuse; one of its own format where device does not suit it."""
     layers = [
-        Workload(format, granularity, SHAPE, device, dtype, activation=activation)
+        Workload(format, granularity, SHAPE, device, dtype, activation=activation, rotation=rotation)
         for format in (float8_e4m3fn, *FORMATS.values())
         for granularity in (PerRow(), PerTensor(), PerBlock(128, 128), *format.granularities)
         for activation in ("dynamic", "static")
+        for rotation in (0, HADAMARD_GROUPS[-1])
     ]
     # what a kernel says last is asked of the device, after what is asked of the layer
     return max(layers, key=kernel.passed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -54,10 +55,23 @@ def added(y: Tensor, bias: Tensor | None) -> Tensor:
 def scaled(
     a: Codes, a_scale: Tensor, weight: QuantizedWeight, scale: Tensor, bias: Tensor | None, fast: bool
 ) -> Tensor:
-    """One GEMM; a bias of bfloat16 goes into it, where it is added before the only rounding."""
-    fused = bias if a.dtype == torch.bfloat16 else None
+    """One GEMM; a bias of bfloat16 goes into it, where it is added before the only rounding.
+
+    On GPUs one of float16 too, zeros if there is none: without it some GEMMs (sm_89, sm_120) write bfloat16.
+    """
+    half = a.dtype == torch.float16 and a.codes.device.type == "cuda"
+    fused = bias if a.dtype == torch.bfloat16 or half else None
+    if half and bias is None:
+        fused = zeros(weight.shape[0], a.codes.device)
     y = gemm(a.codes, weight.codes, a_scale, scale, a.dtype, fused, fast)
     return y if fused is not None else added(y, bias)
+
+
+@lru_cache(maxsize=256)
+def zeros(outputs: int, device: torch.device) -> Tensor:
+    """A bias of nothing, float16 ``[outputs]``, made once."""
+    with torch.inference_mode(False):
+        return torch.zeros(outputs, dtype=torch.float16, device=device)
 
 
 def gemm(
@@ -114,10 +128,11 @@ def int_mm(x: Tensor, codes: Tensor) -> Tensor:
 
 
 def kitchen_int8(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
-    """comfy-kitchen's own int8 Linear: quantizes the tokens, multiplies and scales."""
+    """comfy-kitchen's own int8 Linear: rotates and quantizes the tokens, multiplies and scales."""
     import comfy_kitchen as ck
 
-    return ck.int8_linear(x, weight.codes, weight.scale, bias, out_dtype=x.dtype)
+    turn = {"convrot": True, "convrot_groupsize": weight.rotation} if weight.rotation else {}
+    return ck.int8_linear(x, weight.codes, weight.scale, bias, out_dtype=x.dtype, **turn)
 
 
 ##### Blackwell's formats, by comfy-kitchen

@@ -9,32 +9,36 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from ..errors import Refused
-from ..weights.formats import Format
-from ..weights.granularity import Granularity
+from ..errors import Refused, one_of
+from ..weights.formats import FORMATS, Format, float8_e4m3fn
+from ..weights.granularity import Granularity, PerRow
 from ..weights.weight import QuantizedWeight
 from .activations import implausible
+from .demotion import demoted
+from .int8 import MOST_LOST, NAME, Judge, encode_int8, is_float8, output_judge
 from .proof import prove, quantizer_of
 from .proof_cache import Proof
 from .registry import KERNELS, Kernel, Workload
 
 # compute -> kernel families in the order in which they are asked
 FAMILIES: dict[str, tuple[str, ...]] = {
-    "auto": ("scaled_mm", "block", "upcast"),
-    "scaled_mm": ("scaled_mm", "block", "upcast"),
+    "auto": ("scaled_mm", "int8", "block", "upcast"),
+    "scaled_mm": ("scaled_mm", "int8", "block", "upcast"),
+    "int8": ("int8", "block", "upcast"),
     "upcast": ("upcast",),
 }
 # dynamic: one scale a token as they come; dynamic-per-tensor: one for all of them; static: the file's input_scale
 ACTIVATION_SCALES = ("dynamic", "dynamic-per-tensor", "static")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Choice:
     """The kernel of one layer, or why not a better one.
 
     refused: the kernels asked before, each with its reason; activation: how activations are scaled, None where they
-    are not; quantizer: who does it; compute: what the user asked for; elsewhere: the choices for other devices and
-    dtypes of activations that the layer has met; calls: kernel name -> how often it ran, here and elsewhere.
+    are not; quantizer: who does it; compute: what was asked for; calls: kernel name -> how often it ran, here and
+    elsewhere; elsewhere: the choices for other devices and dtypes of activations that the layer has met. Changes where
+    a kernel raises: the next one takes its place.
     """
 
     kernel: Kernel
@@ -43,13 +47,21 @@ class Choice:
     layer: Workload
     activation: str | None
     quantizer: str = "eager"
-    calls: Counter[str] = field(default_factory=Counter)
     compute: str = "auto"
+    calls: Counter[str] = field(default_factory=Counter)
     elsewhere: dict[tuple[torch.device, torch.dtype], Choice] = field(default_factory=dict, repr=False)
 
     def __deepcopy__(self, memo: dict[int, object]) -> Choice:
         """Itself: torch.compile guards a weight by comparing its parts with a copy of them."""
         return self
+
+    def next_kernel(self) -> None:
+        """Plan again without the kernels that were demoted; Refused where none is left."""
+        found = decide(self.layer, self.compute, None)
+        raised = demoted(self.kernel, self.layer)
+        self.reason = f"{self.kernel.name} {raised}; {found.kernel.name}: {found.reason}"
+        self.kernel, self.refused, self.quantizer = found.kernel, found.refused, found.quantizer
+        self.activation = found.activation
 
     def count(self, name: str) -> None:
         """Note that a kernel ran; not inside a compiled graph, which would be compiled anew for each count."""
@@ -64,6 +76,11 @@ class Choice:
             planned = choose_for(weight, device, dtype, self.compute, self.layer.activation)
             self.elsewhere[device, dtype] = replace(planned, calls=self.calls)
         return self.elsewhere[device, dtype]
+
+    @property
+    def works_in_fp8(self) -> bool:
+        """Whether FP8 codes themselves are multiplied."""
+        return self.kernel.family == "scaled_mm"
 
     @property
     def format(self) -> Format:
@@ -88,12 +105,13 @@ def choose(
     activation_scale: str = "dynamic",
     input_scale: Tensor | None = None,
     has_transform: bool = False,
+    rotation: int = 0,
 ) -> Choice:
     """The first kernel that fits the layer ``[out, in]`` and is proven on its device for activations of dtype."""
     check_names(compute, activation_scale)
     doubt = implausible(input_scale) if activation_scale == "static" else None
     activation = "dynamic" if doubt else activation_scale
-    layer = Workload(format, granularity, shape, torch.device(device), dtype, has_transform, activation)
+    layer = Workload(format, granularity, shape, torch.device(device), dtype, has_transform, activation, rotation)
     return decide(layer, compute, doubt)
 
 
@@ -108,8 +126,66 @@ def choose_for(
     transformed = weight.smooth is not None or weight.rotation > 0
     return choose(
         weight.format, weight.granularity, weight.shape, device, dtype, compute, activation_scale,
-        weight.input_scale, transformed,
+        weight.input_scale, transformed, weight.rotation if weight.smooth is None else 0,
     )  # fmt: skip
+
+
+def choose_held(
+    weight: QuantizedWeight,
+    device: torch.device,
+    dtype: torch.dtype,
+    compute: str = "auto",
+    activation_scale: str = "dynamic",
+) -> tuple[QuantizedWeight, Choice]:
+    """The weight of a file as it will be held, and its kernel: FP8 becomes INT8 where that is asked for.
+
+    auto asks for it where the device has no FP8 GEMM but an INT8 one, and where the output keeps its signal.
+    """
+    choice = choose_for(weight, device, dtype, compute, activation_scale)
+    if not int8_asked(weight, choice, compute):
+        return weight, choice
+    anew, reason = encode_int8(weight.to(device), judge_of(weight.to(device), choice, compute))
+    if anew is None:
+        return weight, replace(choice, reason=reason)
+    found = choose_for(anew, device, dtype, compute)
+    return anew.to(weight.codes.device), replace(found, reason=f"{reason}; {found.reason}")
+
+
+def choose_foreseen(
+    format: Format, granularity: Granularity, shape: tuple[int, int], device: torch.device, dtype: torch.dtype,
+    compute: str = "auto", has_transform: bool = False,
+) -> Choice:  # fmt: skip
+    """The kernel for a file's layer before its weight is read: whether it can be INT8 is seen only then."""
+    if compute != "int8" or not is_float8(format):
+        return choose(format, granularity, shape, device, dtype, compute, has_transform=has_transform)
+    found = choose(FORMATS["int8"], PerRow(), shape, device, dtype, compute)
+    return replace(found, reason=f"{NAME} where that loses at most {MOST_LOST} dB of the weight; {found.reason}")
+
+
+def int8_asked(weight: QuantizedWeight, choice: Choice, compute: str) -> bool:
+    """Whether an FP8 weight is to be tried as INT8."""
+    if not is_float8(weight.format) or choice.kernel.on_codes:
+        return False
+    place = (choice.shape, choice.layer.device, choice.layer.dtype)
+    return compute == "int8" or (
+        compute == "auto" and not choose(float8_e4m3fn, PerRow(), *place, "scaled_mm").works_in_fp8
+    )
+
+
+def judge_of(weight: QuantizedWeight, choice: Choice, compute: str) -> Judge:
+    """Refuses what has no INT8 GEMM on the device; for auto also what costs signal of the output."""
+    device, dtype = choice.layer.device, choice.layer.dtype
+
+    def unproven(candidate: QuantizedWeight) -> str | None:
+        found = choose_for(candidate, device, dtype, "int8")
+        return None if found.kernel.family == "int8" else found.reason
+
+    def run(x: Tensor, candidate: QuantizedWeight) -> Tensor:
+        found = choose_for(candidate, device, dtype, "int8")
+        return found.kernel.run(x, candidate, None, None, found.quantizer)
+
+    measured = output_judge(weight, run, dtype)
+    return unproven if compute == "int8" else lambda candidate: unproven(candidate) or measured(candidate)
 
 
 def decide(layer: Workload, compute: str, doubt: str | None) -> Choice:
@@ -117,14 +193,19 @@ def decide(layer: Workload, compute: str, doubt: str | None) -> Choice:
     for kernel in (known.scaled_by(layer.activation) for known in KERNELS):
         if kernel.family not in FAMILIES[compute]:
             continue
-        proof = kernel.refuses(layer) or (compute == "auto" and slower(kernel, layer)) or prove(kernel, layer)
+        proof = asked(kernel, layer, compute)
         if isinstance(proof, Proof) and proof.works:
             lost = joined(refused, layer, kernel.family)
             reason = why(kernel, compute, lost, (proven(proof), *remarks(layer, doubt)))
-            quantizer = quantizer_of(kernel, layer)
-            return Choice(kernel, reason, refused, layer, scaling(kernel, layer), quantizer, compute=compute)
+            return Choice(kernel, reason, refused, layer, scaling(kernel, layer), quantizer_of(kernel, layer), compute)
         refused[kernel.name] = str(proof.reason if isinstance(proof, Proof) else proof)
     raise Refused(f"No kernel computes {layer.format.name} weights on {layer.device}: {joined(refused, layer)}.")
+
+
+def asked(kernel: Kernel, layer: Workload, compute: str) -> Proof | str:
+    """The proof that kernel computes such layers, or why it is not asked for one."""
+    reason = kernel.refuses(layer) or demoted(kernel, layer) or (slower(kernel, layer) if compute == "auto" else None)
+    return reason or prove(kernel, layer)
 
 
 def scaling(kernel: Kernel, layer: Workload) -> str | None:
@@ -136,7 +217,7 @@ def scaling(kernel: Kernel, layer: Workload) -> str | None:
 
 def why(kernel: Kernel, compute: str, lost: str, remarks: tuple[str, ...]) -> str:
     """The reason as people read it: asked for, or what did not fit, or the proof and what else is to know."""
-    if kernel.family == "scaled_mm":
+    if kernel.on_codes:
         return "; ".join(remarks)
     return "as asked" if compute == "upcast" else lost
 
@@ -169,19 +250,19 @@ def joined(refused: dict[str, str], layer: Workload, chosen: str = "") -> str:
     return "; ".join(f"{kernel.name} {refused[kernel.name]}" for kernel in telling or closest.values())
 
 
+INSISTED = {"scaled_mm": ("scaled_mm", "int8"), "int8": ("int8",)}
+
+
 def require(choices: Iterable[Choice], compute: str) -> None:
     """Refuse where compute was asked for by name and not one layer can have it."""
     choices = list(choices)
-    if compute != "scaled_mm" or not choices or any(c.kernel.family == "scaled_mm" for c in choices):
+    wanted = INSISTED.get(compute)
+    if not wanted or not choices or any(c.kernel.family in wanted for c in choices):
         return
     reasons = "; ".join(dict.fromkeys(c.reason for c in choices))
-    raise Refused(f"compute 'scaled_mm' fits none of {len(choices)} layers: {reasons}; choose 'auto' or 'upcast'.")
+    raise Refused(f"compute {compute!r} fits none of {len(choices)} layers: {reasons}; choose 'auto' or 'upcast'.")
 
 
 def check_names(compute: str, activation_scale: str) -> None:
-    if compute not in FAMILIES:
-        raise Refused(f"compute {compute!r} is unknown; choose one of {', '.join(FAMILIES)}.")
-    if activation_scale not in ACTIVATION_SCALES:
-        raise Refused(
-            f"activation_scale {activation_scale!r} is unknown; choose one of {', '.join(ACTIVATION_SCALES)}."
-        )
+    one_of("compute", compute, FAMILIES)
+    one_of("activation_scale", activation_scale, ACTIVATION_SCALES)

@@ -2,35 +2,72 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
 from ..weights.encode import quantize
 from ..weights.formats import FORMATS, Format, scale_from_amax
 from ..weights.granularity import Granularity, PerGroup
+from ..weights.rotation import rotate
 from ..weights.weight import QuantizedWeight
 from .activations import SCHEMES, TINY
 from .quantizers import Quantizer
 from .registry import Kernel, Workload
 
-TOKENS = 32
+# one, few, as many as a kernel for few rows takes, and more: each may be another kernel
+TOKENS = (1, 5, 32, 300)
 
 
 def probe_error(kernel: Kernel, layer: Workload, quantizer: str) -> float:
-    """Relative error of the worst token against float32 arithmetic on the CPU."""
+    """Relative error of the worst token against float32 arithmetic on the CPU, of all TOKENS."""
     weight, x, bias = operands(layer)
+    truth, there = weight.dequantize().T, weight.to(layer.device)
+
+    def error(x: Tensor) -> float:
+        seen = as_multiplied(kernel, x, static_scale_of(kernel, layer, x), layer.rotation)
+        return worst_token(run_there(kernel, layer, quantizer, (x, bias), there), seen @ truth + bias.float())
+
+    return max(error(x[:tokens]) for tokens in TOKENS)
+
+
+def added_error(fast: Kernel, exact: Kernel, layer: Workload, quantizer: str) -> float:
+    """What sums in fewer bits add: relative distance of the worst token's output from the exact kernel's."""
+    weight, x, bias = operands(layer)
+    there = weight.to(layer.device)
+    return max(
+        worst_token(*(run_there(k, layer, quantizer, (x[:tokens], bias), there) for k in (fast, exact)))
+        for tokens in TOKENS
+    )
+
+
+def run_there(
+    kernel: Kernel, layer: Workload, quantizer: str, given: tuple[Tensor, Tensor], weight: QuantizedWeight
+) -> Tensor:
+    """The output, float32 on the CPU."""
+    x, bias = (tensor.to(layer.device) for tensor in given)
+    scale = static_scale_of(kernel, layer, given[0])
+    return kernel.run(x, weight, bias, None if scale is None else scale.to(x.device), quantizer).float().cpu()
+
+
+def static_scale_of(kernel: Kernel, layer: Workload, x: Tensor) -> Tensor | None:
     static = layer.activation == "static" and kernel.static
-    scale = (x.abs().amax() / layer.format.maximum).float() if static else None
-    there = [None if t is None else t.to(layer.device) for t in (x, bias, scale)]
-    got = kernel.run(there[0], weight.to(layer.device), there[1], there[2], quantizer)  # type: ignore[arg-type]
-    expected = as_multiplied(kernel, x, scale) @ weight.dequantize().T + bias.float()
-    return float(((got.float().cpu() - expected).norm(dim=1) / expected.norm(dim=1)).max())
+    return (x.abs().amax() / layer.format.maximum).float() if static else None
 
 
-def as_multiplied(kernel: Kernel, x: Tensor, scale: Tensor | None) -> Tensor:
+def worst_token(got: Tensor, expected: Tensor) -> float:
+    """The largest relative error of a row."""
+    return float(((got - expected).norm(dim=1) / expected.norm(dim=1)).max())
+
+
+def as_multiplied(kernel: Kernel, x: Tensor, scale: Tensor | None, rotation: int = 0) -> Tensor:
     """The activations as this kernel's GEMM sees them, float32."""
     if kernel.scheme is None:
         return x.float()
+    if rotation:
+        # what is quantized is rotated, and rounded to the activations' dtype; the matrix is its own inverse
+        return rotate(as_multiplied(kernel, rotate(x.float(), rotation).to(x.dtype), scale), rotation)
     if kernel.scheme not in SCHEMES:
         format = FORMATS[kernel.scheme]
         return quantize(x.float(), format, format.granularities[0]).dequantize()
@@ -49,9 +86,11 @@ def operands(layer: Workload) -> tuple[QuantizedWeight, Tensor, Tensor]:
     outputs, inputs = layer.shape
     tall = torch.logspace(-1, 1, outputs).unsqueeze(1)
     weight = torch.randn(outputs, inputs, generator=generator) * tall
-    x = torch.randn(TOKENS, inputs, generator=generator) * torch.logspace(1, -1, TOKENS).unsqueeze(1)
+    most = max(TOKENS)
+    x = torch.randn(most, inputs, generator=generator) * torch.logspace(1, -1, most).unsqueeze(1)
     bias = torch.randn(outputs, generator=generator)
-    return encoded_anyhow(weight, layer.format, layer.granularity), x.to(layer.dtype), bias.to(layer.dtype)
+    held = encoded_anyhow(weight, layer.format, layer.granularity)
+    return replace(held, rotation=layer.rotation), x.to(layer.dtype), bias.to(layer.dtype)
 
 
 def encoded_anyhow(weight: Tensor, format: Format, granularity: Granularity) -> QuantizedWeight:
@@ -71,12 +110,24 @@ def encoded_anyhow(weight: Tensor, format: Format, granularity: Granularity) -> 
 ##### Quantizers of activations
 
 
+# inputs of activations: less than one of a kernel's steps, a width of real models, and more than it holds at once
+WIDTHS = (200, 3072, 16400)
+
+
 def code_error(quantizer: Quantizer, scheme: str, device: torch.device, dtype: torch.dtype) -> float:
     """The part of codes that differ; infinite where one differs by more than one code, or a scale does."""
-    generator = torch.Generator().manual_seed(0)
-    x = torch.randn(TOKENS, 200, generator=generator) * torch.logspace(2, -2, TOKENS).unsqueeze(1)
+    return max(codes_apart(quantizer, scheme, device, sample_of(width).to(dtype)) for width in WIDTHS)
+
+
+def sample_of(width: int) -> Tensor:
+    """Tokens of unlike size, one of them zero and fewer where they are wide: ``[tokens, width]`` float32."""
+    generator, tokens = torch.Generator().manual_seed(0), min(32, max(4, 2**15 // width))
+    x = torch.randn(tokens, width, generator=generator) * torch.logspace(2, -2, tokens).unsqueeze(1)
     x[3] = 0
-    x = x.to(dtype)
+    return x
+
+
+def codes_apart(quantizer: Quantizer, scheme: str, device: torch.device, x: Tensor) -> float:
     given = torch.tensor([[0.02]]) if scheme == "float8 static" else None
     want, want_scale = SCHEMES[scheme](x, given)
     got, scale = quantizer.schemes()[scheme](x.to(device), None if given is None else given.to(device))

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 
 import torch
 
 from ..errors import Refused, named
-from .probe import code_error, probe_error
+from .demotion import passing
+from .place import on
+from .probe import added_error, code_error, probe_error
 from .proof_cache import Proof, remembered
 from .quantizers import QUANTIZERS, Quantizer
-from .registry import Kernel, Workload
+from .registry import KERNELS, Kernel, Workload
 
-SHAPE = (48, 80)
+# more than one tile of any kernel and one block of any weight each way, and no multiple of either
+SHAPE = (280, 648)
 DEEPEST = 16384
 # The part of codes that may lie one apart, where a quotient is close to a boundary
 STRAY = 0.02
@@ -26,6 +29,8 @@ def prove(kernel: Kernel, layer: Workload) -> Proof:
         raise Refused("A layer on the meta device has no weights to compute with; load them first.")
     device = torch.empty(0, device=layer.device).device
     inputs = min(2 ** (layer.shape[1] - 1).bit_length(), DEEPEST) if kernel.deep else SHAPE[1]
+    # a rotation takes whole groups
+    inputs = inputs if not layer.rotation else -(-inputs // layer.rotation) * layer.rotation
     return measured(kernel, replace(layer, shape=(SHAPE[0], inputs), device=device, has_transform=False))
 
 
@@ -34,20 +39,23 @@ def prove(kernel: Kernel, layer: Workload) -> Proof:
 def measured(kernel: Kernel, layer: Workload) -> Proof:
     place = f"{layer.format.name} {layer.granularity} {layer.shape} {layer.dtype} {layer.activation}"
     quantizer = quantizer_of(kernel, layer)
+    exact = next((other for other in KERNELS if other.name == kernel.exact), None)
+    if exact and not (proof := measured(exact, layer)).works:
+        return proof
+    error = partial(added_error, kernel, exact) if exact else partial(probe_error, kernel)
     return remembered(
-        f"{kernel.name} [{quantizer}]: {place}", layer.device,
-        lambda: probed(lambda: probe_error(kernel, layer, quantizer), layer.device, kernel.bound),
+        f"{kernel.name} [{quantizer}]: {place} {layer.rotation}", layer.device,
+        lambda: probed(lambda: error(layer, quantizer), layer.device, kernel.bound),
     )  # fmt: skip
 
 
 def probed(measure: Callable[[], float], device: torch.device, bound: float) -> tuple[Proof, bool]:
     """The proof that a measurement of an error gives, and whether it will be the same next time."""
     try:
-        with torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
+        with on(device), torch.inference_mode(False), torch.no_grad(), torch.autocast(device.type, enabled=False):
             error = measure()
     except Exception as problem:  # whatever a device throws is the answer
-        passing = isinstance(problem, (MemoryError, torch.OutOfMemoryError))
-        return Proof(None, f"raises on {device.type}: {named(problem)}"), not passing
+        return Proof(None, f"raises on {device.type}: {named(problem)}"), not passing(problem)
     wrong = None if error <= bound else f"is wrong on {device.type}: relative error {error:.3g}, above {bound:g}"
     return Proof(error, wrong), True
 

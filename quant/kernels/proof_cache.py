@@ -125,7 +125,9 @@ def installed(name: str) -> str:
 
 def device_name(device: torch.device) -> str:
     if device.type in ("cuda", "xpu"):
-        return getattr(torch, device.type).get_device_name(device)
+        # two cards of one name are two devices: one may be broken
+        own = getattr(torch, device.type).get_device_properties(device)
+        return f"{own.name} {getattr(own, 'uuid', device.index)}"
     return f"{device.type} {platform.machine()} {torch.backends.cpu.get_cpu_capability()}"
 
 

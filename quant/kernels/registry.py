@@ -12,16 +12,20 @@ from torch import Tensor
 
 from ..weights.formats import Format
 from ..weights.granularity import Granularity, PerBlock, PerGroup, PerRow, PerTensor
+from ..weights.rotation import rotated
 from ..weights.weight import QuantizedWeight
 from . import bits, gemm, upcast
 from .activations import SCHEMES, static_scale
 from .gemm import Codes
-from .quantizers import QUANTIZERS, triton_kernels, triton_refuses
+from .quantizers import QUANTIZERS, kitchen_refuses, triton_kernels, triton_refuses
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What decides whether a kernel fits. shape: ``(out, in)``; dtype: the activations'; activation: their scaling."""
+    """What decides whether a kernel fits. shape: ``(out, in)``; dtype: the activations'; activation: their scaling.
+
+    has_transform: whether the weight is smoothed or rotated; rotation: the group, where that is all it is.
+    """
 
     format: Format
     granularity: Granularity
@@ -30,6 +34,7 @@ class Workload:
     dtype: torch.dtype
     has_transform: bool = False
     activation: str = "dynamic"
+    rotation: int = 0
 
 
 Requirement = Callable[[Workload], "str | None"]
@@ -44,7 +49,8 @@ class Kernel:
 
     compute: (activations or their Codes, weight, bias) -> output; scheme: how its activations are quantized, None where
     they are not; static: whether it can use a scale that is given; deep: whether its error grows with the layer's
-    inputs, so that the probe needs as many; bound: of the relative error that the probe allows.
+    inputs, so that the probe needs as many; bound: of the relative error that the probe allows; exact: the kernel whose
+    output that error is measured from, float32 arithmetic's without.
     """
 
     name: str
@@ -55,11 +61,12 @@ class Kernel:
     static: bool = False
     deep: bool = False
     bound: float = BOUND
+    exact: str | None = None
 
     @property
     def on_codes(self) -> bool:
         """Whether it multiplies the codes themselves; else the weight is dequantized."""
-        return self.family == "scaled_mm"
+        return self.family in ("scaled_mm", "int8")
 
     def refuses(self, layer: Workload) -> str | None:
         """None where it fits, else the reason."""
@@ -86,6 +93,7 @@ class Kernel:
         """``[tokens, in] -> [tokens, out]`` in x's dtype; input_scale: ``[]`` for static activations, else None."""
         if self.scheme not in SCHEMES:
             return self.compute(x, weight, bias)
+        x = rotated(x, weight.rotation) if weight.rotation else x
         given = static_scale(input_scale, weight.format) if input_scale is not None and self.static else None
         scheme = self.scheme if given is None else "float8 static"
         # torch.compile makes one pass of the arithmetic itself, with what comes before it
@@ -98,6 +106,10 @@ class Kernel:
 
 def untransformed(layer: Workload) -> str | None:
     return "needs a weight without smoothing or rotation" if layer.has_transform else None
+
+
+def only_rotated(layer: Workload) -> str | None:
+    return None if layer.rotation else "needs a weight that is rotated and not smoothed"
 
 
 def ocp_codes(layer: Workload) -> str | None:
@@ -168,6 +180,11 @@ def cuda(layer: Workload) -> str | None:
     return None if fits else f"needs an NVIDIA GPU, not {layer.device.type}"
 
 
+def kitchen_cuda(layer: Workload) -> str | None:
+    reason = kitchen_refuses(layer.device)
+    return f"needs comfy-kitchen, which {reason}" if reason else None
+
+
 def ada_or_hopper(layer: Workload) -> str | None:
     if reason := cuda(layer):
         return reason
@@ -185,8 +202,9 @@ def blackwell(layer: Workload) -> str | None:
 CODES = (untransformed, float_activations)
 SCALED_MM = (untransformed, ocp_codes, float_activations)
 INT8 = (*CODES, partial(format_is, "int8"), row_scales, int32_sums)
-# float8's own noise is 0.037; this adds less than 0.1 dB to it
-FAST = 0.005
+CONVROT = (only_rotated, float_activations, partial(format_is, "int8_convrot"), row_scales, int32_sums)
+# What fewer bits may add to the exact sums: float8's own noise is 0.037, and this adds 0.3 dB to it
+FAST = 0.01
 
 # Best first; where sums in fewer bits are too far off, the same kernel with exact ones comes next.
 # Dynamic activations are per token, so only one scale for all lets the per-tensor GEMM go first.
@@ -194,6 +212,7 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "scaled_mm per-tensor fast", "scaled_mm", (*SCALED_MM, tensor_scale, one_activation_scale, ada_or_hopper),
         partial(gemm.per_tensor, fast=True), "float8 per-tensor", static=True, deep=True, bound=FAST,
+        exact="scaled_mm per-tensor",
     ),
     Kernel(
         "scaled_mm per-tensor", "scaled_mm", (*SCALED_MM, tensor_scale, one_activation_scale),
@@ -202,16 +221,17 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "scaled_mm per-row fast", "scaled_mm", (*SCALED_MM, row_scales, ada_or_hopper),
         partial(gemm.per_row, fast=True), "float8 per-token", static=True, deep=True, bound=FAST,
+        exact="scaled_mm per-row",
     ),
     Kernel(
         "scaled_mm per-row", "scaled_mm", (*SCALED_MM, row_scales), gemm.per_row, "float8 per-token", static=True,
     ),
     Kernel(
-        "scaled_mm emulated per-row", "scaled_mm", (*SCALED_MM, row_scales),
-        gemm.emulated_per_row, "float8 per-token", static=True,
+        "scaled_mm per-tensor dynamic", "scaled_mm", (*SCALED_MM, tensor_scale), gemm.per_tensor, "float8 per-tensor",
     ),
     Kernel(
-        "scaled_mm per-tensor dynamic", "scaled_mm", (*SCALED_MM, tensor_scale), gemm.per_tensor, "float8 per-tensor",
+        "scaled_mm emulated per-row", "scaled_mm", (*SCALED_MM, row_scales),
+        gemm.emulated_per_row, "float8 per-token", static=True,
     ),
     Kernel(
         "scaled_mm block", "scaled_mm",
@@ -219,9 +239,15 @@ KERNELS: tuple[Kernel, ...] = (
     ),
     Kernel("scaled_mm mxfp8", "scaled_mm", (*CODES, partial(format_is, "mxfp8"), blackwell), gemm.mx, "mxfp8"),
     Kernel("scaled_mm nvfp4", "scaled_mm", (*CODES, partial(format_is, "nvfp4"), blackwell), gemm.nv, "nvfp4"),
-    Kernel("scaled_mm int8 fused", "scaled_mm", (*INT8, cuda), gemm.kitchen_int8, "int8"),
-    Kernel("scaled_mm int8", "scaled_mm", INT8, gemm.int8_rows, "int8 per-token"),
+    Kernel("scaled_mm int8 fused", "int8", (*INT8, cuda), gemm.kitchen_int8, "int8"),
+    Kernel("scaled_mm int8", "int8", INT8, gemm.int8_rows, "int8 per-token"),
+    Kernel("scaled_mm int8 convrot fused", "int8", (*CONVROT, cuda), gemm.kitchen_int8, "int8"),
+    Kernel("scaled_mm int8 convrot", "int8", CONVROT, gemm.int8_rows, "int8 per-token"),
     Kernel("upcast fused", "upcast", (untransformed, float_activations, triton_bytes), upcast.fused),
+    Kernel(
+        "upcast by comfy-kitchen", "upcast",
+        (untransformed, ocp_codes, tensor_scale, float_activations, cuda, kitchen_cuda), upcast.kitchen,
+    ),
     Kernel("upcast by bits", "upcast", (untransformed, byte_floats, float_activations, cpu), bits.upcast_by_bits),
     Kernel("dequantized block", "block", (untransformed, tile_scales), upcast.dequantized_block),
     Kernel("upcast", "upcast", (), upcast.upcast),

@@ -7,6 +7,8 @@ Only imported where Triton is. Under its interpreter (TRITON_INTERPRET=1) they r
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import triton
 import triton.language as tl
@@ -14,6 +16,7 @@ from torch import Tensor
 
 from ..weights.granularity import PerBlock
 from ..weights.weight import QuantizedWeight
+from .place import on_its_device
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 FEW_ROWS = 32
@@ -25,6 +28,7 @@ FLOAT8, INT8 = tl.constexpr(0), tl.constexpr(3)
 NAN = tl.constexpr(float("nan"))
 
 
+@cache
 def native(device: torch.device) -> bool:
     """Whether the device converts float8 by itself; else it is done on bits."""
     if INTERPRETED or device.type != "cuda":
@@ -131,6 +135,7 @@ def run_kernel(
 TINY = torch.finfo(torch.float32).tiny
 
 
+@on_its_device
 def per_token(x: Tensor, dtype: torch.dtype, maximum: float) -> tuple[Tensor, Tensor]:
     """``[tokens, in]`` to codes of dtype (float8_e4m3fn or int8) and scales ``[tokens, 1]``, in one kernel."""
     x = x.contiguous()
@@ -143,6 +148,7 @@ def per_token(x: Tensor, dtype: torch.dtype, maximum: float) -> tuple[Tensor, Te
     return codes, scale
 
 
+@on_its_device
 def per_tensor(x: Tensor, maximum: float) -> tuple[Tensor, Tensor]:
     """``[tokens, in]`` to float8_e4m3fn codes and their scale ``[1, 1]``, in two kernels."""
     x, block = x.contiguous(), 4096
@@ -152,6 +158,7 @@ def per_tensor(x: Tensor, maximum: float) -> tuple[Tensor, Tensor]:
     return over_all(x, scale, part, maximum), scale
 
 
+@on_its_device
 def static(x: Tensor, scale: Tensor, maximum: float) -> tuple[Tensor, Tensor]:
     """``[tokens, in]`` to float8_e4m3fn codes of a given scale ``[1, 1]``, in one kernel."""
     return over_all(x.contiguous(), scale, None, maximum), scale
@@ -167,6 +174,7 @@ def over_all(x: Tensor, scale: Tensor, part: Tensor | None, maximum: float) -> T
     return codes
 
 
+@on_its_device
 def by_runs(x: Tensor, run: int, maximum: float) -> tuple[Tensor, Tensor]:
     """``[tokens, in]`` to float8_e4m3fn codes and scales ``[tokens, in / run]``, column after column."""
     x, (tokens, columns) = x.contiguous(), x.shape
@@ -252,6 +260,7 @@ def tiling(weight: QuantizedWeight) -> tuple[int, int, int]:
     return 1, (outputs if weight.scale.numel() == 1 else 1), inputs
 
 
+@on_its_device
 def dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     """The weight ``[out, in]`` in dtype: one kernel that reads a byte a weight and multiplies in float32."""
     outputs, inputs = weight.shape
@@ -263,6 +272,7 @@ def dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
     return y
 
 
+@on_its_device
 def few_rows(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """``x @ W.T + bias`` for up to FEW_ROWS tokens, in one kernel that reads a byte a weight."""
     (tokens, inputs), outputs = x.shape, weight.shape[0]

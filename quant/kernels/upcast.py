@@ -56,6 +56,16 @@ def there(values: Tensor, device: torch.device) -> Tensor:
         return values.to(device)
 
 
+##### By comfy-kitchen
+
+
+def kitchen(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    """One kernel that reads a byte a weight, for GPUs without Triton; then a GEMM."""
+    import comfy_kitchen as ck
+
+    return F.linear(x, ck.dequantize_per_tensor_fp8(weight.codes, weight.scale.reshape(()), x.dtype), bias)
+
+
 ##### By Triton
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ..errors import Refused, named
+from ..errors import Refused, named, one_of
 from ..recipes.methods import Method
 from ..recipes.policy import Policy
 from ..weights.encode import Search, quantize
@@ -18,6 +18,7 @@ from ..weights.granularity import Granularity, PerGroup, PerRow, PerTensor
 from .convolution import CONVOLUTIONS, quantize_convolution
 from .patch import frozen, planned, put, reads_as, scaled_class, unfit
 
+BACKENDS = ("auto", "torchao", "patched")
 Place = tuple[torch.device, torch.dtype]
 ANSWERS_WITHIN = 0.2  # relative error of a small Linear; a wrong scale is above 0.5
 
@@ -34,15 +35,14 @@ def pick_backend(
     name: str, method: Method, granularity: Granularity, place: Place, component: str
 ) -> tuple[Backend, str]:
     """The backend of that name, or for "auto" the first that runs on this device, with the reason."""
-    if name not in ("auto", "torchao", "patched"):
-        raise Refused(f"Backend {name!r} is unknown; choose auto, torchao or patched.")
+    one_of("backend", name, BACKENDS)
     if name == "patched":
         return patched(method), "as asked"
     problem = torchao_problem(method, granularity, place, component)
     if problem is None:
         return torchao(method, granularity), "as asked" if name == "torchao" else f"{method.torchao} runs on {place[0]}"
     if name == "torchao":
-        raise Refused(f"torchao cannot do {method.name} here: {problem}; choose backend 'patched' or 'auto'.")
+        raise Refused(f"backend 'torchao' cannot do {method.name} here: {problem}; choose patched or auto.")
     return patched(method), f"torchao: {problem}"
 
 
@@ -76,7 +76,7 @@ def patch_for_good(linear: nn.Linear, name: str, policy: Policy, search: Search 
 def torchao(method: Method, granularity: Granularity) -> Backend:
     def quantize_layer(layer: nn.Module, name: str, policy: Policy, search: Search | None) -> str | None:
         if search is not None:
-            raise Refused("torchao has no search for scales; choose backend 'patched'.")
+            raise Refused("backend 'torchao' has no search for scales; choose patched.")
         convert(layer, method, granularity)
         # it returns the weight as it was where it cannot, and says nothing
         same = type(layer.weight.data) is torch.Tensor

@@ -172,9 +172,9 @@ def placed(module: nn.Module) -> tuple[torch.device, torch.dtype]:
     """Device and dtype of the module's weights."""
     parameter = next((p for p in module.parameters() if p.is_floating_point()), None)
     if parameter is None:
-        raise Refused(f"{type(module).__name__} has no weights to quantize.")
+        raise Refused(f"{type(module).__name__}: has no weights to quantize; give a module that has.")
     if parameter.is_meta:
-        raise Refused(f"{type(module).__name__} is on the meta device; load its weights first.")
+        raise Refused(f"{type(module).__name__}: is on the meta device; load its weights first.")
     return parameter.device, parameter.dtype if parameter.dtype.itemsize > 1 else torch.bfloat16
 
 

@@ -10,18 +10,10 @@ from torch import Tensor
 
 from ..errors import Refused
 from ..kernels.activations import same_device
+from ..kernels.demotion import demote, demoted, passing, rehabilitate
 from ..kernels.plan import Choice
+from ..kernels.registry import Kernel
 from ..weights.weight import QuantizedWeight
-
-
-def run(
-    x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, choice: Choice, input_scale: Tensor | None = None
-) -> Tensor:
-    """``[..., in] -> [..., out]``, as F.linear, from codes ``[out, in]`` and scale of a weight without transform."""
-    if choice.layer.has_transform or choice.format.grid:
-        raise Refused("A weight with smoothing, rotation or two levels of scales needs linear.apply.")
-    weight = QuantizedWeight(choice.format, codes, scale, choice.granularity, choice.shape, input_scale)
-    return apply(x, weight, bias, choice)
 
 
 def apply(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
@@ -31,7 +23,7 @@ def apply(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choic
     """
     outputs, inputs = choice.shape
     if x.ndim == 0 or x.shape[-1] != inputs:
-        raise Refused(f"A Linear of {inputs} inputs got an activation of shape {list(x.shape)}.")
+        raise Refused(f"A Linear of {inputs} inputs got activations {list(x.shape)}; give [..., {inputs}].")
     if torch.is_autocast_enabled(x.device.type):
         x = x.to(computed_dtype(x))
         with torch.autocast(x.device.type, enabled=False):
@@ -47,14 +39,16 @@ def computed_dtype(x: Tensor) -> torch.dtype:
 
 
 def flat(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
-    choice.count(choice.kernel.name)
     x = x.reshape(-1, choice.shape[1]) if choice.shape[1] else x.reshape(x.shape[:-1].numel(), 0)
     bias = None if bias is None else bias.to(x.dtype)
     if weight.scale.device != x.device:
         weight = replace(weight.to(x.device), codes=weight.codes)
     if torch.is_grad_enabled() and (x.requires_grad or (bias is not None and bias.requires_grad)):
-        return Frozen.apply(x, bias, weight, choice)
-    return forward(x, weight, bias, choice)
+        y = Frozen.apply(x, bias, weight, choice)
+    else:
+        y = forward(x, weight, bias, choice)
+    choice.count(choice.kernel.name)
+    return y
 
 
 def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
@@ -62,8 +56,36 @@ def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Cho
     if not x.numel() or not choice.shape[0]:
         empty = x.new_zeros(x.shape[0], choice.shape[0])
         return empty if bias is None else empty + bias
+    # a graph keeps what was traced
+    return run_kernel(x, weight, bias, choice) if torch.compiler.is_compiling() else run_any(x, weight, bias, choice)
+
+
+def run_kernel(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
     input_scale = same_device(weight.input_scale, x) if choice.activation == "static" else None
     return choice.kernel.run(x, weight, bias, input_scale, choice.quantizer)
+
+
+def run_any(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
+    """By the planned kernel; where one raises, by the next, for the rest of the process and with the reason."""
+    planned, raised = dict(vars(choice)), list[tuple[Kernel, Exception]]()
+    while True:
+        try:
+            if demoted(choice.kernel, choice.layer):
+                choice.next_kernel()
+            return run_kernel(x, weight, bias, choice)
+        except Refused:
+            # none is left, so that it was not the kernels' fault
+            for kernel, _ in raised:
+                rehabilitate(kernel, choice.layer)
+            if raised:
+                vars(choice).update(planned)
+                raise raised[0][1] from None
+            raise
+        except Exception as problem:
+            if passing(problem):
+                raise
+            raised.append((choice.kernel, problem))
+            demote(choice.kernel, choice.layer, problem)
 
 
 class Frozen(torch.autograd.Function):

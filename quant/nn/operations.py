@@ -129,7 +129,7 @@ def cut(tensor: Tensor, dim: int, start: int, stop: int, shard: Shard | None = N
         weight = parts.part(from_tensor(tensor), dim, start, stop)  # type: ignore[arg-type]
     except Refused as problem:
         name = layer_of(tensor)
-        raise Refused(f"Layer {name}: {problem}" if name else problem) from None
+        raise Refused(f"{name}: {problem}" if name else problem) from None
     return rewrapped(tensor, weight, shard or (params.shard if dim == 0 else None))
 
 

@@ -23,7 +23,7 @@ from ..distributed.parallel import (
 )
 from ..distributed.parts import chunk, part
 from ..errors import Refused
-from ..kernels.plan import Choice, check_names, require
+from ..kernels.plan import Choice, check_names, choose_held, require
 from ..names import MODEL
 from ..text import few
 from ..weights.weight import QuantizedWeight
@@ -93,9 +93,9 @@ def patch_linears(
     linears = matched(module, selected(checkpoint, layers))
     weights = {name: fitting(name, own_part(checkpoint, name, linear), linear) for name, linear in linears.items()}
     token = object()
-    patches = {
-        name: planned(linear, weights[name], (compute, activation_scale), token) for name, linear in linears.items()
-    }
+    patches = {}
+    for name, linear in linears.items():
+        weights[name], patches[name] = held(linear, weights[name], (compute, activation_scale), token)
     require((patch.choices[key] for patch in patches.values() for key in patch.choices), compute)
     install(linears, weights, patches)
     return Handle(patches, linears, module, token)
@@ -118,7 +118,7 @@ def selected(checkpoint: Mapping[str, QuantizedWeight], layers: str) -> list[str
     except re.error as problem:
         raise Refused(f"layers {layers!r} is not a regular expression: {problem}.") from None
     if not names:
-        raise Refused(f"layers {layers!r} matches none of the checkpoint's {len(checkpoint)} weights.")
+        raise Refused(f"layers {layers!r} matches none of the checkpoint's {len(checkpoint)} weights; choose others.")
     return names
 
 
@@ -135,7 +135,7 @@ def matched(module: nn.Module, names: Iterable[str]) -> dict[str, nn.Linear]:
     for name, (linear,) in found.items():
         other = first.setdefault(id(linear), name)
         if other != name:
-            raise Refused(f"Weights {other!r} and {name!r} are both for one Linear; leave one out by layers.")
+            raise Refused(f"{name}: is for the same Linear as {other}; leave one out by layers.")
     return {name: found[name][0] for name in first.values()}
 
 
@@ -163,7 +163,7 @@ def own_part(checkpoint: Mapping[str, QuantizedWeight], name: str, linear: nn.Li
 def fitting(name: str, weight: QuantizedWeight, linear: nn.Linear) -> QuantizedWeight:
     """The weight where linear's is, once it is sure that it can stand in for it."""
     if problem := unfit(weight, linear):
-        raise Refused(f"Layer {name!r} {problem}")
+        raise Refused(f"{name}: {problem}")
     parameter = linear.weight
     device = parameter.device_mesh.device_type if is_parallel(parameter) else parameter.device  # type: ignore[attr-defined]
     return weight.to(device)
@@ -195,18 +195,35 @@ def patch_of(linear: nn.Linear) -> Patch | None:
     return linear.scaled if isinstance(linear, ScaledLinear) else None
 
 
+def held(
+    linear: nn.Linear, weight: QuantizedWeight, request: tuple[str, str], token: object
+) -> tuple[QuantizedWeight, Patch]:
+    """The weight of a checkpoint as the Linear will hold it, and the patch for that."""
+    place = (weight.codes.device, reads_as(linear))
+    weight, choice = choose_held(weight, *place, *request)
+    patch = unplanned(linear, place, request, token)
+    patch.choices[(*place, weight.shape)] = choice
+    return weight, patch
+
+
 def planned(linear: nn.Linear, weight: QuantizedWeight, request: tuple[str, str], token: object) -> Patch:
     """The patch of one Linear, with the kernel for activations of the weight's own dtype and device."""
     place = (weight.codes.device, reads_as(linear))
-    before, now = patch_of(linear), linear._parameters["weight"]
-    if before is None:
-        patch = Patch(type(linear), now, place, token, *request)
-    elif before.original is None:
-        patch = Patch(before.base, now, place, token, *request, below=before)
-    else:
-        patch = Patch(before.base, before.original, before.placed, token, *request, below=before.below)
+    patch = unplanned(linear, place, request, token)
     patch.choice(weight, *place)
     return patch
+
+
+def unplanned(
+    linear: nn.Linear, place: tuple[torch.device, torch.dtype], request: tuple[str, str], token: object
+) -> Patch:
+    """The patch of one Linear before a kernel is chosen."""
+    before, now = patch_of(linear), linear._parameters["weight"]
+    if before is None:
+        return Patch(type(linear), now, place, token, *request)
+    if before.original is None:
+        return Patch(before.base, now, place, token, *request, below=before)
+    return Patch(before.base, before.original, before.placed, token, *request, below=before.below)
 
 
 def reads_as(linear: nn.Linear) -> torch.dtype:

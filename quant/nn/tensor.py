@@ -199,11 +199,18 @@ def full_scale(params: ScaledWeightLayout.Params) -> Tensor:
 
 
 def scaled_weight(codes: Tensor, params: ScaledWeightLayout.Params) -> QuantizedWeight:
-    shape = (params.orig_shape[0], prod(params.orig_shape[1:]))
     return QuantizedWeight(
-        params.format, codes, full_scale(params), params.granularity, shape,
-        params.input_scale, params.smooth, params.rotation, params.outer, params.codebook,
-    )  # fmt: skip
+        format=params.format,
+        codes=codes,
+        scale=full_scale(params),
+        granularity=params.granularity,
+        shape=(params.orig_shape[0], prod(params.orig_shape[1:])),
+        input_scale=params.input_scale,
+        smooth=params.smooth,
+        rotation=params.rotation,
+        outer=params.outer,
+        codebook=params.codebook,
+    )
 
 
 def params_of(
@@ -214,9 +221,18 @@ def params_of(
     shape: tuple[int, ...] | None = None,
 ) -> ScaledWeightLayout.Params:
     return ScaledWeightLayout.Params(
-        compact_scale(weight), dtype, shape or weight.shape, weight.format, weight.granularity,
-        input_scale, weight.smooth, weight.rotation, weight.outer, weight.codebook, choice=choice,
-    )  # fmt: skip
+        scale=compact_scale(weight),
+        orig_dtype=dtype,
+        orig_shape=shape or weight.shape,
+        format=weight.format,
+        granularity=weight.granularity,
+        input_scale=input_scale,
+        smooth=weight.smooth,
+        rotation=weight.rotation,
+        outer=weight.outer,
+        codebook=weight.codebook,
+        choice=choice,
+    )
 
 
 def to_tensor(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import Refused
+from ..errors import one_of
 from .methods import METHODS, method_named
 
 COMPILE_MODES = ("none", "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs")
@@ -65,9 +65,8 @@ WARNED = (
 def get_quant_compile_warnings(method: str, compile_mode: str | None = None, offload: str | None = None) -> list[str]:
     """What is known to hurt in this combination, a sentence each; no compile mode or offload means none."""
     name, mode, moved = method_named(method).name, compile_mode or "none", offload or "none"
-    for kind, value, values in (("Compile mode", mode, COMPILE_MODES), ("Offload", moved, OFFLOADS)):
-        if value not in values:
-            raise Refused(f"{kind} {value!r} is unknown; choose one of {', '.join(values)}.")
+    one_of("compile_mode", mode, COMPILE_MODES)
+    one_of("offload", moved, OFFLOADS)
     return [row.text for row in WARNED if matches(row, name, mode, moved)]
 
 

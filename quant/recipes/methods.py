@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..errors import Refused
+from ..errors import Refused, one_of
 from ..weights.formats import FORMATS, Format
 from ..weights.granularity import GRANULARITIES, Granularity, PerGroup
 
@@ -28,14 +28,14 @@ class Method:
     @property
     def format(self) -> Format:
         if self.format_name is None:
-            raise Refused(f"Method {self.name!r} has no format of its own.")
+            raise Refused(f"method {self.name!r} has no format of its own; pick one for a device first.")
         return FORMATS[self.format_name]
 
     def granularity(self, name: str | None = None) -> Granularity:
         """The format's granularity of that name; formats that scale by group always do."""
         grouped = isinstance(self.format.granularities[0], PerGroup)
-        if name is not None and name not in GRANULARITIES:
-            raise Refused(f"Granularity {name!r} is unknown; choose one of {', '.join(CHOICES)}.")
+        if name not in (None, *GRANULARITIES):
+            one_of("granularity", name, CHOICES)
         return self.format.granularity(None if grouped else name)
 
 
@@ -63,7 +63,4 @@ VALID_METHODS = (*METHODS, *ALIASES)
 
 def method_named(name: str) -> Method:
     """The method of that name or alias."""
-    name = ALIASES.get(name, name)
-    if name not in METHODS:
-        raise Refused(f"Method {name!r} is unknown; choose one of {', '.join(VALID_METHODS)}.")
-    return METHODS[name]
+    return METHODS[ALIASES.get(one_of("method", name, VALID_METHODS), name)]

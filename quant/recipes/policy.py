@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from math import prod
 
-from ..errors import Refused
+from ..errors import Refused, one_of
 from ..names import without_prefixes
 from ..weights.encode import unfit
 from ..weights.formats import FORMATS, Format
@@ -15,7 +15,7 @@ from ..weights.granularity import Granularity
 from .families import FAMILIES, GENERIC, Family, Rule
 from .ignored import ignored_pattern
 
-COMPONENTS = tuple(GENERIC)
+NO_FAMILY = "none"
 IGNORED = "in the list of ignored layers"
 SMALLEST = 16  # outputs or inputs below which a GEMM on codes gains nothing
 
@@ -117,12 +117,9 @@ def bare_name(name: str) -> str:
     return without_prefixes(name).removesuffix(".weight")
 
 
-def family_named(name: str) -> Family:
-    if name not in FAMILIES:
-        raise Refused(
-            f"Family {name!r} is unknown; choose one of {', '.join(FAMILIES)}, or none for the generic rules."
-        )
-    return FAMILIES[name]
+def family_named(name: str) -> Family | None:
+    """The family of that name, None for the generic rules."""
+    return FAMILIES.get(one_of("family", name, (*FAMILIES, NO_FAMILY)))
 
 
 def compiled(pattern: str) -> re.Pattern[str]:
@@ -134,10 +131,9 @@ def compiled(pattern: str) -> re.Pattern[str]:
 
 def check_component(component: str, format: Format) -> None:
     """Refused for components that are none, and for formats that a component cannot stand."""
-    if component not in GENERIC:
-        raise Refused(f"Component {component!r} is unknown; choose one of {', '.join(COMPONENTS)}.")
+    one_of("component", component, GENERIC)
     if component == "vae" and format is not FORMATS["int8"]:
         raise Refused(
-            f"{format.name} is refused for a VAE: no {format.name} convolution runs it, decoding is a small "
-            "part of the time, and a VAE shows every error as it is; choose int8, weight-only, or leave the VAE."
+            f"component 'vae' is not quantized to {format.name}: no {format.name} convolution runs it, decoding is a "
+            "small part of the time, and a VAE shows every error as it is; choose int8, weight-only, or leave the VAE."
         )

@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from ..errors import Refused
+from ..errors import Refused, one_of
 from .families import FAMILIES, GENERIC
 from .methods import ALIASES, CHOICES, METHODS
 
@@ -60,8 +60,9 @@ class Settings:
         self, key: str, family: str | None = None, argument: str | None = None, built_in: str | None = None
     ) -> Setting:
         """The value of a key of VALUES: the argument, else the family's table, else the common one, else built_in."""
-        check(key, argument or BUILT_IN[known(key)], "argument")
+        one_of("key", key, VALUES)
         if argument is not None:
+            check(key, argument)
             return Setting(argument, "argument")
         for table in (family, COMMON):
             if table and key in self.tables.get(table, {}):
@@ -80,9 +81,9 @@ def read_settings(path: str | Path | None = None) -> Settings:
     try:
         tables = parsed(Path(path).read_text(encoding="utf-8"))
     except OSError as problem:
-        raise Refused(f"Settings {name!r} cannot be read: {problem.strerror or problem}.") from None
+        raise Refused(f"{name}: cannot be read: {problem.strerror or problem}; give another settings file.") from None
     except ValueError as problem:  # what TOML and UTF-8 errors are
-        raise Refused(f"Settings {name!r} is not TOML: {problem}.") from None
+        raise Refused(f"{name}: is not TOML: {problem}; correct it there.") from None
     return Settings(checked(tables, name), name)
 
 
@@ -92,7 +93,7 @@ def parsed(text: str) -> dict[str, Any]:
     try:
         return import_module(name).loads(text)
     except ImportError:
-        raise Refused("Python 3.10 has no TOML of its own; install tomli to use a settings file.") from None
+        raise Refused("A settings file needs TOML, which Python 3.10 has not; install tomli.") from None
 
 
 def find_settings(folder: str | Path, name: str = FILE_NAME) -> Settings:
@@ -104,16 +105,14 @@ def find_settings(folder: str | Path, name: str = FILE_NAME) -> Settings:
 def checked(tables: Mapping[str, Any], source: str) -> dict[str, dict[str, str]]:
     """The tables, once every table, key and value is known; Refused by name otherwise."""
     for table, entries in tables.items():
-        if table != COMMON and table not in FAMILIES:
-            known_tables = ", ".join(f"[{name}]" for name in (COMMON, *FAMILIES))
-            raise Refused(f"{source}: table [{table}] is unknown; choose one of {known_tables}.")
+        one_of(f"{source}: table", table, (COMMON, *FAMILIES))
         if not isinstance(entries, dict):
-            raise Refused(f"{source}: {table!r} is {entries!r}, but must be a table, [{table}].")
+            raise Refused(f"{source}: {table} {entries!r} is no table; write [{table}] and its keys below.")
         for key, value in entries.items():
-            where = f"{source}: [{table}] {key}"
+            where = f"{source}: [{table}] "
             check(renamed(key), value, where)
-            check_reaches(renamed(key), table, where)
-            check_once(key, entries, where)
+            check_reaches(renamed(key), table, where + key)
+            check_once(key, entries, where + key)
     return {table: {renamed(key): value for key, value in entries.items()} for table, entries in tables.items()}
 
 
@@ -136,14 +135,7 @@ def check_reaches(key: str, table: str, where: str) -> None:
         )
 
 
-def known(key: str, where: str = "settings") -> str:
+def check(key: str, value: object, where: str = "") -> None:
     if key == "component_type":
-        raise Refused(f"{where} is not a setting: give the component's own key, one of {', '.join(GENERIC)}.")
-    if key not in VALUES:
-        raise Refused(f"{where} is unknown; choose one of {', '.join(VALUES)}.")
-    return key
-
-
-def check(key: str, value: object, where: str) -> None:
-    if value not in VALUES[known(key, where)]:
-        raise Refused(f"{where}: {key} {value!r} is unknown; choose one of {', '.join(VALUES[key])}.")
+        raise Refused(f"{where}{key} is not a setting; give the component's own key, one of {', '.join(GENERIC)}.")
+    one_of(f"{where}{key}", value, VALUES[one_of(f"{where}key", key, VALUES)])

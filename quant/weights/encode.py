@@ -89,7 +89,7 @@ def quantize(
     """
     granularity, shape = granularity or format.granularities[0], matrix_shape(weight, name)
     if problem := unfit(format, granularity, shape):
-        raise Refused(f"{name!r} {list(shape)} cannot be quantized: {problem}.")
+        raise Refused(f"{name}: a weight {list(shape)} cannot be quantized: {problem}; leave it as it is.")
     amax = finite_amax(weight, name)
     rotation = rotation_group(shape[1]) if format.rotates else 0
     if format.grid:
@@ -107,7 +107,7 @@ def quantize(
 def matrix_shape(weight: Tensor, name: str = "weight") -> tuple[int, int]:
     if weight.dim() != 2 or not weight.is_floating_point():
         raise Refused(
-            f"{name!r} is {str(weight.dtype).removeprefix('torch.')} {list(weight.shape)}; only floating-point "
+            f"{name}: is {str(weight.dtype).removeprefix('torch.')} {list(weight.shape)}; only floating-point "
             "matrices [out, in] are quantized: flatten a convolution's after its first dimension."
         )
     return (weight.shape[0], weight.shape[1])
@@ -144,7 +144,7 @@ def finite_amax(weight: Tensor, name: str) -> Tensor:
 def finite(amax: Tensor, name: str) -> Tensor:
     if not torch.isfinite(amax):
         kind = "NaN" if amax.isnan() else "infinite values"
-        raise Refused(f"{name!r} has {kind}, which no scale can hold; get an undamaged file or keep this layer.")
+        raise Refused(f"{name}: has {kind}, which no scale can hold; get an undamaged file or keep this layer.")
     return amax
 
 

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from ..errors import Refused
+from ..errors import Refused, one_of
 from .granularity import Granularity, PerBlock, PerGroup, PerRow, PerTensor
 from .packing import E2M1, INT4, e2m1_codes, pack, unpack
 
@@ -61,6 +62,19 @@ def packed_e2m1(scaled: Tensor) -> Tensor:
     return pack(e2m1_codes(scaled), high_first=True)
 
 
+def book_on(book: tuple[float, ...], device: torch.device) -> Tensor:
+    """The values of codes on device, ``[16]`` float32; copied there once, but for a compiled graph."""
+    if torch.compiler.is_compiling():
+        return torch.tensor(book, dtype=torch.float32, device=device)
+    return kept_book(book, device)
+
+
+@lru_cache(maxsize=64)
+def kept_book(book: tuple[float, ...], device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.tensor(book, dtype=torch.float32, device=device)
+
+
 @dataclass(frozen=True)
 class Format:
     """A number format: how codes are stored, what the largest stands for, which scales go with it.
@@ -90,7 +104,7 @@ class Format:
         """Codes as stored, ``[out, in / per_byte]`` -> their float32 values before scaling, ``[out, in]``."""
         if self.per_byte == 1:
             return codes.float()
-        book = torch.tensor(self.book, dtype=torch.float32, device=codes.device) if codebook is None else codebook
+        book = book_on(self.book, codes.device) if codebook is None else codebook
         return book[unpack(codes, self.high_first).int()]
 
     def codes(self, scaled: Tensor) -> Tensor:
@@ -102,7 +116,7 @@ class Format:
         """Its granularity of that name, the default one without."""
         named = {g.name: g for g in self.granularities}
         if name is not None and name not in named:
-            raise Refused(f"Format {self.name} has no {name!r} scales; choose {' or '.join(named)}.")
+            raise Refused(f"granularity {name!r} is none of {self.name}'s; choose {' or '.join(named)}.")
         return named[name] if name else self.granularities[0]
 
 
@@ -148,6 +162,4 @@ FORMATS: dict[str, Format] = {
 
 
 def format_named(name: str) -> Format:
-    if name not in FORMATS:
-        raise Refused(f"Format {name!r} is unknown; choose one of {', '.join(FORMATS)}.")
-    return FORMATS[name]
+    return FORMATS[one_of("format", name, FORMATS)]

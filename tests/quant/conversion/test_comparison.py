@@ -94,7 +94,7 @@ def test_shapes_that_differ_are_refused(tmp_path: Path) -> None:
 
 def test_files_without_a_common_layer_are_refused(tmp_path: Path) -> None:
     a, b = saved(tmp_path / "a.safetensors", {"x": torch.ones(2)}), saved(tmp_path / "b.safetensors", weights())
-    with pytest.raises(Refused, match="share no layer"):
+    with pytest.raises(Refused, match="shares no layer with"):
         compare(a, b)
 
 

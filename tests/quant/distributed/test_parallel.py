@@ -38,7 +38,7 @@ def test_uneven_rows_work_and_blocks_that_do_not_fit_are_named(ranks):
     for rank in ranks:
         assert rank["fsdp_uneven"]["per-row"] is True
         said = rank["fsdp_uneven"]["block"]
-        assert said.startswith("Layer 0: ") and "[333, 512]" in said and "multiples of 128" in said
+        assert said.startswith("0: ") and "[333, 512]" in said and "multiples of 128" in said
 
 
 def test_a_module_quantized_for_good_holds_no_second_copy(ranks):

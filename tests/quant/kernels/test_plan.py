@@ -82,13 +82,13 @@ def test_upcast_when_asked(granularity):
     assert (choice.kernel.family, choice.reason, choice.activation) == ("upcast", "as asked", None)
 
 
-@pytest.mark.parametrize("compute", ("auto", "scaled_mm", "upcast"))
+@pytest.mark.parametrize("compute", plan.FAMILIES)
 @pytest.mark.parametrize("format", quant.FORMATS.values(), ids=lambda f: f.name)
 def test_every_format_has_a_kernel_and_a_reason(format, compute):
     for granularity in format.granularities:
         choice = chosen(granularity, format, compute=compute)
         assert choice.reason
-        assert (choice.activation is None) == (choice.kernel.family != "scaled_mm")
+        assert (choice.activation is None) == (not choice.kernel.on_codes)
 
 
 def test_transformed_weights_are_upcast():

@@ -12,6 +12,7 @@ from scaled_fp8 import quant
 from scaled_fp8.quant.kernels import quantizers
 from scaled_fp8.quant.kernels.activations import SCHEMES
 from scaled_fp8.quant.kernels.diagnosis import doctor, typical
+from scaled_fp8.quant.kernels.probe import TOKENS
 from scaled_fp8.quant.kernels.proof import SHAPE, measured, prove, prove_quantizer, quantizer_for
 from scaled_fp8.quant.kernels.quantizers import QUANTIZERS, Quantizer, of_any_number
 from scaled_fp8.quant.kernels.registry import BOUND, KERNELS, Kernel, Workload
@@ -66,6 +67,74 @@ def test_wrong_numbers_are_no_proof(change):
     assert "is wrong on cpu: relative error" in str(proof.reason)
 
 
+def wrong_for_many(x, weight, bias):
+    """As a second kernel for more rows than a first one takes."""
+    return UPCAST.run(x, weight, bias, None) * (1 if x.shape[0] <= 32 else 1.1)
+
+
+def wrong_for_one(x, weight, bias):
+    return UPCAST.run(x, weight, bias, None) * (1.1 if x.shape[0] == 1 else 1)
+
+
+def wrong_past_a_tile(x, weight, bias):
+    """As a kernel that forgets what is beyond the last whole tile of inputs."""
+    whole = weight.shape[1] // 128 * 128
+    y = x.float()[:, :whole] @ weight.dequantize()[:, :whole].T
+    return (y + bias.float()).to(x.dtype)
+
+
+def wrong_past_a_row_of_tiles(x, weight, bias):
+    y = UPCAST.run(x, weight, bias, None)
+    y[:, 256:] = 0
+    return y
+
+
+@pytest.mark.parametrize(
+    "change", (wrong_for_many, wrong_for_one, wrong_past_a_tile, wrong_past_a_row_of_tiles), ids=lambda f: f.__name__
+)
+def test_every_number_of_rows_and_what_is_beyond_a_tile_is_proven(change):
+    assert "is wrong on cpu" in str(prove(twisted(change), LAYER).reason)
+
+
+def transposed_scales(x, weight, bias):
+    grid = weight.scale
+    return UPCAST.run(x, replace(weight, scale=grid.t().reshape(grid.shape)), bias, None)
+
+
+def test_the_axes_of_block_scales_are_proven():
+    layer = replace(LAYER, granularity=quant.PerBlock(128, 128))
+    assert prove(UPCAST, layer).works
+    assert not prove(twisted(transposed_scales), layer).works
+
+
+##### Sums in fewer bits
+
+
+def rounded_sums(bits: int, step: int = 128):
+    """A GEMM whose running sums keep so many bits, as FP8 units do: after each step the rest is cut off."""
+
+    def compute(a, weight, bias):
+        x, w = a.codes.float() * a.scale, weight.dequantize()
+        total = torch.zeros(x.shape[0], w.shape[0])
+        for start in range(0, x.shape[1], step):
+            total += x[:, start : start + step] @ w[:, start : start + step].T
+            mantissa, exponent = torch.frexp(total)
+            total = torch.ldexp((mantissa * 2**bits).trunc(), exponent - bits)
+        return (total + bias.float()).to(a.dtype)
+
+    return compute
+
+
+@pytest.mark.parametrize(("bits", "works"), ((14, True), (8, False)))
+@pytest.mark.parametrize("inputs", (4096, 16384))
+def test_fast_sums_may_add_a_hundredth(inputs, bits, works):
+    """Kept where they pay, with 14 bits and many inputs; refused where they would be heard."""
+    fast = next(kernel for kernel in KERNELS if kernel.name == "scaled_mm per-row fast")
+    simulated = replace(fast, name=f"simulated {bits}", rules=(), compute=rounded_sums(bits))
+    proof = prove(simulated, replace(LAYER, shape=(4096, inputs)))
+    assert proof.works is works, proof
+
+
 def test_an_exception_is_told_in_its_first_line():
     def missing(*_):
         raise NotImplementedError("'addmm' not implemented for 'Float8'\nat line 12 of something long")
@@ -89,7 +158,7 @@ def test_measured_once_whatever_the_shape():
     kernel = twisted(counted)
     for shape in ((64, 64), (128, 32)):
         prove(kernel, replace(LAYER, shape=shape))
-    assert runs == [SHAPE]
+    assert runs == [SHAPE] * len(TOKENS)
 
 
 @pytest.mark.parametrize("mode", (torch.inference_mode, torch.no_grad, lambda: torch.autocast("cpu", torch.bfloat16)))

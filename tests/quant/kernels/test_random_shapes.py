@@ -28,13 +28,15 @@ def weight_of(values: Tensor, layer: Workload) -> quant.QuantizedWeight:
 def noises(kernel: Kernel, layer: Workload, shape: tuple[int, int, int]) -> Tensor:
     """Energy of the signal, of the kernel's noise and of its scheme's in float32, all against unquantized values."""
     tokens, outputs, inputs = shape
+    # a rotation takes whole groups
+    inputs = inputs + -inputs % 16 if layer.rotation else inputs
     rng = torch.Generator().manual_seed(tokens * outputs * inputs)
     x = (torch.randn(tokens, inputs, generator=rng) * torch.logspace(1, -1, tokens)[:, None]).to(layer.dtype)
     values, bias = torch.randn(outputs, inputs, generator=rng), torch.randn(outputs, generator=rng).to(layer.dtype)
     weight = weight_of(values, layer)
     scale = x.float().abs().amax() / E4M3.maximum if layer.activation == "static" else None
     truth = x.float() @ values.T + bias.float()
-    scheme = as_multiplied(kernel, x, scale) @ weight.dequantize().T + bias.float()
+    scheme = as_multiplied(kernel, x, scale, weight.rotation) @ weight.dequantize().T + bias.float()
     got = kernel.run(x, weight, bias, scale).float()
     return torch.stack([t.double().square().sum() for t in (truth, got - truth, scheme - truth)])
 

@@ -158,7 +158,9 @@ def test_bias_and_dtype(kernel, dtype):
 ELSEWHERE = {
     "scaled_mm mxfp8": "comfy-kitchen's operators need the GPU",
     "scaled_mm nvfp4": "comfy-kitchen's operators need the GPU",
+    "scaled_mm int8 convrot fused": "comfy-kitchen's operators need the GPU",
     "scaled_mm int8 fused": "comfy-kitchen's operators need the GPU",
+    "upcast by comfy-kitchen": "comfy-kitchen's operators need the GPU",
     "upcast by bits": "it is for CPUs",
     "upcast fused": "Triton's kernels are compiled for GPUs in test_triton_kernels",
 }
@@ -226,6 +228,15 @@ REFUSALS = {
         ({}, "needs int8 codes, not float8_e4m3fn"),
         ({"format": quant.FORMATS["int8"]}, "needs an NVIDIA GPU, not cpu"),
     ],
+    "scaled_mm int8 convrot fused": [
+        ({}, "needs a weight that is rotated"),
+        ({"format": quant.FORMATS["int8_convrot"], "rotation": 16}, "needs an NVIDIA GPU, not cpu"),
+    ],
+    "scaled_mm int8 convrot": [
+        ({"format": quant.FORMATS["int8_convrot"], "has_transform": True}, "needs a weight that is rotated"),
+        ({"format": quant.FORMATS["int8"], "rotation": 16}, "needs int8_convrot codes, not int8"),
+        ({"format": quant.FORMATS["int8_convrot"], "rotation": 16, "has_transform": True}, None),
+    ],
     "scaled_mm int8": [
         ({}, "needs int8 codes, not float8_e4m3fn"),
         ({"format": quant.FORMATS["int8"], "has_transform": True}, "needs a weight without smoothing or rotation"),
@@ -237,6 +248,10 @@ REFUSALS = {
         ({}, "needs block or group scales, not float8_e4m3fn per-row"),
         ({"format": quant.FORMATS["nvfp4"], "granularity": quant.PerGroup(1, 16)}, "needs block or group scales"),
         ({"granularity": quant.PerBlock()}, None),
+    ],
+    "upcast by comfy-kitchen": [
+        ({}, "needs a per-tensor scale, not per-row"),
+        ({"granularity": quant.PerTensor()}, "needs an NVIDIA GPU, not cpu"),
     ],
     "upcast by bits": [
         ({"has_transform": True}, "needs a weight without smoothing"),

@@ -18,8 +18,10 @@ WAYS = {
     "scaled_mm per-row": (E4M3, quant.PerRow(), "scaled_mm", "dynamic"),
     "scaled_mm per-tensor": (E4M3, quant.PerTensor(), "scaled_mm", "static"),
     "scaled_mm int8": (quant.FORMATS["int8"], quant.PerRow(), "scaled_mm", "dynamic"),
+    "scaled_mm int8 convrot": (quant.FORMATS["int8_convrot"], quant.PerRow(), "scaled_mm", "dynamic"),
     "upcast by bits, blocks": (E4M3, quant.PerBlock(), "auto", "dynamic"),
     "upcast by bits": (E4M3, quant.PerRow(), "upcast", "dynamic"),
+    "upcast": (quant.FORMATS["nvfp4"], quant.PerGroup(1, 16), "upcast", "dynamic"),
 }
 
 
@@ -89,13 +91,7 @@ def test_inductor_gives_the_same_codes():
 def test_every_kernel_of_a_cpu_is_compiled():
     """But for those that come after one that never fails here."""
     here = {k.name for k in KERNELS if any(works(k, way) for way in WAYS.values())}
-    spare = {
-        "scaled_mm emulated per-row",
-        "scaled_mm per-tensor dynamic",
-        "dequantized block",
-        "upcast",
-        "upcast by table",
-    }
+    spare = {"scaled_mm emulated per-row", "scaled_mm per-tensor dynamic", "dequantized block", "upcast by table"}
     assert here - spare <= set(WAYS)
 
 

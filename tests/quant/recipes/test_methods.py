@@ -31,9 +31,9 @@ def test_granularity_is_the_users_where_the_format_has_it() -> None:
     assert METHODS["fp8-dynamic"].granularity("block").name == "block"
     assert METHODS["int8"].granularity("per-tensor").name == "per-tensor"
     assert METHODS["nvfp4"].granularity("per-row").name == "group"
-    with pytest.raises(Refused, match="int8 has no 'block' scales"):
+    with pytest.raises(Refused, match="granularity 'block' is none of int8's"):
         METHODS["int8"].granularity("block")
-    with pytest.raises(Refused, match="Granularity 'rows' is unknown; choose one of per-tensor, per-row, block"):
+    with pytest.raises(Refused, match="granularity 'rows' is unknown; choose one of per-tensor, per-row, block"):
         METHODS["nvfp4"].granularity("rows")
 
 

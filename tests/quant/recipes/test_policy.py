@@ -216,7 +216,7 @@ def test_quantized_layers_are_left_alone() -> None:
 
 @pytest.mark.parametrize("format", [name for name in FORMATS if name != "int8"])
 def test_only_int8_for_a_vae(format: str) -> None:
-    with pytest.raises(Refused, match=f"{format} is refused for a VAE.*choose int8"):
+    with pytest.raises(Refused, match=f"'vae' is not quantized to {format}.*choose int8"):
         Policy(FORMATS[format], FORMATS[format].granularity(), "vae")
 
 
@@ -237,8 +237,8 @@ def test_vae_convolutions_inside_are_quantized() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"component": "unet"}, "Component 'unet' is unknown"),
-        ({"family": "flux9"}, "Family 'flux9' is unknown; choose one of flux2"),
+        ({"component": "unet"}, "component 'unet' is unknown"),
+        ({"family": "flux9"}, "family 'flux9' is unknown; choose one of flux2"),
         ({"keep": "("}, "is not a regular expression"),
     ],
     ids=str,

@@ -1,0 +1,72 @@
+"""A forward can be captured in a CUDA graph: it asks no tensor for its value and copies nothing between devices."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from products import FAKE, fake, faked, weight
+from scaled_fp8 import quant
+from scaled_fp8.quant.kernels.bits import CODINGS
+from scaled_fp8.quant.kernels.diagnosis import typical
+from scaled_fp8.quant.kernels.registry import KERNELS
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+CPU = torch.device("cpu")
+# What waits for the device, or for the host
+SYNCHRONISE = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "is_nonzero")
+# comfy-kitchen's and Triton's launches need the GPU; by bits is for CPUs
+ELSEWHERE = ("mxfp8", "nvfp4", "fused", "kitchen", "by bits")
+
+
+class NoWaiting(TorchDispatchMode):
+    """Raises where a forward would wait."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        assert not name.startswith(SYNCHRONISE), f"{name} waits for the device"
+        out = func(*args, **(kwargs or {}))
+        if name in ("_to_copy", "copy_"):
+            places = {t.device.type for t in tree_leaves((args, kwargs, out)) if isinstance(t, torch.Tensor)}
+            assert len(places) == 1, f"{name} copies between {places}"
+        return out
+
+
+def test_the_mode_sees_both():
+    with NoWaiting(), pytest.raises(AssertionError, match="waits"):
+        torch.ones(()).item()
+    with FAKE, NoWaiting(), pytest.raises(AssertionError, match="copies between"):
+        fake(torch.ones(2), "cuda").to("cpu")
+
+
+@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch knows nothing of CUDA")
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
+def test_no_kernel_waits(kernel, dtype):
+    if any(word in kernel.name for word in ELSEWHERE):
+        pytest.skip(f"{kernel.name} cannot be run on a fake GPU")
+    layer = typical(kernel, CPU, dtype)
+    values = weight(48, 80)
+    made = values if layer.format == values.format else quant.quantize(values.dequantize(), layer.format)
+    own = made if layer.format.dtype not in CODINGS else weight(48, 80, granularity=layer.granularity)
+    w, scale = faked(own, "cuda"), None
+    with FAKE, torch.no_grad():
+        x = fake(torch.zeros(3, 80, dtype=dtype), "cuda")
+        scale = fake(torch.tensor(0.1), "cuda") if layer.activation == "static" else None
+        # what is made once, is made now
+        kernel.run(x, w, None, scale)
+        with NoWaiting():
+            kernel.run(x, w, None, scale)
+
+
+@pytest.mark.parametrize("format", ("float8_e4m3fn", "nvfp4", "int8_convrot", "int4_convrot"))
+def test_a_second_forward_asks_for_no_value(format):
+    """On a CPU, whose kernels look at a weight once."""
+    chosen = quant.FORMATS[format]
+    model = torch.nn.Linear(128, 64).bfloat16()
+    quant.patch_linears(torch.nn.Sequential(model), {"0": quant.quantize(model.weight.detach().float(), chosen)})
+    x = torch.zeros(3, 128).bfloat16()
+    with torch.no_grad():
+        model(x)
+        with NoWaiting():
+            model(x)
