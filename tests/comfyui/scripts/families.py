@@ -249,13 +249,13 @@ logging.getLogger().addHandler(LOG)
 
 def loaded(name: str, dialect: str, tensors: StateDict, linears: set[str], beside: StateDict) -> dict:
     small = SMALL[name]
-    stored, metadata, meant = written(dialect, tensors, linears)
-    metadata = {**small.metadata, **metadata}
+    stored, quantization, meant = written(dialect, tensors, linears)
+    metadata = {**small.metadata, **quantization}
     file = f"{name}-{dialect}.safetensors"
     save_file(
         {k: v.contiguous() for k, v in {**file_names(name, stored), **beside}.items()}, MODELS / file, metadata or None
     )
-    reference = core_model(file_names(name, meant) | beside, metadata)
+    reference = core_model(file_names(name, meant) | beside, small.metadata)
     if type(reference.model.model_config).__name__ != name:
         return {"refused": f"the harness built {type(reference.model.model_config).__name__}"}
     LOG.lines.clear()
