@@ -93,7 +93,9 @@ def load_diffusion_model(path: str, compute: str, activation_scale: str, disable
     metadata = dict(checkpoint.source.metadata)
     model = comfy.sd.load_diffusion_model_state_dict(tensors, options, metadata, disable_dynamic)
     if model is None:
-        raise quant.Refused(f"{Path(path).name}: holds no diffusion model that this ComfyUI knows; update it or choose another file.")
+        raise quant.Refused(
+            f"{Path(path).name}: holds no diffusion model that this ComfyUI knows; update it or choose another file."
+        )
     settle_arrivals(model, notes)
     plan_model(model, compute, activation_scale)
     model.cached_patcher_init = (load_diffusion_model, (path, compute, activation_scale))

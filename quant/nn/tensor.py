@@ -27,6 +27,20 @@ if TYPE_CHECKING:
     from ..kernels.plan import Choice
 
 
+@dataclass(frozen=True)
+class LowRank:
+    """What a low-rank weight keeps when it is quantized anew: ``W = rest * smooth + up @ down``."""
+
+    up: Tensor
+    down: Tensor
+    smooth: Tensor | None
+
+    def rest(self, weight: Tensor) -> Tensor:
+        """What of a weight ``[out, in]`` is left for codes, float32."""
+        left = torch.addmm(weight.float(), self.up.float(), self.down.float(), alpha=-1)
+        return left if self.smooth is None else left / self.smooth
+
+
 class ScaledWeightLayout(QuantizedLayout):
     """A QuantizedWeight as a comfy-kitchen tensor; any operation without a kernel sees the dequantized weight."""
 
@@ -47,11 +61,14 @@ class ScaledWeightLayout(QuantizedLayout):
         outer: Tensor | None = None
         codebook: Tensor | None = None
         shard: Shard | None = None
+        offset: Tensor | None = None
+        up: Tensor | None = None
+        down: Tensor | None = None
         # not compared: it counts calls, and torch.compile would take a new count for a new weight
         choice: Choice | None = field(default=None, compare=False)
 
         def _tensor_fields(self) -> list[str]:
-            names = ("scale", "input_scale", "smooth", "outer", "codebook")
+            names = ("scale", "input_scale", "smooth", "outer", "codebook", "offset", "up", "down")
             return [name for name in names if getattr(self, name) is not None]
 
     @classmethod
@@ -65,11 +82,17 @@ class ScaledWeightLayout(QuantizedLayout):
         inplace_ops: bool = False,
         input_scale: Tensor | None = None,
         choice: Choice | None = None,
+        beside: LowRank | None = None,
     ) -> tuple[Tensor, Params]:
-        """Quantize ``[out, in]`` with new scales; a seed > 0 rounds stochastically, as ComfyUI does for LoRA."""
+        """Quantize ``[out, in]`` with new scales; a seed > 0 rounds stochastically, as ComfyUI does for LoRA.
+
+        beside: a low-rank part that stays as it is, so that the codes hold the rest alone.
+        """
         granularity, seed = granularity or PerTensor(), stochastic_rounding or 0
         if not isinstance(scale, Tensor):
-            weight = quantize(tensor.flatten(1), format, granularity, seed=seed)
+            rest = tensor.flatten(1) if beside is None else beside.rest(tensor)
+            weight = quantize(rest, format, granularity, seed=seed)
+            weight = weight if beside is None else replace(weight, **vars(beside))
             return weight.codes, params_of(weight, tensor.dtype, choice, input_scale, tuple(tensor.shape))
         values = tensor.flatten(1).float()
         scale = scale.float().reshape(granularity.scale_shape((values.shape[0], values.shape[1])))
@@ -80,7 +103,9 @@ class ScaledWeightLayout(QuantizedLayout):
     @classmethod
     def requantize_kwargs(cls, qtensor: QuantizedTensor) -> dict[str, object]:
         """What a LoRA merge keeps; smooth and rotation are inside the dequantized weight already."""
-        return {name: getattr(qtensor._params, name) for name in ("format", "granularity", "input_scale", "choice")}
+        params = qtensor._params
+        kept = {name: getattr(params, name) for name in ("format", "granularity", "input_scale", "choice")}
+        return kept if params.up is None else kept | {"beside": LowRank(params.up, params.down, params.smooth)}
 
     @classmethod
     def dequantize(cls, qdata: Tensor, params: Params) -> Tensor:
@@ -181,6 +206,9 @@ def scaled_weight(codes: Tensor, params: ScaledWeightLayout.Params) -> Quantized
         rotation=params.rotation,
         outer=params.outer,
         codebook=params.codebook,
+        offset=params.offset,
+        up=params.up,
+        down=params.down,
     )
 
 
@@ -202,6 +230,9 @@ def params_of(
         rotation=weight.rotation,
         outer=weight.outer,
         codebook=weight.codebook,
+        offset=weight.offset,
+        up=weight.up,
+        down=weight.down,
         choice=choice,
     )
 
