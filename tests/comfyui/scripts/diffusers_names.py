@@ -114,7 +114,7 @@ def figures(name: str, per_row: bool) -> dict:
 
 
 def swapped(name: str, per_row: bool) -> dict:
-    """How far weights are from what core makes of the dequantized file, and which halves that changed places are scaled."""
+    """How far off weights are beside core on the dequantized file, and which of the halves that moved are scaled."""
     names = comfy.utils.mmdit_to_diffusers({"depth": 2, "num_blocks": 2})
     tensors = quantized(by_diffusers_names(sd3(), names), per_row)
     save_file(tensors, MODELS / f"{name}.safetensors")
