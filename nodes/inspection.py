@@ -107,14 +107,14 @@ def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any
 
 def layer_choice(checkpoint: Checkpoint, name: str, device: torch.device, dtype: torch.dtype, compute: str) -> Choice:
     layer = checkpoint.spec(name)
-    transformed = layer.rotation > 0 or layer.module.key("smooth") is not None
-    return choose_foreseen(layer.format, layer.granularity, layer.shape, device, dtype, compute, transformed)
+    return choose_foreseen(layer.format, layer.granularity, layer.shape, device, dtype, compute, layer.transformed)
 
 
 def in_core(checkpoint: Checkpoint, name: str) -> bool:
     """Whether ComfyUI's own kernels run the layer, by the rule that loading goes by."""
     layer = checkpoint.spec(name)
-    return runs_in_core(layer.format, layer.granularity, layer.module.key("smooth") is not None)
+    foreign = layer.module.key("up") is not None or (layer.rotation > 0 and not layer.format.rotates)
+    return not foreign and runs_in_core(layer.format, layer.granularity, layer.module.key("smooth") is not None)
 
 
 def as_json(choice: Choice) -> dict[str, Any]:

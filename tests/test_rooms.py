@@ -25,6 +25,14 @@ ARROWS: dict[str, set[str]] = {
 # module -> the tests that run it, where no file bears its name
 TESTED_BY = {
     "checkpoint/checks.py": "checkpoint/test_plausibility.py",
+    "checkpoint/dialect.py": "checkpoint/test_dialects.py",
+    "checkpoint/kinds.py": "checkpoint/test_dialects.py",
+    "checkpoint/marked_dialects.py": "checkpoint/test_dialects.py",
+    "checkpoint/mma.py": "checkpoint/test_low_bits.py",
+    "checkpoint/named_dialects.py": "checkpoint/test_dialects.py",
+    "checkpoint/nunchaku.py": "checkpoint/test_low_bits.py",
+    "checkpoint/scaled_dialects.py": "checkpoint/test_dialects.py",
+    "checkpoint/signs.py": "checkpoint/test_dialects.py",
     "checkpoint/findings.py": "checkpoint/test_read.py",
     "distributed/gathering.py": "distributed/test_parallel.py",
     "nn/operations.py": "distributed/test_parallel.py",

@@ -15,7 +15,7 @@ from ...quant.errors import Refused
 from ...quant.kernels.plan import Choice, choose_for
 from ...quant.nn.forward import apply
 from ...quant.nn.tensor import from_tensor, is_scaled, with_choice
-from ...quant.weights.native import native_tensors, runs_in_core
+from ...quant.weights.native import core_runs, native_tensors
 from ...quant.weights.weight import QuantizedWeight
 
 
@@ -122,7 +122,7 @@ def emulated_formats(device: torch.device) -> set[str]:
 
 
 def left_to_core(weight: QuantizedWeight) -> bool:
-    return runs_in_core(weight.format, weight.granularity, weight.smooth is not None)
+    return core_runs(weight)
 
 
 def unused_weight(module: Module) -> Parameter:

@@ -6,13 +6,17 @@ import re
 
 import torch
 
-from .layer import NVFP4, Layer
+from .companions import companion_problem
+from .kinds import MXFP4, NUNCHAKU_AWQ, NVFP4, NVFP4_LOW, W4A8, as_float
+from .layer import Layer
 from .plausibility import NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible
 from .sampling import chunks, sample, scale_values
 
 LARGEST = 1 << 25  # elements of a layer that is read whole
 READ = 3  # layers read whole to settle what shapes cannot
 DOUBTFUL = (1e-4, 64.0)  # amax by the scale alone outside of which a layer is looked at in any case
+# kinds whose scales may be zero, of blocks or rows of zeros, or of groups that only fill up
+ZEROS = (NVFP4, NVFP4_LOW, W4A8, NUNCHAKU_AWQ)
 # large or zero-initialised by design; section "layers usually kept in high precision" of the catalogue
 EXEMPT = re.compile(
     r"embed|shared|relative_attention_bias|modulation|adaln|adaLN|_mod\.|time_in|guidance_in|vector_in|final_layer"
@@ -25,14 +29,23 @@ def scale_problem(layer: Layer, everything: bool = False) -> tuple[str, bool]:
     if layer.plain:
         return "", False
     scale = scale_values(layer, everything)
-    problem = bad_scale(scale, zeros=layer.kind is NVFP4)
+    problem = bad_scale(scale, zeros=layer.kind in ZEROS)
     low, high = DOUBTFUL
     largest = float(scale.max()) * layer.format.maximum
-    return problem or nested_problem(layer), not low < largest < high
+    return problem or companion_problem(layer) or lost_blocks(layer), not low < largest < high
 
 
-def nested_problem(layer: Layer) -> str:
-    return bad_scale(layer.tensor("global_scale")) if layer.kind is NVFP4 else ""
+def lost_blocks(layer: Layer) -> str:
+    """What NVFP4 cannot hold of MXFP4's scales, which reach further; blocks of zeros may have any."""
+    if layer.kind is not MXFP4:
+        return ""
+    scale = as_float(layer.tensor("scale").view(torch.uint8))
+    low = scale < float(scale.max()) * 2.0**-17
+    if not bool(low.any()):
+        return ""
+    values = layer.values(layer.tensor("weight")).view(*scale.shape, 32)
+    lost = bool((low & values.ne(0).any(-1)).any())
+    return "its block scales reach further than the 17 powers of two that NVFP4 holds them in" if lost else ""
 
 
 def code_problem(layer: Layer, everything: bool = False) -> str:
@@ -46,7 +59,7 @@ def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:
     """The same by one sample; low: whether it is large enough to be called too small."""
     if broken := bad_codes(seen.raw):
         return broken
-    if low and not seen.zero and not bool(seen.scaled.any()):
+    if low and not seen.zero and not bool(seen.scaled.any()) and layer.kind.offset is None:
         return "its codes are not zero but their scales are: the scales are of another layer, or were never filled in"
     exempt = bool(EXEMPT.search(layer.name)) or len(layer.full) > 2
     problem = implausible(seen.scaled, layer.inputs, exempt, low)

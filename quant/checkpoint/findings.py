@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
+
+from torch import Tensor
 
 from ..files.stored import Source
 from ..text import few
@@ -16,7 +19,8 @@ from .verdict import PLAIN_CAST, REFUSED, SCALED, SHOWN, LayerVerdict, Verdict
 
 @dataclass
 class Findings:
-    """What a survey has found so far. refused: layer or key -> reason; notes: what else is to be known."""
+    """What a survey has found so far. refused: layer or key -> reason; notes: what else is to be known; biases: name ->
+    what makes it, where it is not what the file holds."""
 
     source: Source
     modules: dict[str, Module]
@@ -24,7 +28,7 @@ class Findings:
     refused: dict[str, str] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     consumed: set[str] = field(default_factory=set)
-    bias_scales: dict[str, str] = field(default_factory=dict)
+    biases: dict[str, Callable[[], Tensor]] = field(default_factory=dict)
 
     @cached_property
     def verdict(self) -> Verdict:
@@ -85,6 +89,7 @@ def facts(layer: Layer) -> str:
         "scale divides" if layer.reciprocal else "",
         "block scales in cuBLAS tiles" if layer.swizzled else "",
         f"rotated by {layer.rotation}" if layer.rotation else "",
-        f"smoothed by {layer.module.key('smooth')}" if layer.module.key("smooth") else "",
+        f"smoothed by {key}" if (key := layer.module.key("smooth") or layer.module.key("smooth_divisor")) else "",
+        f"low rank by {layer.module.key('up')}" if layer.module.key("up") else "",
     ]
     return ", ".join(e for e in extras if e)

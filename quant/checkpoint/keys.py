@@ -27,7 +27,7 @@ ROLES = (
     Role("bias", (".bias", ".bias:_data"), "as it is"),
     Role("scale", (".weight_scale", ".scale_weight", ".weight_scale_inv", ".qscale_weight", ".weight._scale",
                    "._weight_scale", ".weight:scale", ".scale_reciprocal", ".weight_quantizer._scale",
-                   ".weight.scale_weight", ".weight.weight_scale", ".fp8_map_scale"),
+                   ".weight.scale_weight", ".weight.weight_scale", ".fp8_map_scale", ".wscales"),
          "W = codes * scale", binding=True),
     Role("quant_scale", (), "W = codes / scale", binding=True),  # `.scale` beside `.float8_data`
     Role("global_scale", (".weight_scale_2",), "W = codes * scale * global", binding=True),
@@ -36,25 +36,41 @@ ROLES = (
     Role("channel_scale", (".weight_s_channel",), "W = int8 * scale", binding=True),
     Role("codebook", (".weight_codebook",), "the values of 4-bit codes", binding=True),
     Role("zero_point", (".zero_point", ".weight_zero_point"), "W = (codes - zero) * scale", binding=True),
-    Role("low_rank", (".svd_up", ".svd_down", ".proj_up", ".proj_down", ".svdquant_lora_a", ".svdquant_lora_b"),
+    Role("offset", (".weight_zero", ".weight_zeros", ".wzeros"), "W = codes * scale + offset", binding=True),
+    Role("up", (".proj_up", ".weight_proj_up", ".svdquant_lora_b", ".svd_up"), "W = codes * scale + up @ down",
+         binding=True),
+    Role("down", (".proj_down", ".weight_proj_down", ".svdquant_lora_a", ".svd_down"),
          "W = codes * scale + up @ down", binding=True),
-    Role("nunchaku", (".wscales", ".wtscale", ".wcscales", ".wzeros", ".smooth_factor_orig"), "SVDQuant scales"),
+    Role("nunchaku", (".wtscale", ".wcscales"), "more scales of Nunchaku's NVFP4", binding=True),
+    Role("unused", (".smooth_factor_orig",), "what smoothing was before it was fused"),
     Role("quantizer", (".weight_quantizer._amax", ".weight_quantizer._double_scale",
                        ".weight_quantizer._pre_quant_scale", ".input_quantizer._amax",
                        ".input_quantizer._pre_quant_scale"), "state of a quantizer object"),
-    Role("smooth", (".pre_quant_scale", ".smooth_factor"), "x = x * smooth", binding=True),
+    Role("smooth", (".pre_quant_scale",), "x = x * smooth", binding=True),
+    Role("smooth_divisor", (".smooth_factor", ".weight_smooth_factor"), "x = x / smooth", binding=True),
+    Role("alpha", (), "global = alpha * input_divisor", binding=True),  # `.alpha` beside `.input_global_scale`
     Role("bias_scale", (".bias_scale",), "bias = codes * scale", binding=True),
     Role("fallback_scale", (".weight_scalar",), "per-tensor stand-in for the block scales"),
     Role("input_scale", (".input_scale", ".scale_input", ".activation_scale", ".act_scale", ".qscale_act"),
          "x_codes = x / scale"),
-    Role("input_helper", (".input_scale_reciprocal", ".input_scale_ub", ".output_scale", ".input_global_scale",
-                          ".input_amax"), "for activations only"),
+    Role("input_divisor", (".input_global_scale",), "x_codes = x * scale"),
+    Role("input_helper", (".input_scale_reciprocal", ".input_scale_ub", ".output_scale", ".input_amax",
+                          ".input_absmax"), "for activations only"),
     Role("marker", (".comfy_quant", ".weight_shape", ".k_scale", ".v_scale", "._extra_state"), "says what the rest is"),
 )  # fmt: skip
 
 SUFFIXES: dict[str, str] = {suffix: role.name for role in ROLES for suffix in role.suffixes}
 BINDING = frozenset(role.name for role in ROLES if role.binding)
 LONGEST = max(s.count(".") for s in SUFFIXES)
+# suffixes that mean something only beside others of their module: (what stands beside, its role)
+BESIDE = {
+    ".scale": (".float8_data", "quant_scale"),
+    ".alpha": (".input_global_scale", "alpha"),
+    ".lora_up": (".qweight", "up"),
+    ".lora_down": (".qweight", "down"),
+    ".smooth": (".qweight", "smooth_divisor"),
+    ".smooth_orig": (".qweight", "unused"),
+}
 # scales that name their weight's whole key, where the weight is a bare parameter: `experts.gate_up_proj_scale_inv`
 WEIGHT_KEYED = {"_scale_inv": ".weight_scale_inv", "_scale": ".weight_scale", ".scale_weight": ".scale_weight"}
 # a gain of a norm, never a scale of codes
@@ -100,7 +116,11 @@ def weight_keyed(key: str, quantized: set[str]) -> tuple[str, str]:
 
 
 def add_bare(modules: dict[str, dict[str, str]], names: list[str], quantized: set[str]) -> None:
-    """Adds scales that need their weight to be known as such: `X.scale`, and `X` itself (from a sidecar's map)."""
+    """Adds what needs the rest of its module to be known as such: `X.scale`, and `X` itself (from a sidecar's map)."""
+    for key in names:
+        owner, suffix = key.rpartition(".")[0], "." + key.rpartition(".")[2]
+        if suffix != ".scale" and suffix in BESIDE and BESIDE[suffix][0] in modules.get(owner, {}):
+            modules[owner][suffix] = key
     for key in names:
         owner = key.removesuffix(".scale")
         suffix = ".scale" if owner != key else "="

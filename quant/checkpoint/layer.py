@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -14,25 +13,12 @@ from ..errors import Refused
 from ..weights.formats import Format
 from ..weights.granularity import Granularity, PerBlock
 from ..weights.weight import QuantizedWeight
+from . import mma, nunchaku
 from .dialects import Dialect
+from .kinds import NUNCHAKU, UNSCALED, Kind
 from .module import Module
 from .plausibility import plausible_input_scale
-from .scale_shape import Fit, padded
-
-
-@dataclass(frozen=True)
-class Kind:
-    """How scales are stored: the roles it needs beside the weight and may have, and the function that reads them.
-
-    format: the one format it is for, "" where the dtype says; outer: reads the scale one level above.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    scale: Callable[[Layer], Tensor]
-    format: str = ""
-    outer: Callable[[Layer], Tensor] | None = None
-    may: tuple[str, ...] = ()
+from .scale_shape import Fit
 
 
 @dataclass(frozen=True)
@@ -41,7 +27,8 @@ class Layer:
 
     stored: the matrix ``[rows, cols]`` of values as it lies in the file; fits: readings of its scale still open,
     one when decided; transposed: stored as ``[in, out]``; reciprocal: the scale divides; swizzled: block scales lie in
-    cuBLAS tiles; rotation: ConvRot group; full: the weight's own shape where it has more than two dimensions.
+    cuBLAS tiles; rotation: ConvRot group; full: the weight's own shape where it has more than two dimensions;
+    unsigned: its activations are quantized shifted by nunchaku.SHIFT, for which its bias makes up.
     """
 
     module: Module
@@ -55,6 +42,7 @@ class Layer:
     reciprocal: bool = False
     swizzled: bool | None = False
     rotation: int = 0
+    unsigned: bool = False
 
     @property
     def name(self) -> str:
@@ -72,7 +60,7 @@ class Layer:
     def shape(self) -> tuple[int, int]:
         """Logical ``[out, in]``, without padding."""
         rows, cols = self.stored[::-1] if self.transposed else self.stored
-        if self.kind not in (MXFP8, NVFP4):
+        if not self.kind.block:
             return rows, cols
         known, bias = self.module.marker.get("orig_shape"), self.module.shape("bias")
         if not (isinstance(known, list) and len(known) == 2):
@@ -103,6 +91,12 @@ class Layer:
     def plain(self) -> bool:
         return self.kind is UNSCALED
 
+    @property
+    def transformed(self) -> bool:
+        """Whether the weight is more than values times scales."""
+        beside = any(self.module.key(role) for role in ("smooth", "smooth_divisor", "up"))
+        return beside or self.rotation > 0 or self.kind.offset is not None
+
     def grid(self) -> Tensor:
         """Float32 scales over the stored matrix, one for each tile."""
         grid = self.fits[0].grid(self.kind.scale(self), self.stored)
@@ -110,18 +104,17 @@ class Layer:
 
     def decode(self) -> QuantizedWeight:
         """The weight in canonical form, ``[out, in]``; reads this layer's tensors and no other."""
-        codes = self.codes().T if self.transposed else self.codes()
         rows, cols = self.shape
-        return replace(self.shell(), codes=codes[:rows, : cols // self.format.per_byte].contiguous())
+        codes = self.codes().T.contiguous() if self.transposed else self.codes()
+        codes = codes[:rows, : cols // self.format.per_byte].contiguous()
+        return replace(self.shell(), codes=self.in_order(codes))
 
     def shell(self) -> QuantizedWeight:
-        """The same without its codes, which are not read and lie on no device."""
-        grid = self.grid().T if self.transposed else self.grid()
-        if grid.numel() > 1:
-            grid = grid[: self.scale_shape[0], : self.scale_shape[1]]
-        scale = grid.contiguous().reshape(self.scale_shape)
-        rows, cols = self.shape
+        """The same without its codes, which are on no device."""
+        scale, (rows, cols) = self.by_tile(self.grid()), self.shape
+        offset = self.by_tile(self.kind.offset(self)) if self.kind.offset else None
         codes = torch.empty((rows, cols // self.format.per_byte), dtype=self.format.dtype, device="meta")
+        up, down = self.low_rank()
         return QuantizedWeight(
             format=self.format,
             codes=codes,
@@ -129,14 +122,19 @@ class Layer:
             granularity=self.granularity,
             shape=self.shape,
             input_scale=self.input_scale(scale),
-            smooth=self.optional("smooth"),
+            smooth=self.smooth(),
             rotation=self.rotation,
             outer=self.outer(rows),
             codebook=self.optional("codebook"),
+            offset=offset,
+            up=up,
+            down=down,
         )
 
     def part(self, dim: int, start: int, stop: int) -> QuantizedWeight:
-        """Rows (dim 0) or columns (1) [start, stop) of the weight; of the codes nothing else is read."""
+        """Rows (dim 0) or columns (1) [start, stop) of the weight; of codes in order nothing else is read."""
+        if self.kind.transcode or self.splits > 1:
+            return part(self.decode(), dim, start, stop)
         found = part(self.shell(), dim, start, stop)
         rows, columns = (slice(0, size) for size in found.codes.shape)
         per = self.format.per_byte if dim else 1
@@ -156,15 +154,70 @@ class Layer:
         read = [self.module.source.piece(key, at + columns.start, at + columns.stop) for at in starts]
         return self.viewed(torch.stack(read))
 
+    def by_tile(self, grid: Tensor) -> Tensor:
+        """Scales over the stored matrix -> those of the weight, ``granularity.scale_shape(shape)``."""
+        grid = grid.T if self.transposed else grid
+        if grid.numel() > 1:
+            grid = grid[: self.scale_shape[0], : self.scale_shape[1]]
+        return self.in_order(grid.contiguous().reshape(self.scale_shape))
+
+    def in_order(self, rows: Tensor) -> Tensor:
+        """Rows as the model has them; Nunchaku shuffles those of modulations."""
+        return nunchaku.apart(rows, self.splits) if self.splits > 1 else rows
+
+    @property
+    def splits(self) -> int:
+        """Parts of a modulation whose rows lie in turns."""
+        return nunchaku.splits_of(self.name, self.kind, self.stored)
+
+    def smooth(self) -> Tensor | None:
+        """``[in]`` float32 that multiplies the activations."""
+        divisor = self.optional("smooth_divisor")
+        if divisor is None:
+            return self.optional("smooth")
+        return 1 / (mma.by_output(divisor, len(divisor)).flatten() if self.kind is NUNCHAKU else divisor)
+
+    def low_rank(self) -> tuple[Tensor | None, Tensor | None]:
+        """``[out, rank]`` and ``[rank, in]`` of the activations as they come."""
+        if self.module.key("up") is None or self.module.key("down") is None:
+            return None, None
+        up, down = self.tensor("up"), self.tensor("down")
+        if self.kind is NUNCHAKU:
+            return mma.low_rank(up), mma.low_rank_down(down)
+        if self.module.has(".svdquant_lora_a"):
+            # ModelOpt's is one of smoothed activations
+            smooth = self.smooth()
+            return up, down if smooth is None else down.float() * smooth
+        up = up.permute(0, 2, 1).flatten(0, 1) if up.dim() == 3 else up
+        return up.contiguous(), down.T.contiguous()
+
+    @property
+    def bias_changes(self) -> bool:
+        """Whether another bias than the file's goes with the weight as it is decoded."""
+        return self.unsigned or self.kind is NUNCHAKU or self.splits > 1
+
+    def bias(self) -> Tensor:
+        """Float32 ``[out]``: the bias that goes with the weight as it is decoded."""
+        stored = self.tensor("bias").float()
+        found = mma.by_output(stored, len(stored)).flatten() if self.kind is NUNCHAKU else stored
+        found = nunchaku.modulation_bias(found, self.splits) if self.splits > 1 else found
+        if not self.unsigned:
+            return found
+        # the low-rank part sees activations that are not shifted
+        rest = replace(self.decode(), up=None, down=None).dequantize()
+        return found + nunchaku.SHIFT * rest.sum(1)
+
     def codes(self) -> Tensor:
-        """Codes as they lie in the file, ``[rows, cols / format.per_byte]``; raw bytes as the format they hold."""
+        """Codes in the format's own order, ``[rows, cols / format.per_byte]``; raw bytes as the format they hold."""
         return self.viewed(self.tensor("weight")).reshape(self.stored[0], -1)
 
     def viewed(self, codes: Tensor) -> Tensor:
+        """Stored codes, whole tiles of them, as the format has them."""
+        codes = self.kind.transcode(codes, self.stored[1]) if self.kind.transcode else codes
         return codes if codes.dtype == self.format.dtype else codes.contiguous().view(self.format.dtype)
 
     def values(self, codes: Tensor) -> Tensor:
-        """Any run of codes as float32 values before scaling."""
+        """Any run of stored codes, of whole tiles, as float32 values before scaling."""
         return self.format.values(self.viewed(codes), self.optional("codebook"))
 
     def tensor(self, role: str) -> Tensor:
@@ -195,62 +248,3 @@ class Layer:
 def unpadded(size: int, known: object) -> int:
     """The known size where it is the stored one before padding to blocks and pairs."""
     return known if isinstance(known, int) and 0 < known <= size < known + 32 else size
-
-
-def as_e4m3(scale: Tensor) -> Tensor:
-    return scale.view(torch.float8_e4m3fn) if scale.dtype == torch.uint8 else scale
-
-
-def as_float(scale: Tensor) -> Tensor:
-    """Any scale as float32; bytes are exponents, 2^(e - 127)."""
-    return scale.view(torch.float8_e8m0fnu).float() if scale.dtype == torch.uint8 else scale.float()
-
-
-def unit(layer: Layer) -> Tensor:
-    return torch.ones(())
-
-
-def own_scale(layer: Layer) -> Tensor:
-    role = "quant_scale" if layer.module.key("scale") is None else "scale"
-    return as_float(layer.tensor(role))
-
-
-def grouped_scale(layer: Layer) -> Tensor:
-    """W4A8: each group's e4m3 scale times its output's."""
-    return as_e4m3(layer.tensor("group_scale")).float() * layer.tensor("channel_scale").float().view(-1, 1)
-
-
-def tensor_scale(layer: Layer) -> Tensor:
-    return layer.tensor("global_scale").float().reshape(())
-
-
-def output_scale(layer: Layer) -> Tensor:
-    return layer.tensor("channel_scale").float().view(-1, 1)
-
-
-def tiles(layer: Layer, scale: Tensor, cols: int) -> Tensor:
-    """Block scales ``[rows, cols]`` in order; ComfyUI stores them in cuBLAS tiles of 128 x 4."""
-    rows = layer.stored[0]
-    if not layer.swizzled:
-        return scale.reshape(-1, scale.shape[-1])[:rows, :cols]
-    tiled = scale.reshape(padded(rows, 128) // 128, padded(cols, 4) // 4, 32, 4, 4)
-    return tiled.permute(0, 3, 2, 1, 4).reshape(padded(rows, 128), -1)[:rows, :cols]
-
-
-def micro_scale(layer: Layer) -> Tensor:
-    scale = layer.tensor("scale").view(torch.uint8)
-    return as_float(tiles(layer, scale, -(-layer.stored[1] // 32)))
-
-
-def nested_scale(layer: Layer) -> Tensor:
-    """NVFP4: each block's e4m3 scale times the tensor's."""
-    block = tiles(layer, layer.tensor("scale").view(torch.uint8), layer.stored[1] // 16)
-    return as_e4m3(block.contiguous()).float() * layer.tensor("global_scale").float()
-
-
-UNSCALED = Kind("plain", (), unit)
-SCALED = Kind("scaled", ("scale",), own_scale)
-MXFP8 = Kind("mxfp8", ("scale",), micro_scale, "mxfp8")
-NVFP4 = Kind("nvfp4", ("scale", "global_scale"), nested_scale, "nvfp4", tensor_scale)
-W4A4 = Kind("w4a4", ("scale",), own_scale, "int4_convrot")
-W4A8 = Kind("w4a8", ("group_scale", "channel_scale"), grouped_scale, "int4", output_scale, ("codebook",))

@@ -28,9 +28,9 @@ class Clues:
     config: Mapping[str, Any] = field(default_factory=dict)
     header: Mapping[str, str] = field(default_factory=dict)
 
-    def marker(self, module: str) -> dict[str, Any]:
-        """The marker of a module, ``{}`` where it has none."""
-        return self.markers.get(module) or self.markers.get(without_model(module), {})
+    def marker(self, module: str) -> dict[str, Any] | None:
+        """The marker of a module, None where it has none."""
+        return self.markers.get(module, self.markers.get(without_model(module)))
 
     def in_legacy_scope(self, module: str) -> bool:
         return any(module.startswith(prefix) for prefix in self.legacy)

@@ -8,7 +8,7 @@ from functools import cached_property
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from .keys import SUFFIXES
+from .keys import BESIDE, SUFFIXES
 from .metadata import Clues
 
 if TYPE_CHECKING:
@@ -42,9 +42,9 @@ class Module:
         packed = ".float8_data" in self.keys
         if suffix == ".weight" and packed:
             return "placeholder"
-        if suffix == ".scale":
-            return "quant_scale" if packed else "scale"
-        return "scale" if suffix == "=" else SUFFIXES[suffix]
+        if suffix in BESIDE and BESIDE[suffix][0] in self.keys:
+            return BESIDE[suffix][1]
+        return "scale" if suffix in ("=", ".scale") else SUFFIXES[suffix]
 
     def key(self, role: str) -> str | None:
         suffixes = self.roles.get(role)
@@ -67,11 +67,16 @@ class Module:
 
     @cached_property
     def marker(self) -> dict[str, Any]:
-        return self.clues.marker(self.name)
+        """What its marker says, ``{}`` where it has none."""
+        return self.clues.marker(self.name) or {}
+
+    @property
+    def marked(self) -> bool:
+        return self.clues.marker(self.name) is not None
 
     @property
     def format(self) -> str:
-        """The format its marker names, "" where it has none."""
+        """The format its marker names, "" where it names none."""
         return str(self.marker.get("format", "")).lower()
 
     @property

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..errors import Refused
 from ..weights.granularity import PerBlock, PerGroup, PerRow
 from .checks import LARGEST, READ
-from .layer import MXFP8, NVFP4, SCALED, Layer
+from .kinds import NVFP4, NVFP4_LOW, SCALED
+from .layer import Layer
 from .plausibility import block_std, scaled_axis, smoother
 from .scale_shape import Fit
 
@@ -110,7 +111,7 @@ def shape_vote(layer: Layer) -> bool | None:
 
 def name_vote(layer: Layer) -> bool | None:
     rows, cols = layer.stored
-    if rows == cols or layer.kind in (MXFP8, NVFP4) or len(layer.full) > 2:
+    if rows == cols or layer.kind.block or layer.kind.group or len(layer.full) > 2:
         return None
     if EXPANDS.search(layer.name):
         return rows < cols
@@ -127,7 +128,7 @@ def along_rows(layer: Layer) -> bool:
 
 def decided(layer: Layer, reading: Reading, siblings: Sequence[Layer]) -> Layer:
     """The layer with one fit and its orientation; Refused when its own evidence contradicts the file's, or is none."""
-    if layer.kind in (MXFP8, NVFP4):
+    if layer.kind.block:
         return replace(layer, swizzled=in_tiles(layer))
     if layer.kind is not SCALED and not layer.plain or len(layer.full) > 2:
         return replace(layer, fits=layer.fits[:1])
@@ -212,7 +213,7 @@ def smoother_grid(layer: Layer) -> str:
 
 def in_tiles(layer: Layer) -> bool:
     """Whether block scales lie in cuBLAS tiles; the codes decide where shapes and marker do not, and are heard."""
-    if layer.swizzled is False and layer.module.shape("scale")[0] % 128 or layer.kind is NVFP4:
+    if layer.swizzled is False and layer.module.shape("scale")[0] % 128 or layer.kind in (NVFP4, NVFP4_LOW):
         return bool(layer.swizzled)
     reading = tile_reading(layer)
     if layer.swizzled is None and reading is None:

@@ -80,6 +80,8 @@ def implausible(values: Tensor, inputs: int, exempt: bool = False, low: bool = T
 
     exempt: a layer that is large or nearly zero by design; low: whether too small is a reason.
     """
+    if not bool(torch.isfinite(values).all()):
+        return "NaN or infinite values"
     if values.numel() < limit("few") or not bool(values.any()):
         return ""
     std, largest = float(values.double().pow(2).mean().sqrt()), float(values.abs().max())

@@ -129,18 +129,15 @@ class OtherTensors(Mapping[str, Tensor]):
     def __init__(self, found: Findings) -> None:
         self.source = found.source
         self.keys_of = {key.removesuffix(":_data"): key for key in found.source if key not in found.consumed}
-        self.bias_scales = found.bias_scales
+        self.biases = found.biases
 
     def info(self, name: str) -> TensorInfo:
         """Its dtype and shape, without reading it."""
         info = replace(self.source[self.keys_of[name]], name=name)
-        return info_of(name, torch.float32, info.shape) if name in self.bias_scales else info
+        return info_of(name, torch.float32, info.shape) if name in self.biases else info
 
     def __getitem__(self, name: str) -> Tensor:
-        tensor = self.source.tensor(self.keys_of[name])
-        if name in self.bias_scales:
-            return tensor.float() * self.source.tensor(self.bias_scales[name]).float()
-        return tensor
+        return self.biases[name]() if name in self.biases else self.source.tensor(self.keys_of[name])
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.keys_of)

@@ -3,17 +3,35 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from math import prod
 from typing import Any
 
 from ..errors import Refused
-from ..weights.formats import FORMATS, Format
+from ..weights.formats import CALIBRATED, FORMATS, Format
 from ..weights.granularity import PerBlock, PerGroup, PerRow, PerTensor
-from .dialects import PLAIN, Dialect, dialect_of
+from .dialects import Dialect, dialect_of
 from .keys import BINDING
-from .layer import MXFP8, NVFP4, SCALED, UNSCALED, W4A4, W4A8, Kind, Layer
+from .kinds import (
+    AWQ,
+    MXFP4,
+    MXFP8,
+    NUNCHAKU,
+    NUNCHAKU_AWQ,
+    NVFP4,
+    NVFP4_LOW,
+    SCALED,
+    SVDQUANT,
+    SVDQUANT_TILES,
+    UNSCALED,
+    W4A4,
+    W4A8,
+    Kind,
+)
+from .layer import Layer
+from .markers import base_of, marker_problem
+from .mma import DEPTH, ROWS
 from .module import BYTES, FLOAT8, Module
-from .scale_shape import Fit, fits, matrix, padded
+from .nunchaku import AFTER_GELU
+from .scale_shape import Fit, Shape, fits, hinted, matrix, padded
 
 FORMAT_OF = {
     "F8_E4M3": "float8_e4m3fn",
@@ -23,10 +41,20 @@ FORMAT_OF = {
     "I8": "int8",
 }
 # dialects whose I8 weights are known not to be rotated, or whose marker says whether they are
-KNOWN_INT8 = {"D25", "D15", "D18", "D19", "D26"}
-BY_MARKER = {"nvfp4": NVFP4, "convrot_w4a4": W4A4, "asym_w4a8_int8": W4A8}
+KNOWN_INT8 = {"D25", "D25b", "D25c", "D15", "D18", "D19", "D26"}
+# by the format that a marker names, and by dialect
+BY_BASE = {
+    "nvfp4": NVFP4, "mxfp8": MXFP8, "int4_convrot": W4A4, "int4": W4A8, "svdquant_w4a4": SVDQUANT, "awq_w4a16": AWQ,
+}  # fmt: skip
+BY_DIALECT = {
+    "D23b": MXFP8, "D24b": NVFP4_LOW, "D24c": NVFP4_LOW, "D24d": NVFP4_LOW, "D35": MXFP4, "D27": NUNCHAKU,
+    "D1, D30": UNSCALED,
+}  # fmt: skip
+IN_ROWS = ("D24b", "D24d")  # dialects whose block scales lie in rows whatever their number
+IN_TILES = ("D24c",)
 # roles that any kind may use beside those it needs; a binding role outside refuses the layer
-OPTIONAL = ("smooth", "bias_scale", "quant_scale")
+OPTIONAL = ("smooth", "bias_scale")
+EVERY = {**FORMATS, **CALIBRATED}
 
 
 def layer_of(module: Module, bytes_are: str | None = None) -> Layer:
@@ -34,16 +62,26 @@ def layer_of(module: Module, bytes_are: str | None = None) -> Layer:
 
     bytes_are: name of the FP8 format that U8 weights of this file hold, by their bytes.
     """
+    if problem := marker_problem(module) or emptied(module):
+        raise Refused(problem)
     dialect = known_dialect(module)
     kind = kind_of(module, dialect)
     check_parts(module, kind)
     format = format_of(module, dialect, kind, bytes_are)
     stored, scale = matrix_of(module, kind)
     found = fits_of(module, kind, stored, scale)
-    layer = Layer(module, dialect, kind, format, stored, found, module.shape(), rotation=rotation(module, kind))
-    if kind in (MXFP8, NVFP4):
+    layer = Layer(module, dialect, kind, format, stored, found, full_shape(module, kind, stored))
+    layer = replace(layer, rotation=rotation(module, kind, stored[1]), unsigned=unsigned(module, kind))
+    if kind.block:
         layer = replace(layer, swizzled=swizzled(layer, scale))
     return replace(layer, reciprocal=module.key("scale") is None and module.key("quant_scale") is not None)
+
+
+def emptied(module: Module) -> str:
+    """Why a module is no weight, "" where it may be one: a part without elements."""
+    parts = [suffix for suffix in module.keys if module.role(suffix) not in ("marker", "bias", "placeholder")]
+    empty = next((key for suffix in parts if 0 in module.source[key := module.keys[suffix]].shape), "")
+    return f"{empty} has no elements: the file is damaged or was cut, get it again" if empty else ""
 
 
 def known_dialect(module: Module) -> Dialect:
@@ -56,11 +94,27 @@ def known_dialect(module: Module) -> Dialect:
 
 
 def kind_of(module: Module, dialect: Dialect) -> Kind:
-    if module.format in BY_MARKER:
-        return BY_MARKER[module.format]
-    if module.micro or dialect.number in ("D23", "D23b", "D23c"):
-        return MXFP8
-    return UNSCALED if dialect is PLAIN else SCALED
+    if dialect.number == "D27":
+        return NUNCHAKU if module.dtype() == "I8" else NUNCHAKU_AWQ
+    if dialect.marked:
+        kind = BY_BASE.get(base_of(module), SCALED)
+        return SVDQUANT_TILES if kind is SVDQUANT and len(module.shape()) == 4 else kind
+    return BY_DIALECT.get(dialect.number, SCALED)
+
+
+def full_shape(module: Module, kind: Kind, stored: tuple[int, int]) -> Shape:
+    """The weight's own shape: of more than two dimensions where it is a convolution's, not where it lies in tiles."""
+    return module.shape() if kind.per_element == 1 else stored
+
+
+def unsigned(module: Module, kind: Kind) -> bool:
+    """Whether activations are shifted; Refused where the bias that makes up for it is missing."""
+    told = module.marker.get("act_unsigned") if kind in (SVDQUANT, SVDQUANT_TILES) else kind is NUNCHAKU and bool(
+        AFTER_GELU.search(module.name)
+    )  # fmt: skip
+    if told and module.key("bias") is None:
+        raise Refused("its activations are shifted (act_unsigned) but it has no bias that makes up for it")
+    return bool(told)
 
 
 def check_parts(module: Module, kind: Kind) -> None:
@@ -75,15 +129,20 @@ def check_parts(module: Module, kind: Kind) -> None:
             raise Refused(f"{keys[0]} has no place in {kind.name} weights: the file mixes two dialects in one layer")
         if role in BINDING and len(keys) > 1:
             raise Refused(f"it has two scales, {' and '.join(keys)}: which one is right cannot be seen")
+    if (module.key("up") is None) != (module.key("down") is None):
+        raise Refused("it has one half of a low-rank part: the file is incomplete, get it again")
 
 
 def format_of(module: Module, dialect: Dialect, kind: Kind, bytes_are: str | None) -> Format:
     dtype = module.dtype()
     if kind.format:
-        expected = ("F8_E4M3", "U8") if kind is MXFP8 else ("U8", "I8")
+        expected = {MXFP8: ("F8_E4M3", "U8"), NUNCHAKU_AWQ: ("I32",)}.get(kind, ("U8", "I8"))
         if dtype not in expected:
             raise Refused(f"its marker says {kind.name} but its codes are {dtype}: marker and tensor disagree")
-        return FORMATS[kind.format]
+        return EVERY[kind.format]
+    integer = base_of(module) in ("int8", "int8_convrot")
+    if integer and dtype != "I8":
+        raise Refused(f"its marker says {module.format} but its codes are {dtype}: marker and tensor disagree")
     if dtype in BYTES and not (dtype == "I8" and not says_float8(module)):
         return FORMATS[bytes_format(module, bytes_are)]
     if dtype == "I8" and dialect.number not in KNOWN_INT8:
@@ -102,34 +161,75 @@ def says_float8(module: Module) -> bool:
 def bytes_format(module: Module, bytes_are: str | None) -> str:
     if bytes_are:
         return bytes_are
-    if module.format in FORMATS:
-        return module.format
+    if base_of(module):
+        return base_of(module)
     raise Refused("its bytes could be several formats and nothing in the file says which: get a file with F8 dtypes")
 
 
-def matrix_of(module: Module, kind: Kind) -> tuple[tuple[int, int], tuple[int, ...]]:
+def matrix_of(module: Module, kind: Kind) -> tuple[tuple[int, int], Shape]:
+    """The matrix of codes as it lies in the file, and the shape of its scale for that."""
     shape = module.shape()
-    scale = module.shape("group_scale" if kind is W4A8 else "scale") or module.shape("quant_scale")
-    if len(shape) < 2 or 0 in shape:
+    scale = module.shape(scale_role(module, kind))
+    if kind is SVDQUANT_TILES:
+        return (shape[0] * ROWS, shape[1] * DEPTH), scale
+    if len(shape) < 2 or (kind.per_element > 1 and len(shape) > 2):
         raise Refused(f"its weight has shape {list(shape)} but scales are known for matrices only")
+    if kind is NUNCHAKU_AWQ:
+        return (shape[0] * 4, shape[1] * 2), scale
     stored, scale = matrix(shape, scale)
-    return (stored[0], stored[1] * 2) if kind in (NVFP4, W4A4, W4A8) else stored, scale
+    return (stored[0], stored[1] * kind.per_element), scale
 
 
-def fits_of(module: Module, kind: Kind, stored: tuple[int, int], scale: tuple[int, ...]) -> tuple[Fit, ...]:
+def scale_role(module: Module, kind: Kind) -> str:
+    """The role whose shape is that of the scales."""
+    if kind is W4A8:
+        return "group_scale"
+    return "quant_scale" if module.key("scale") is None else "scale"
+
+
+def fits_of(module: Module, kind: Kind, stored: tuple[int, int], scale: Shape) -> tuple[Fit, ...]:
     """The readings of the scale's shape; Refused when there is none."""
     if kind is UNSCALED:
         return (Fit(PerTensor()),)
-    if kind in (MXFP8, NVFP4):
-        check_blocks(stored, scale, 32 if kind is MXFP8 else 16)
-        return (Fit(PerGroup(1, 32 if kind is MXFP8 else 16)),)
+    if kind.block:
+        check_blocks(stored, scale, kind.block)
+        return (Fit(PerGroup(1, kind.block)),)
+    if kind.group or kind is MXFP4:
+        check_groups(module, kind, stored)
+        return (Fit(PerGroup(1, kind.group or 16)),)
     found = fits(scale, stored, {**module.clues.config, **module.marker})
     if kind in (W4A4, W4A8) or len(module.shape()) > 2:
         found = tuple(f for f in found if not f.flip and isinstance(f.granularity, PerTensor | PerRow | PerBlock))
+    found = tuple(f for f in found if as_marked(f, module))
     if not found:
         raise Refused(f"a scale of shape {list(scale)} fits no granularity of a weight {list(stored)}: "
                       "the scale belongs to another layer, or the weight was reshaped")  # fmt: skip
     return found
+
+
+def as_marked(fit: Fit, module: Module) -> bool:
+    """Whether blocks are as large as the marker says."""
+    size = hinted(module.marker)
+    granularity = fit.granularity
+    if not size or not isinstance(granularity, PerBlock):
+        return True
+    return granularity.cols == size[0][1] and granularity.rows in (1, size[0][0])
+
+
+def check_groups(module: Module, kind: Kind, stored: tuple[int, int]) -> None:
+    """Refused unless the scales, zero points and low-rank parts have one of the shapes that such a weight needs."""
+    rows, cols = stored
+    if cols % (2 * DEPTH if kind is NUNCHAKU else kind.group or 32) or (kind.tile > 4 and rows % kind.tile):
+        raise Refused(f"its weight {list(stored)} is not of whole groups: the file is damaged, get it again")
+    groups, turned = cols // (kind.group or 32), (cols // (kind.group or 32), rows)
+    wanted = {
+        MXFP4: ((rows, groups),), SVDQUANT_TILES: (turned, (rows // ROWS, groups, ROWS)),
+        NUNCHAKU_AWQ: (turned, (padded(groups, 16), rows)),
+    }.get(kind, (turned,))  # fmt: skip
+    for role in ("scale", "offset"):
+        if module.key(role) and module.shape(role) not in wanted:
+            raise Refused(f"its {role} has shape {list(module.shape(role))} but a weight {list(stored)} needs "
+                          f"{list(wanted[0])}")  # fmt: skip
 
 
 def check_blocks(stored: tuple[int, int], scale: tuple[int, ...], size: int) -> None:
@@ -142,21 +242,25 @@ def check_blocks(stored: tuple[int, int], scale: tuple[int, ...], size: int) -> 
 
 def swizzled(layer: Layer, scale: tuple[int, ...]) -> bool | None:
     """Whether block scales lie in cuBLAS tiles; None where shape and provenance leave it open."""
-    cols = -(-layer.stored[1] // (32 if layer.kind is MXFP8 else 16))
+    cols = -(-layer.stored[1] // layer.kind.block)
     if scale != (padded(layer.stored[0], 128), padded(cols, 4)):
         return False
-    if scale != (layer.stored[0], cols) or layer.module.format in ("mxfp8", "hybrid_mxfp8", "nvfp4"):
+    if layer.dialect.number in IN_ROWS:
+        return False
+    if scale != (layer.stored[0], cols) or layer.dialect.marked or layer.dialect.number in IN_TILES:
         return True
     return False if layer.module.clues.method else None
 
 
-def rotation(module: Module, kind: Kind) -> int:
+def rotation(module: Module, kind: Kind, cols: int) -> int:
     """Group of the ConvRot rotation, 0 for none."""
     marker: dict[str, Any] = module.marker
-    if kind not in (W4A4, W4A8) and not marker.get("convrot"):
+    always = kind in (W4A4, W4A8)
+    if not always and not marker.get("convrot"):
+        if "convrot_groupsize" in marker and "convrot" not in marker:
+            raise Refused("its marker gives a ConvRot group but does not say whether its codes are rotated")
         return 0
     group = marker.get("convrot_groupsize", marker.get("group_size", 256) if kind is SCALED else 256)
-    cols = prod(module.shape()[1:]) * (2 if kind in (W4A4, W4A8) else 1)
     if not isinstance(group, int) or group < 4 or group & (group - 1) or group.bit_length() % 2 == 0 or cols % group:
         raise Refused(f"its ConvRot group {group!r} is not a power of 4 that divides its {cols} inputs")
     return group

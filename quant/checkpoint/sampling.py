@@ -8,7 +8,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from .layer import UNSCALED, Layer, as_float
+from .kinds import UNSCALED, as_float
+from .layer import Layer
 from .plausibility import Sample
 
 FEW_SCALES = 1 << 14  # read whole up to here, sampled above
@@ -28,16 +29,57 @@ def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
 
 def sample(layer: Layer, runs: Sequence[tuple[int, int]] | None = None) -> Sample:
     """Values of the layer before and after scaling, of these runs of flat elements or of some evenly spaced ones."""
-    runs = run_starts(layer.stored[0] * layer.stored[1]) if runs is None else runs
+    runs = some_runs(layer) if runs is None else runs
     raw = torch.cat([run(layer, start, stop) for start, stop in runs])
+    if layer.kind is UNSCALED:
+        return Sample(raw, raw)
     places = torch.cat([torch.arange(start, stop) for start, stop in runs])
-    return Sample(raw, raw if layer.kind is UNSCALED else raw * scales_at(layer, places))
+    scaled = raw * at(layer, layer.grid(), places)
+    if layer.kind.offset:
+        scaled += at(layer, layer.kind.offset(layer), places)
+    scaled *= smooth_at(layer, places)
+    low_rank = low_rank_values(layer, runs)
+    return Sample(raw, scaled if low_rank is None else scaled + low_rank)
+
+
+def smooth_at(layer: Layer, places: Tensor) -> Tensor:
+    """What smoothing multiplies each flat element of the stored matrix by."""
+    smooth, cols = layer.smooth(), layer.stored[1]
+    if smooth is None:
+        return torch.ones(())
+    inputs = places // cols if layer.transposed else places % cols
+    # columns that only fill up blocks have none
+    return smooth[inputs.clamp(max=len(smooth) - 1)]
+
+
+def low_rank_values(layer: Layer, runs: Sequence[tuple[int, int]]) -> Tensor | None:
+    """What the low-rank part adds to each flat element of these runs, None where there is none."""
+    up, down = layer.low_rank()
+    if up is None or down is None:
+        return None
+    return torch.cat([product(up, down, start, stop) for start, stop in runs])
+
+
+def product(up: Tensor, down: Tensor, start: int, stop: int) -> Tensor:
+    """Flat elements [start, stop) of ``up @ down``, float32."""
+    cols = down.shape[1]
+    rows = up[start // cols : -(-stop // cols)].float() @ down.float()
+    return rows.flatten()[start % cols :][: stop - start]
 
 
 def chunks(layer: Layer) -> list[list[tuple[int, int]]]:
     """Runs that make up the whole layer, one at a time."""
-    total = layer.stored[0] * layer.stored[1]
-    return [[(start, min(start + CHUNK, total))] for start in range(0, total, CHUNK)]
+    total, tile = layer.stored[0] * layer.stored[1], layer.kind.tile * layer.stored[1]
+    step = CHUNK if layer.kind.tile == 1 else max(1, CHUNK // tile) * tile
+    return [[(start, min(start + step, total))] for start in range(0, total, step)]
+
+
+def some_runs(layer: Layer) -> list[tuple[int, int]]:
+    """Evenly spaced ones; of rows that are stored together, the first and the last."""
+    total, tile = layer.stored[0] * layer.stored[1], layer.kind.tile * layer.stored[1]
+    if layer.kind.tile == 1:
+        return run_starts(total)
+    return [(start, start + tile) for start in sorted({0, total - tile})]
 
 
 def run_starts(total: int) -> list[tuple[int, int]]:
@@ -50,14 +92,14 @@ def run_starts(total: int) -> list[tuple[int, int]]:
 
 def run(layer: Layer, start: int, stop: int) -> Tensor:
     """Unscaled values of the flat elements [start, stop)."""
-    packed = layer.format.per_byte
+    packed = layer.kind.per_element
     piece = layer.module.source.piece(layer.module.key("weight") or "", start // packed, stop // packed)
     return layer.values(piece).flatten()
 
 
-def scales_at(layer: Layer, places: Tensor) -> Tensor:
-    """The scale of each flat element of the stored matrix."""
-    grid, (rows, cols) = layer.grid(), layer.fits[0].tile(layer.stored)
+def at(layer: Layer, grid: Tensor, places: Tensor) -> Tensor:
+    """What of a grid of scales belongs to each flat element of the stored matrix."""
+    rows, cols = layer.fits[0].tile(layer.stored)
     if grid.numel() == 1:
         return grid.reshape(())
     return grid[places // layer.stored[1] // rows, places % layer.stored[1] // cols]

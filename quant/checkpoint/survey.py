@@ -11,25 +11,31 @@ import torch
 from torch import Tensor
 
 from ..errors import Refused
+from ..files.sidecars import UNREAD
 from ..files.stored import Source
 from ..text import few
 from .checks import LARGEST, READ, code_problem, inverted, relabelled, scale_problem
 from .findings import Findings
 from .keys import group
+from .kinds import as_float
 from .layer import Layer
+from .markers import marker_problem
 from .metadata import read_clues
 from .module import BYTES, CODES, Module
 from .orientation import settle
 from .plausibility import byte_format, implausible
 from .recognition import FORMAT_OF, is_quantized, layer_of
-from .sampling import CASTS, LAYERS, as_float, evenly_spaced, run_starts
+from .sampling import CASTS, LAYERS, evenly_spaced, run_starts
 from .verdict import SHOWN
 
 Fits = Callable[[Mapping[str, tuple[int, ...]]], bool]
 OCP = ("float8_e4m3fn", "float8_e5m2")
 FLOATS = ("F32", "F16", "BF16")
 # scales that may lie beside a high-precision weight as placeholders; the others change what the weight means
-LOOSE = ("scale", "global_scale", "global_divisor", "group_scale", "channel_scale", "smooth", "bias_scale")
+LOOSE = (
+    "scale", "global_scale", "global_divisor", "group_scale", "channel_scale", "smooth", "bias_scale", "smooth_divisor",
+    "offset", "up", "down", "zero_point", "codebook",
+)  # fmt: skip
 
 
 ##### The steps
@@ -51,6 +57,11 @@ def survey_header(source: Source, fits: Fits | None = None) -> Findings:
     codes = {name for name in source if source[name].dtype in CODES}
     groups = group(source, codes)
     found = Findings(source, {name: Module(name, keys, source, clues) for name, keys in groups.items()})
+    found.notes += [
+        f"{name} beside it is read for what it says of quantization alone: {content[UNREAD]}."
+        for name, content in source.sidecars.items()
+        if UNREAD in content
+    ]
     find_layers(found)
     find_mixture(found)
     find_orientation(found, fits)
@@ -78,19 +89,22 @@ def senseless(module: Module) -> str:
     weights = [module.keys[suffix] for suffix in module.roles.get("weight", ())]
     if len(weights) > 1:
         return f"it has two weights, {' and '.join(weights)}: which one is right cannot be seen"
+    # a format is binding whatever the codes are, even where nothing else says that they are codes
+    if weights and "format" in module.marker and (problem := marker_problem(module)):
+        return problem
     return "its dtype F8_E8M0 is one of scales, not of weights" if module.dtype() == "F8_E8M0" else ""
 
 
 def stays_as_it_is(module: Module) -> bool:
     """Whether codes without scales are handed on as a tensor: norms, biases, convolutions, bare parameters."""
-    scaled = any(module.key(role) for role in LOOSE)
+    scaled = module.format or any(module.key(role) for role in LOOSE)
     return not scaled and module.dtype() in FORMAT_OF and module.dtype() != "I8" and len(module.shape()) != 2
 
 
 def format_of_bytes(modules: list[Module]) -> str | None:
     """The FP8 format that U8 weights of the file hold, by the largest codes of a few; None for undecided."""
     raw = [m for m in modules if m.dtype() in BYTES and len(m.shape()) == 2 and m.dtype("scale") in FLOATS]
-    small = [m for m in raw if m.source[m.key("weight") or ""].numel <= LARGEST][:READ]
+    small = [m for m in raw if 0 < m.source[m.key("weight") or ""].numel <= LARGEST][:READ]
     found = {byte_format(m.source.tensor(m.key("weight") or "").view(torch.uint8)) for m in small}
     return found.pop() if len(found) == 1 else None
 
@@ -191,10 +205,22 @@ def find_consumed(found: Findings) -> None:
         dropped = [key for suffix, key in module.keys.items() if module.role(suffix) not in keep]
         if in_layer or module.key("weight") is not None:
             found.consumed.update(dropped)
-        scale, bias = module.key("bias_scale"), module.key("bias")
-        if scale and bias:
-            found.bias_scales[bias.removesuffix(":_data")] = scale
     found.consumed.update(k for k in found.source if is_marker(k))
+    for module in found.modules.values():
+        add_bias(found, module)
+
+
+def add_bias(found: Findings, module: Module) -> None:
+    """Notes how the bias is made where it is not what the file holds: scaled, shuffled, or for shifted activations."""
+    key, scale, layer = module.key("bias"), module.key("bias_scale"), found.layers.get(module.name)
+    if key is not None and scale is not None:
+        found.biases[key.removesuffix(":_data")] = partial(scaled_bias, found.source, key, scale)
+    elif key is not None and layer is not None and layer.bias_changes:
+        found.biases[key] = layer.bias
+
+
+def scaled_bias(source: Source, key: str, scale: str) -> Tensor:
+    return source.tensor(key).float() * source.tensor(scale).float()
 
 
 def is_marker(key: str) -> bool:

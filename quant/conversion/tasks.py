@@ -79,7 +79,7 @@ class Values:
     @property
     def whole(self) -> bool:
         """Whether it is decoded at once rather than read in pieces."""
-        return self.layer is not None or self.name in self.ckpt.tensors.bias_scales
+        return self.layer is not None or self.name in self.ckpt.tensors.biases
 
     def tensor(self) -> Tensor:
         return self.ckpt.tensors[self.name] if self.layer is None else self.ckpt[self.layer].dequantize()

@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..weights.weight import QuantizedWeight
-from .parts import as_bytes, filled, scale_step
+from .parts import ALONG, TILED, as_bytes, filled, scale_step
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,9 @@ class Shard:
 
 def parts_of(weight: QuantizedWeight) -> dict[str, Tensor]:
     """The tensors that lie along a weight's rows, by field."""
-    found = {"codes": weight.codes}
-    if scale_step(weight, 0) is not None:
-        found["scale"] = weight.scale
-    if weight.outer is not None and weight.outer.dim():
-        found["outer"] = weight.outer
-    return found
+    tiled = TILED if scale_step(weight, 0) is not None else ()
+    found = {name: getattr(weight, name) for name in ("codes", *tiled, *ALONG[0])}
+    return {name: tensor for name, tensor in found.items() if tensor is not None and tensor.dim()}
 
 
 def given(weight: QuantizedWeight, shard: Shard) -> tuple[Tensor, ...]:
@@ -43,7 +40,7 @@ def given(weight: QuantizedWeight, shard: Shard) -> tuple[Tensor, ...]:
 def gathered(weight: QuantizedWeight, shard: Shard, outputs: tuple[Tensor, ...]) -> QuantizedWeight:
     """The whole weight as views of what all devices gave, in their order; weight: this device's part."""
     own = parts_of(weight)
-    steps = {"codes": 1, "scale": scale_step(weight, 0) or 1, "outer": 1}
+    steps = dict.fromkeys(own, 1) | dict.fromkeys(TILED, scale_step(weight, 0) or 1)
     tensors: dict[str, Any] = {
         name: output.view(own[name].dtype)[: ceil(shard.whole[0] / steps[name])]
         for name, output in zip(own, outputs, strict=True)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import Refused
 from ..weights.weight import QuantizedWeight
 from .gathering import parts_of
-from .parts import scale_step
+from .parts import ALONG, TILED, scale_step
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor, Placement
@@ -84,7 +84,7 @@ def spread_tensors(weight: QuantizedWeight, whole: DTensor) -> dict[str, Tensor]
 
     placement = whole.placements[-1]
     along = lying_along(weight, placement.dim) if isinstance(placement, Shard) else {}
-    fields = ("codes", "scale", "input_scale", "smooth", "outer", "codebook")
+    fields = ("codes", *TILED, *ALONG[0], *ALONG[1], "input_scale", "codebook")
     own = {name: getattr(weight, name) for name in fields if getattr(weight, name) is not None}
     mesh = whole.device_mesh
     return {
@@ -99,8 +99,9 @@ def lying_along(weight: QuantizedWeight, dim: int) -> dict[str, int]:
     """Field -> its own dimension that lies along the weight's."""
     if dim == 0:
         return dict.fromkeys(parts_of(weight), 0)
-    found = {"codes": 1} | ({"scale": 1} if scale_step(weight, 1) else {})
-    return found | ({"smooth": 0} if weight.smooth is not None else {})
+    tiled = dict.fromkeys(TILED, 1) if scale_step(weight, 1) else {}
+    found = {"codes": 1} | tiled | ALONG[1]
+    return {name: own for name, own in found.items() if getattr(weight, name) is not None}
 
 
 def full_size(weight: QuantizedWeight, name: str, whole: DTensor) -> dict[str, Any]:
@@ -108,9 +109,11 @@ def full_size(weight: QuantizedWeight, name: str, whole: DTensor) -> dict[str, A
     rows, columns = whole.shape
     shapes = {
         "codes": (rows, columns // weight.format.per_byte),
-        "scale": weight.granularity.scale_shape((rows, columns)),
+        **dict.fromkeys(TILED, weight.granularity.scale_shape((rows, columns))),
         "outer": (rows, 1),
+        "up": (rows, -1 if weight.up is None else weight.up.shape[1]),
         "smooth": (columns,),
+        "down": (-1 if weight.down is None else weight.down.shape[0], columns),
     }
     shape = torch.Size(shapes[name])
     return {"shape": shape, "stride": torch.empty(shape, device="meta").stride()}

@@ -18,8 +18,9 @@ from ..errors import Refused
 from ..weights.granularity import PerBlock, PerRow
 from ..weights.weight import QuantizedWeight
 
-# what of a weight lies along each dimension, beside its codes and scale
-ALONG = {0: ("outer",), 1: ("smooth",)}
+# what of a weight lies along each dimension, beside its codes: field -> its own dimension; and what a tile has one of
+ALONG = {0: {"outer": 0, "up": 0}, 1: {"smooth": 0, "down": 1}}
+TILED = ("scale", "offset")
 
 
 def part(weight: QuantizedWeight, dim: int, start: int, stop: int) -> QuantizedWeight:
@@ -30,17 +31,20 @@ def part(weight: QuantizedWeight, dim: int, start: int, stop: int) -> QuantizedW
     check_border(weight, dim, start)
     if dim == 1 and stop < weight.shape[1]:
         check_border(weight, 1, stop)
-    along: dict[str, Any] = {name: sliced(getattr(weight, name), dim, start, stop) for name in ALONG[dim]}
+    along: dict[str, Any] = {
+        name: sliced(getattr(weight, name), own, start, stop) for name, own in ALONG[dim].items()
+    } | {name: tiles_of(getattr(weight, name), scale_step(weight, dim), dim, start, stop) for name in TILED}
     shape = (stop - start, weight.shape[1]) if dim == 0 else (weight.shape[0], stop - start)
     per = weight.format.per_byte if dim else 1
     codes = weight.codes.narrow(dim, start // per, ceil(stop / per) - start // per).contiguous()
-    scale = part_of_scale(weight, dim, start, stop).contiguous()
-    return replace(weight, codes=codes, scale=scale, shape=shape, **along)
+    return replace(weight, codes=codes, shape=shape, **along)
 
 
-def part_of_scale(weight: QuantizedWeight, dim: int, start: int, stop: int) -> Tensor:
-    step = scale_step(weight, dim)
-    return weight.scale if step is None else weight.scale.narrow(dim, start // step, ceil(stop / step) - start // step)
+def tiles_of(grid: Tensor | None, step: int | None, dim: int, start: int, stop: int) -> Tensor | None:
+    """The scales, or offsets, of rows or columns [start, stop); step: how many of them share one, None for all."""
+    if grid is None or step is None:
+        return grid
+    return grid.narrow(dim, start // step, ceil(stop / step) - start // step).contiguous()
 
 
 def scale_step(weight: QuantizedWeight, dim: int) -> int | None:
@@ -51,8 +55,9 @@ def scale_step(weight: QuantizedWeight, dim: int) -> int | None:
 
 
 def sliced(companion: Tensor | None, dim: int, start: int, stop: int) -> Tensor | None:
-    """Of a vector ``[in]`` or a column ``[out, 1]``; what is there once for all stays."""
-    return companion[start:stop] if companion is not None and companion.dim() else companion
+    """Elements [start, stop) along dim; what is there once for all stays."""
+    fits = companion is not None and companion.dim() > 0
+    return companion.narrow(dim, start, stop - start) if companion is not None and fits else companion
 
 
 def border(weight: QuantizedWeight, dim: int) -> int:
@@ -87,13 +92,14 @@ def filled(weight: QuantizedWeight, dim: int, size: int) -> QuantizedWeight:
     per, step = weight.format.per_byte if dim else 1, scale_step(weight, dim)
     shape = (size, weight.shape[1]) if dim == 0 else (weight.shape[0], size)
     codes = lengthened(weight.codes, dim, ceil(size / per))
-    scale = weight.scale if step is None else lengthened(weight.scale, dim, ceil(size / step))
-    along: dict[str, Any] = {name: grown(getattr(weight, name), size) for name in ALONG[dim]}
-    return replace(weight, codes=codes, scale=scale, shape=shape, **along)
+    along: dict[str, Any] = {name: grown(getattr(weight, name), own, size) for name, own in ALONG[dim].items()}
+    if step is not None:
+        along |= {name: grown(getattr(weight, name), dim, ceil(size / step)) for name in TILED}
+    return replace(weight, codes=codes, shape=shape, **along)
 
 
-def grown(companion: Tensor | None, size: int) -> Tensor | None:
-    return lengthened(companion, 0, size) if companion is not None and companion.dim() else companion
+def grown(companion: Tensor | None, dim: int, size: int) -> Tensor | None:
+    return lengthened(companion, dim, size) if companion is not None and companion.dim() else companion
 
 
 def lengthened(tensor: Tensor, dim: int, size: int) -> Tensor:
@@ -112,7 +118,7 @@ def joined(parts: Sequence[QuantizedWeight], dim: int) -> QuantizedWeight:
     first = parts[0]
     if len({(one.format, one.granularity, one.rotation, one.shape[1 - dim]) for one in parts}) > 1:
         raise Refused("Weights of unlike formats, scales or shapes cannot be put together; dequantize them first.")
-    tensors: dict[str, Any] = {name: cat(parts, name, dim) for name in ("codes", "scale", *ALONG[dim])}
+    tensors: dict[str, Any] = {name: cat(parts, name, dim) for name in ("codes", *TILED, *ALONG[dim])}
     size = sum(one.shape[dim] for one in parts)
     shape = (size, first.shape[1]) if dim == 0 else (first.shape[0], size)
     return replace(first, shape=shape, **tensors)
@@ -120,24 +126,28 @@ def joined(parts: Sequence[QuantizedWeight], dim: int) -> QuantizedWeight:
 
 def cat(parts: Sequence[QuantizedWeight], name: str, dim: int) -> Tensor | None:
     own = [getattr(one, name) for one in parts]
-    whole = own[0] is None or own[0].dim() == 0 or (name == "scale" and scale_step(parts[0], dim) is None)
+    whole = own[0] is None or own[0].dim() == 0 or (name in TILED and scale_step(parts[0], dim) is None)
     if whole:
         return own[0]
     raw = [as_bytes(tensor) for tensor in own]
-    return torch.cat(raw, dim if raw[0].dim() > 1 else 0).view(own[0].dtype)
+    return torch.cat(raw, ALONG[dim].get(name, dim)).view(own[0].dtype)
 
 
 def zeros(weight: QuantizedWeight, shape: tuple[int, int]) -> QuantizedWeight:
     """A weight of the same kind and another shape, all zeros, to copy parts into."""
 
-    def like(companion: Tensor | None, size: int) -> Tensor | None:
+    def like(companion: Tensor | None, dim: int, size: int) -> Tensor | None:
         if companion is None or not companion.dim():
             return None if companion is None else torch.zeros_like(companion)
-        return companion.new_zeros((size, *companion.shape[1:]))
+        own = (*companion.shape[:dim], size, *companion.shape[dim + 1 :])
+        return companion.new_zeros(own)
 
     codes = weight.codes.new_zeros((shape[0], ceil(shape[1] / weight.format.per_byte)))
-    scale = weight.scale.new_zeros(weight.granularity.scale_shape(shape))
-    return replace(
-        weight, codes=codes, scale=scale, shape=shape,
-        outer=like(weight.outer, shape[0]), smooth=like(weight.smooth, shape[1]),
-    )  # fmt: skip
+    grid = weight.granularity.scale_shape(shape)
+    tiled: dict[str, Any] = {n: None if getattr(weight, n) is None else weight.scale.new_zeros(grid) for n in TILED}
+    along: dict[str, Any] = {
+        name: like(getattr(weight, name), own, shape[dim])
+        for dim, names in ALONG.items()
+        for name, own in names.items()
+    }
+    return replace(weight, codes=codes, shape=shape, **tiled, **along)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,9 @@ SIDECARS = (
     "comfy_config.json",
 )
 SCALES = "fp8_scales.safetensors"
+# what describes more than quantization, and is no matter where it does not
+GENERAL = ("config.json", "params.json", "comfy_config.json")
+UNREAD = "//unread"  # key under which a description that is unsound elsewhere says so
 
 
 def sidecars_of(main: Path) -> list[Path]:
@@ -58,7 +63,39 @@ def read_json(path: Path) -> dict[str, Any]:
     try:
         return as_object(text)
     except NotJson as problem:
-        raise Refused(f"{path}: {problem}; fetch it again.") from None
+        part = about_quantization(text) if path.name in GENERAL else None
+        if part is None:
+            raise Refused(f"{path}: {problem}; fetch it again.") from None
+        return part | {UNREAD: str(problem)}
+
+
+class Doubled(dict[str, Any]):
+    """A JSON object that has a key twice."""
+
+
+def about_quantization(text: bytes) -> dict[str, Any] | None:
+    """What a description that is unsound elsewhere says of quantization; None where that part is unsound too."""
+    silent: dict[str, Any] | None = None if b"quant" in text.lower() else {}
+    try:
+        value = json.loads(text, object_pairs_hook=tolerant)
+    except (ValueError, RecursionError):
+        return silent
+    if not isinstance(value, dict):
+        return silent
+    part = {key: entry for key, entry in value.items() if "quant" in key.lower()}
+    return None if part and isinstance(value, Doubled) or unsound(part) else part
+
+
+def tolerant(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    return fields if len(fields) == len(pairs) else Doubled(fields)
+
+
+def unsound(value: Any) -> bool:
+    """Whether JSON holds a key twice or a number that is none."""
+    if isinstance(value, dict):
+        return isinstance(value, Doubled) or any(map(unsound, value.values()))
+    return any(map(unsound, value)) if isinstance(value, list) else isinstance(value, float) and not isfinite(value)
 
 
 def read_scales(main: Path, tensors: Mapping[str, Stored]) -> dict[str, Stored]:

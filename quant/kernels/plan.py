@@ -123,10 +123,9 @@ def choose_for(
     activation_scale: str = "dynamic",
 ) -> Choice:
     """The kernel for a weight as it is."""
-    transformed = weight.smooth is not None or weight.rotation > 0
     return choose(
         weight.format, weight.granularity, weight.shape, device, dtype, compute, activation_scale,
-        weight.input_scale, transformed, weight.rotation if weight.smooth is None else 0,
+        weight.input_scale, weight.transformed, 0 if weight.augmented else weight.rotation,
     )  # fmt: skip
 
 

@@ -155,7 +155,8 @@ class ScaledLinear(nn.Linear):
 # The same on several devices, where scales stay in the order of their rows
 SPREAD = {
     "codes": "weight", "scale": "weight_scale", "input_scale": "input_scale", "smooth": "pre_quant_scale",
-    "outer": "weight_outer_scale", "codebook": "weight_codebook",
+    "outer": "weight_outer_scale", "codebook": "weight_codebook", "offset": "weight_offset",
+    "up": "proj_up", "down": "proj_down",
 }  # fmt: skip
 # Fields of a QuantizedWeight -> the names that saving gives them
 STORED = {"codes": "weight", "scale": "weight_scale", "input_scale": "input_scale", "smooth": "pre_quant_scale"}

@@ -27,6 +27,18 @@ if TYPE_CHECKING:
     from ..kernels.plan import Choice
 
 
+@dataclass(frozen=True)
+class LowRank:
+    """What a low-rank weight keeps when it is quantized anew: ``W = rest * smooth + up @ down``."""
+
+    up: Tensor
+    down: Tensor
+
+    def rest(self, weight: Tensor) -> Tensor:
+        """What of a weight ``[out, in]`` is left for smoothing and codes, float32."""
+        return torch.addmm(weight.float(), self.up.float(), self.down.float(), alpha=-1)
+
+
 class ScaledWeightLayout(QuantizedLayout):
     """A QuantizedWeight as a comfy-kitchen tensor; any operation without a kernel sees the dequantized weight."""
 
@@ -48,11 +60,14 @@ class ScaledWeightLayout(QuantizedLayout):
         outer: Tensor | None = None
         codebook: Tensor | None = None
         shard: Shard | None = None
+        offset: Tensor | None = None
+        up: Tensor | None = None
+        down: Tensor | None = None
         # not compared: it counts calls, and torch.compile would take a new count for a new weight
         choice: Choice | None = field(default=None, compare=False)
 
         def _tensor_fields(self) -> list[str]:
-            names = ("scale", "input_scale", "smooth", "outer", "codebook")
+            names = ("scale", "input_scale", "smooth", "outer", "codebook", "offset", "up", "down")
             return [name for name in names if getattr(self, name) is not None]
 
     @classmethod
@@ -67,16 +82,19 @@ class ScaledWeightLayout(QuantizedLayout):
         input_scale: Tensor | None = None,
         smooth: Tensor | None = None,
         choice: Choice | None = None,
+        beside: LowRank | None = None,
     ) -> tuple[Tensor, Params]:
         """Quantize ``[out, in]`` with new scales; a seed > 0 rounds stochastically, as ComfyUI does for LoRA.
 
-        smooth: ``[in]``, what will multiply the activations, so that the columns are divided by it here.
+        smooth: ``[in]``, what will multiply the activations, so that the columns are divided by it here;
+        beside: a low-rank part that stays as it is, so that the codes hold the rest alone.
         """
         granularity, seed = granularity or PerTensor(), stochastic_rounding or 0
         if not isinstance(scale, Tensor):
             smooth = None if smooth is None else smooth.to(tensor.device)
-            weight = quantize(unsmoothed(tensor.flatten(1), smooth), format, granularity, seed=seed)
-            weight = replace(weight, smooth=smooth)
+            rest = tensor.flatten(1) if beside is None else beside.rest(tensor)
+            weight = quantize(unsmoothed(rest, smooth), format, granularity, seed=seed)
+            weight = replace(weight, smooth=smooth, **({} if beside is None else vars(beside)))
             return weight.codes, params_of(weight, tensor.dtype, choice, input_scale, tuple(tensor.shape))
         values = tensor.flatten(1).float()
         scale = scale.float().reshape(granularity.scale_shape((values.shape[0], values.shape[1])))
@@ -87,8 +105,9 @@ class ScaledWeightLayout(QuantizedLayout):
     @classmethod
     def requantize_kwargs(cls, qtensor: QuantizedTensor) -> dict[str, object]:
         """What a LoRA merge keeps, so that the result can be copied over the weight it came from."""
-        kept = ("format", "granularity", "input_scale", "smooth", "choice")
-        return {name: getattr(qtensor._params, name) for name in kept}
+        params = qtensor._params
+        kept = {name: getattr(params, name) for name in ("format", "granularity", "input_scale", "smooth", "choice")}
+        return kept if params.up is None else kept | {"beside": LowRank(params.up, params.down)}
 
     @classmethod
     def dequantize(cls, qdata: Tensor, params: Params) -> Tensor:
@@ -186,7 +205,7 @@ def unsmoothed(weight: Tensor, smooth: Tensor | None) -> Tensor:
 
 def compact_scale(weight: QuantizedWeight) -> Tensor:
     """The scales in the bytes that they were made of: e4m3 under an outer scale, e8m0 where they are powers of two."""
-    if weight.outer is not None:
+    if weight.outer is not None and (weight.format.outer_maximum or weight.format.grid):
         return inner_scale(weight.scale, weight.outer)
     return weight.scale.to(torch.float8_e8m0fnu) if weight.format.scale_of is power_of_two else weight.scale
 
@@ -210,6 +229,9 @@ def scaled_weight(codes: Tensor, params: ScaledWeightLayout.Params) -> Quantized
         rotation=params.rotation,
         outer=params.outer,
         codebook=params.codebook,
+        offset=params.offset,
+        up=params.up,
+        down=params.down,
     )
 
 
@@ -231,6 +253,9 @@ def params_of(
         rotation=weight.rotation,
         outer=weight.outer,
         codebook=weight.codebook,
+        offset=weight.offset,
+        up=weight.up,
+        down=weight.down,
         choice=choice,
     )
 

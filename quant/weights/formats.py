@@ -58,6 +58,10 @@ def signed_nibbles(scaled: Tensor) -> Tensor:
     return pack(scaled.round_().to(torch.int8), high_first=False).view(torch.int8)
 
 
+def offset_nibbles(scaled: Tensor) -> Tensor:
+    return pack((scaled.round_() + 8).to(torch.uint8), high_first=False).view(torch.int8)
+
+
 def packed_e2m1(scaled: Tensor) -> Tensor:
     return pack(e2m1_codes(scaled), high_first=True)
 
@@ -152,6 +156,17 @@ int4_convrot = Format(
     book=INT4, high_first=False, rotates=True,
 )  # fmt: skip
 
+# What others make by calibration: read, run, passed on, never made here.
+# SVDQuant's residual of a low-rank part, and AWQ's unsigned codes less 8 with zero points
+svdquant_w4a4 = Format(
+    "svdquant_w4a4", torch.int8, 7.0, (PerGroup(1, 64),), per_byte=2, rounded=signed_nibbles, book=INT4,
+    high_first=False,
+)  # fmt: skip
+awq_w4a16 = Format(
+    "awq_w4a16", torch.int8, 7.0, (PerGroup(1, 64),), per_byte=2, rounded=offset_nibbles, book=tuple(range(-8, 8)),
+    high_first=False,
+)  # fmt: skip
+
 FORMATS: dict[str, Format] = {
     f.name: f
     for f in (
@@ -159,6 +174,8 @@ FORMATS: dict[str, Format] = {
         int8, int8_convrot, int4, int4_convrot,
     )
 }  # fmt: skip
+
+CALIBRATED: dict[str, Format] = {f.name: f for f in (svdquant_w4a4, awq_w4a16)}
 
 
 def format_named(name: str) -> Format:

@@ -18,8 +18,8 @@ def fuse_rows(parts: list[QuantizedWeight]) -> QuantizedWeight:
     grids do not go together.
     """
     first = parts[0]
-    alike = {(part.format, part.rotation, part.smooth is None, part.shape[1]) for part in parts}
-    if len(alike) > 1 or first.smooth is not None:
+    alike = {(part.format, part.rotation, part.transformed, part.shape[1]) for part in parts}
+    if len(alike) > 1 or replace(first, rotation=0).transformed:
         raise Refused("Weights of unlike formats or transforms cannot be fused; dequantize them first.")
     shape = (sum(part.shape[0] for part in parts), first.shape[1])
     codes = torch.cat([part.codes for part in parts])

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from .formats import Format, inner_scale
+from .formats import CALIBRATED, FORMATS, Format, inner_scale
 from .granularity import Granularity, PerBlock, PerGroup
 from .packing import padded
 from .weight import QuantizedWeight
@@ -31,11 +31,21 @@ def runs_in_core(format: Format, granularity: Granularity, smoothed: bool) -> bo
     return loads_in_core(format, granularity, smoothed) and not format.name.startswith("float8")
 
 
+def core_reads(weight: QuantizedWeight) -> bool:
+    """Whether core loads this very weight: it knows no low-rank part, and a rotation only of INT8 and INT4."""
+    foreign = weight.up is not None or weight.offset is not None or (weight.rotation > 0 and not weight.format.rotates)
+    return not foreign and loads_in_core(weight.format, weight.granularity, weight.smooth is not None)
+
+
+def core_runs(weight: QuantizedWeight) -> bool:
+    """Whether this very weight is left to core's own kernels."""
+    return core_reads(weight) and runs_in_core(weight.format, weight.granularity, weight.smooth is not None)
+
+
 def native_tensors(weight: QuantizedWeight, prefix: str) -> dict[str, Tensor]:
     """weight, weight_scale, comfy_quant and what else the layer needs, each name after prefix ("blocks.0.q.")."""
     tensors = PARTS.get(weight.format.name, plain)(weight) | {"comfy_quant": marker(weight)}
-    optional = {"input_scale": weight.input_scale, "pre_quant_scale": weight.smooth}
-    tensors |= {name: tensor for name, tensor in optional.items() if tensor is not None}
+    tensors |= {name: tensor for name, tensor in beside(weight).items() if tensor is not None}
     return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
 
@@ -46,18 +56,32 @@ def marker(weight: QuantizedWeight) -> Tensor:
 
 def description(weight: QuantizedWeight) -> dict[str, object]:
     """What ComfyUI's comfy_quant and _quantization_metadata say of the layer."""
-    if not loads_in_core(weight.format, weight.granularity, weight.smooth is not None):
-        suffix = SUFFIXES[weight.granularity.name] or ("_smooth" if weight.smooth is not None else "")
-        entry: dict[str, object] = {"format": weight.format.name + suffix}
-        blocks = isinstance(weight.granularity, PerBlock)
-        return entry | ({"group_size": weight.granularity.cols} if blocks else {})  # type: ignore[union-attr]
-    entry = {"format": weight.format.comfy}
-    if weight.format.grid:
-        entry["group_size"] = weight.granularity.cols  # type: ignore[union-attr]
+    entry: dict[str, object] = {"format": weight.format.comfy if core_reads(weight) else own_name(weight)}
+    if isinstance(weight.granularity, PerBlock) and (weight.format.grid or not core_reads(weight)):
+        entry["group_size"] = weight.granularity.cols
     if weight.rotation:
-        entry |= {"convrot": True} if weight.format.comfy == "int8_tensorwise" else {}
+        entry |= {} if weight.format.per_byte == 2 and weight.format.rotates else {"convrot": True}
         entry["convrot_groupsize"] = weight.rotation
-    return entry
+    rows, columns = FILLED.get(weight.format.name, (1, 1))
+    filled_up = weight.shape[0] % rows or weight.shape[1] % columns
+    return entry | ({"orig_shape": list(weight.shape)} if filled_up else {})
+
+
+def own_name(weight: QuantizedWeight) -> str:
+    """A name that core refuses rather than misreads: what is unlike the format as core knows it, after its name."""
+    own = "" if weight.format.name in PARTS else SUFFIXES[weight.granularity.name]
+    smoothed = weight.smooth is not None and weight.format.name not in SMOOTHED
+    ranked = weight.up is not None and weight.format.name not in CALIBRATED
+    rotated = weight.rotation > 0 and not weight.format.rotates
+    return weight.format.name + own + "_smooth" * smoothed + "_convrot" * rotated + "_lowrank" * ranked
+
+
+def own_names() -> dict[str, Format]:
+    """Every name that own_name can give -> the format it is made of."""
+    ends = [f"{s}{r}{u}" for s in ("", "_smooth") for r in ("", "_convrot") for u in ("", "_lowrank")]
+    every = {**FORMATS, **CALIBRATED}
+    forms = {name: [""] if name in PARTS else list(SUFFIXES.values()) for name in every}
+    return {f"{name}{form}{end}": every[name] for name in every for form in forms[name] for end in ends}
 
 
 ##### What each format keeps beside its marker
@@ -68,10 +92,40 @@ def plain(weight: QuantizedWeight) -> dict[str, Tensor]:
     return {"weight": weight.codes, "weight_scale": scale}
 
 
+def beside(weight: QuantizedWeight) -> dict[str, Tensor | None]:
+    """What any format may have beside its codes and scales."""
+    known: dict[str, Tensor | None] = {"input_scale": weight.input_scale}
+    if weight.format.name not in CALIBRATED:
+        known["pre_quant_scale"] = weight.smooth
+    if weight.up is None or weight.down is None:
+        return known
+    return known | {"proj_up": weight.up, "proj_down": weight.down.T.contiguous()}
+
+
+def svdquant_w4a4(weight: QuantizedWeight) -> dict[str, Tensor]:
+    """comfy-kitchen's natural order: scales ``[in / 64, out]``, and what the activations are divided by."""
+    smooth = torch.ones(weight.shape[1]) if weight.smooth is None else 1 / weight.smooth
+    scale = halved(weight.scale.T.contiguous())
+    return {"weight": weight.codes, "weight_scale": scale, "smooth_factor": halved(smooth)}
+
+
+def awq_w4a16(weight: QuantizedWeight) -> dict[str, Tensor]:
+    offset = torch.zeros_like(weight.scale) if weight.offset is None else weight.offset
+    rows = (weight.scale, offset)
+    scale, zero = (halved(part.T.contiguous()) for part in rows)
+    return {"weight": weight.codes, "weight_scale": scale, "weight_zero": zero}
+
+
+def halved(values: Tensor) -> Tensor:
+    """Float32 values in the 16 bits that they came from, where they fit but for the rounding of a reciprocal."""
+    fitting = (values.to(dtype) for dtype in (torch.bfloat16, torch.float16))
+    return next((half for half in fitting if torch.allclose(half.float(), values, rtol=RECIPROCAL, atol=0)), values)
+
+
 def mxfp8(weight: QuantizedWeight) -> dict[str, Tensor]:
     """Weight filled up to multiples of 32; exponents of the scales as bytes, in cuBLAS tiles."""
     exponents = (torch.frexp(weight.scale).exponent + 126).to(torch.uint8)
-    codes, tiles = padded(weight.codes, 32, 32), padded(exponents, 32, 1)
+    codes, tiles = padded(weight.codes, *FILLED["mxfp8"]), padded(exponents, 32, 1)
     return {"weight": codes, "weight_scale": in_tiles(tiles)}
 
 
@@ -99,7 +153,12 @@ PARTS: dict[str, Callable[[QuantizedWeight], dict[str, Tensor]]] = {
     "nvfp4": nvfp4,
     "int4": int4,
     "int4_convrot": int4_convrot,
+    "svdquant_w4a4": svdquant_w4a4,
+    "awq_w4a16": awq_w4a16,
 }
+FILLED = {"mxfp8": (32, 32), "nvfp4": (16, 16)}  # what rows and columns are filled up to multiples of
+RECIPROCAL = 4 * torch.finfo(torch.float32).eps  # what twice dividing 1 changes at most
+SMOOTHED = ("nvfp4", "svdquant_w4a4", "awq_w4a16")  # that have smoothing of their own, or never any
 
 
 def in_tiles(scales: Tensor) -> Tensor:

@@ -22,6 +22,8 @@ class QuantizedWeight:
     activations / format.maximum, or None where the file has none or a placeholder.
     smooth: ``[in]``, multiplies the activations (AWQ, SmoothQuant), so here the columns of W.
     rotation: group of a ConvRot Hadamard rotation along in, 0 for none.
+    offset: what is added to values times scale, shaped as the scale, or None (AWQ's zero points).
+    up, down: ``[out, rank]`` and ``[rank, in]``, whose product is added to all of it (SVDQuant), or None.
     outer: the scale one level above, ``[]`` (NVFP4) or ``[out, 1]`` (INT4); scale is the product of both.
     codebook: ``[16]``, the values of 4-bit codes that are not the format's own.
     """
@@ -36,6 +38,19 @@ class QuantizedWeight:
     rotation: int = 0
     outer: Tensor | None = None
     codebook: Tensor | None = None
+    offset: Tensor | None = None
+    up: Tensor | None = None
+    down: Tensor | None = None
+
+    @property
+    def transformed(self) -> bool:
+        """Whether the weight is more than values times scales."""
+        return self.rotation > 0 or self.augmented
+
+    @property
+    def augmented(self) -> bool:
+        """Whether smoothing, offsets or a low-rank part belong to it."""
+        return any(part is not None for part in (self.smooth, self.offset, self.up))
 
     def dequantize(self, dtype: torch.dtype = torch.float32) -> Tensor:
         """The weight ``[out, in]``, computed in float32."""
@@ -44,13 +59,16 @@ class QuantizedWeight:
             weight = rotate(weight, self.rotation)
         if self.smooth is not None:
             weight = weight * self.smooth
+        if self.up is not None and self.down is not None:
+            weight = torch.addmm(weight, self.up.float(), self.down.float())
         return weight.to(dtype)
 
     def scaled_values(self) -> Tensor:
-        """Values times scales, before rotation and smoothing are undone."""
+        """Values times scales plus offset, before rotation and smoothing are undone."""
         values = self.format.values(self.codes, self.codebook)
         if not self.format.grid or self.outer is None:
-            return values.mul_(self.granularity.expand(self.scale, self.shape))
+            scaled = values.mul_(self.granularity.expand(self.scale, self.shape))
+            return scaled if self.offset is None else scaled.add_(self.granularity.expand(self.offset, self.shape))
         inner = inner_scale(self.scale, self.outer).float()
         on_grid = values.mul_(self.granularity.expand(inner, self.shape)).round_().clamp_(-127, 127)
         return on_grid.mul_(self.outer)

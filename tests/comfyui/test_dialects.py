@@ -17,7 +17,7 @@ MORE = (
     "int8-convrot",
 )  # fmt: skip
 DIALECTS = (*CORE, *MORE)
-REFUSED = ("modelopt-native", "sdnq-no-config", "nunchaku", "transformer-engine", "nvfp4-compressed")
+REFUSED = ("modelopt-native", "sdnq-no-config", "nunchaku-fp4", "transformer-engine", "nvfp4-bare")
 # Relative error of one forward: two mantissa bits against three; four bits with a scale for 16.
 ALLOWED = {"float8_e5m2": 0.10, "nvfp4": 0.25}
 

@@ -18,3 +18,12 @@ def test_fused_weights_keep_their_values_and_stay_scaled(figures, figure, stored
     assert got["granularity"] == "per-row"
     assert got["upcast"] <= 0.01
     assert got["scaled_mm"] <= 0.06
+
+
+@pytest.mark.parametrize("stored", ["swapped per-tensor", "swapped per-row"])
+def test_halves_that_change_places_take_their_scales_along(figures, stored):
+    got = figures[stored]
+    assert len(got["scaled"]) == 2
+    assert got["of"] > 20
+    # bf16 of the reference rounds
+    assert got["off"] <= 0.004

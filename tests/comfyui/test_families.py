@@ -1,6 +1,6 @@
 """Small builds of every architecture of this ComfyUI, in every class of dialect, beside core on what the file means.
 
-The default is a slice; SCALED_FP8_FAMILIES=all takes every architecture and dialect, "Flux,SDXL" these in all dialects.
+The default is a slice; SCALED_FP8_FAMILIES=all takes every architecture and dialect, "Flux,SDXL" those.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ WISH = os.environ.get("SCALED_FP8_FAMILIES", "")
 DIALECTS = ("marker", "header", "ltx", "rows", "blocks", "cast", "saved") if WISH else ("ltx", "cast", "saved")
 # No biases, tables and gates beside Linears, sizes in the header, names of its own, split weights.
 SLICE = ("AuraFlow", "CosmosT2V", "CosmosT2IPredict2", "HiDream", "LTXV", "SDXL", "HunyuanVideo", "PixelDiTT2I")
-NAMES = tuple(SMALL) if WISH == "all" else tuple(WISH.split(",")) if WISH else SLICE
+NAMES = tuple(SMALL) if WISH == "all" else tuple(name for name in SMALL if name in WISH.split(",")) or SLICE
 # bf16 rounds a weight by at most 2^-9 of itself; a forward of it twice, through every layer
 WEIGHT, FORWARD = 0.004, 0.02
 

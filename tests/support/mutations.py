@@ -42,8 +42,11 @@ class File:
 
 Mutation = Callable[[File, random.Random], "bytes | None"]
 SCALE = re.compile(
-    r"(weight_scale|scale_weight|weight_scale_inv|weight\._scale|_weight_scale|scale_reciprocal|weight_scale_2)$"
+    r"(weight_scale|scale_weight|weight_scale_inv|weight\._scale|_weight_scale|scale_reciprocal|weight_scale_2"
+    r"|wscales|weight_global_scale|weight_s_rel|weight_s_channel|pre_quant_scale|smooth_factor)$"
 )
+SIGNED = re.compile(r"(proj_up|proj_down|weight_zero|wzeros|weight_codebook)$")
+FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
 ODD = (0, 1, -1, 7, 2**31, 2**53, 2**63, 2**64, -(2**40), 0.5, None, "1", [], True)
 DTYPES = ("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E8M0", "U8", "I8", "BF16", "F16", "F32", "F64", "I64", "BOOL", "F4",
           "", "f32", None, 3)  # fmt: skip
@@ -145,7 +148,10 @@ def renamed(file: File, rng: random.Random) -> None:
 
 def dropped(file: File, rng: random.Random) -> None:
     """A tensor and its bytes are gone; what is left is a well-formed file."""
-    key = any_key(file, rng)
+    cut(file, any_key(file, rng))
+
+
+def cut(file: File, key: str) -> None:
     start, stop = file.span(key)
     del file.header[key], file.data[start:stop]
     for other in file.names():
@@ -190,15 +196,43 @@ def metadata(file: File, rng: random.Random) -> None:
 
 def bad_scale(file: File, rng: random.Random) -> None:
     """A scale that is no number, not positive, or off by a factor that no network has."""
-    keys = [key for key in file.names() if SCALE.search(key) and file.header[key]["dtype"] in ("F32", "BF16", "F16")]
+    keys = [key for key in file.names() if SCALE.search(key) and file.header[key]["dtype"] in FLOATS]
     if not keys:
         return
-    key = rng.choice(keys)
+    rescale(file, rng.choice(keys), rng.choice([0.0, float("nan"), float("inf"), -1.0, 1e5, 1e7, 1e-5, 1e-8]))
+
+
+def rescale(file: File, key: str, factor: float) -> None:
     start, stop = file.span(key)
-    kind = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}[file.header[key]["dtype"]]
+    kind = FLOATS[file.header[key]["dtype"]]
     value = torch.frombuffer(bytearray(file.data[start:stop]), dtype=kind).double()
-    worse = rng.choice([0.0, float("nan"), float("inf"), -1.0, 1e5, 1e7, 1e-5, 1e-8])
-    file.data[start:stop] = (value * worse).to(kind).view(torch.uint8).numpy().tobytes()
+    file.data[start:stop] = (value * factor).to(kind).view(torch.uint8).numpy().tobytes()
+
+
+def bad_companion(file: File, rng: random.Random) -> None:
+    """What lies beside a scale is no number, or so large that no network has it."""
+    keys = [key for key in file.names() if SIGNED.search(key) and file.header[key]["dtype"] in FLOATS]
+    if keys:
+        rescale(file, rng.choice(keys), rng.choice([float("nan"), float("inf"), 1e5, 1e7]))
+
+
+def unknown_marker(file: File, rng: random.Random) -> None:
+    """A layer's marker, its own or a new one, that names a format nobody knows, or says nothing that can be read."""
+    keys = [key for key in file.names() if key.endswith(".comfy_quant")]
+    stems = [key.rpartition(".")[0] for key in file.names() if SCALE.search(key)]
+    key = rng.choice(keys or [f"{stem}.comfy_quant" for stem in stems] or ["x.comfy_quant"])
+    named = rng.choice(["float9", "int8_magic", "FLOAT9", "fp4", "", None, 7, ["int8_tensorwise"], {"a": 1}, True])
+    text = json.dumps({"format": named, "group_size": 64}) if rng.random() < 0.9 else rng.choice(["[]", "{", "7", "x"])
+    add(file, key, text.encode())
+
+
+def add(file: File, key: str, content: bytes) -> None:
+    """Bytes under this name at the end of the file; what had the name before is cut out."""
+    if key in file.header:
+        cut(file, key)
+    end = len(file.data)
+    file.header[key] = {"dtype": "U8", "shape": [len(content)], "data_offsets": [end, end + len(content)]}
+    file.data += content
 
 
 def marker_byte(file: File, rng: random.Random) -> None:
@@ -233,6 +267,7 @@ def exchanged(file: File, rng: random.Random) -> None:
 
 SEEN: tuple[Mutation, ...] = (
     length_field, header_byte, header_cut, header_other, truncated, appended, offset, offsets_form, dtype, shape,
-    entry_form, renamed, dropped, hole, doubled_key, copied, metadata, bad_scale, marker_byte,
+    entry_form, renamed, dropped, hole, doubled_key, copied, metadata, bad_scale, bad_companion, unknown_marker,
+    marker_byte,
 )  # fmt: skip
 UNSEEN: tuple[Mutation, ...] = (flipped_bits, mild_scale, exchanged)

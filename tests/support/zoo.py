@@ -8,11 +8,7 @@ torch (arithmetic.py) or from the producer's own library.
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
 import comfy_kitchen
 import torch
@@ -35,237 +31,57 @@ from arithmetic import (
     shaped,
     swizzled,
 )  # fmt: skip
-from safetensors.torch import save_file
 from torch import Tensor
-
-StateDict = dict[str, Tensor]
-Metadata = dict[str, str]
-BF16, F16, F32, U8, I8 = torch.bfloat16, torch.float16, torch.float32, torch.uint8, torch.int8
-
-
-@dataclass(frozen=True)
-class Layer:
-    """A quantized layer on its way into a file: its name there, the original weight, codes and scale."""
-
-    name: str
-    weight: Tensor
-    codes: Tensor
-    scale: Tensor
-
-
-Beside = Callable[[Layer], StateDict]
-Container = Callable[[StateDict, Metadata, Path], Path]
-
-
-def one_file(tensors: StateDict, metadata: Metadata, path: Path) -> Path:
-    save_file({k: v.contiguous() for k, v in tensors.items()}, path, metadata or None)
-    return path
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How one producer stores a model; ``{}`` stands for a layer's name.
-
-    select: which 2-D weights are quantized; beside: further tensors of a layer; once: further tensors of the file;
-    header: metadata; rest: what happens to every other tensor; company: other components in the same file.
-    """
-
-    encoding: Encoding = per_tensor
-    dtype: torch.dtype = E4M3
-    stored: torch.dtype = F32
-    weight: str = "{}.weight"
-    scale: str | None = "{}.weight_scale"
-    prefix: str = ""
-    keep: str = "(?!)"
-    select: Callable[[Tensor], bool] = lambda weight: weight.ndim == 2 and min(weight.shape) >= 32
-    beside: tuple[Beside, ...] = ()
-    once: Callable[[list[Layer], Recipe], StateDict] = lambda layers, recipe: {}
-    header: Callable[[list[Layer]], Metadata] = lambda layers: {}
-    rest: Callable[[Tensor], Tensor] = lambda tensor: tensor
-    company: Callable[[], StateDict] = dict
-    transposed: bool = False
-    as_bytes: torch.dtype | None = None
-    container: Container = one_file
-
-    def quantizes(self, key: str, tensor: Tensor) -> bool:
-        named = key.endswith(".weight") and not re.search(self.keep, key)
-        return named and (tensor.ndim == 2 or tensor.ndim == 4) and self.select(tensor)
-
-    def layer(self, key: str, tensor: Tensor) -> Layer:
-        codes, scale = self.encoding(tensor.flatten(1), self.dtype, self.stored)
-        return Layer(key.removesuffix(".weight"), tensor.flatten(1).float(), codes.view(-1, *tensor.shape[1:])
-                     if tensor.ndim > 2 else codes, scale)  # fmt: skip
-
-    def tensors_of(self, layer: Layer) -> StateDict:
-        """The tensors of one layer under their names in the file."""
-        codes = layer.codes.T if self.transposed else layer.codes
-        codes = codes.contiguous().view(self.as_bytes) if self.as_bytes else codes
-        found = {self.weight.format(layer.name): codes}
-        if self.scale:
-            found[self.scale.format(layer.name)] = layer.scale
-        for beside in self.beside:
-            found |= beside(layer)
-        return found
-
-    def pack(self, state_dict: StateDict) -> tuple[StateDict, Metadata]:
-        """The whole model as tensors and metadata of a file."""
-        whole = {self.prefix + key: tensor for key, tensor in state_dict.items()} | self.company()
-        layers = [self.layer(key, tensor) for key, tensor in whole.items() if self.quantizes(key, tensor)]
-        tensors: StateDict = {k: self.rest(v) for k, v in whole.items() if not self.quantizes(k, v)}
-        for layer in layers:
-            tensors |= self.tensors_of(layer)
-        return tensors | self.once(layers, self), self.header(layers)
-
-    def write(self, state_dict: StateDict, path: Path) -> Path:
-        return self.container(*self.pack(state_dict), path)
-
-
-@dataclass(frozen=True)
-class Specimen:
-    """A dialect in the zoo.
-
-    dialect: its number in the catalogue; tolerance: relative error of the decoded weights; granularity: what the
-    reader should find; expected: "decoded" or "refused"; words: a pattern that the verdict's dialect (or, where
-    refused, the sentence) must contain; format: name of the number format of the codes.
-    """
-
-    name: str
-    dialect: str
-    recipe: Recipe
-    granularity: str = "per-tensor"
-    tolerance: float = 0.04
-    format: str = "float8_e4m3fn"
-    expected: str = "decoded"
-    words: str = ""
-
-    def write(self, state_dict: StateDict, path: Path) -> Path:
-        return self.recipe.write(state_dict, path)
-
-    def quantized(self, state_dict: StateDict) -> list[str]:
-        """Names of the layers of state_dict that it stores quantized, without ``.weight``."""
-        recipe = self.recipe
-        keys = [k for k, v in state_dict.items() if recipe.quantizes(recipe.prefix + k, v)]
-        return [key.removesuffix(".weight") for key in keys]
-
-
-# ---- what stands beside the weights ---------------------------------------------------------------------------------
-
-
-def scalar(value: float, dtype: torch.dtype = F32) -> Tensor:
-    return torch.tensor(value, dtype=dtype)
-
-
-def calibrated(key: str = "{}.input_scale", shape: tuple[int, ...] = ()) -> Beside:
-    """A plausible static activation scale, amax / 448, another one for each layer."""
-    return lambda layer: {key.format(layer.name): scalar((3 + len(layer.name) / 7) / 448).reshape(shape)}
-
-
-def constant(key: str, value: float, shape: tuple[int, ...] = ()) -> Beside:
-    return lambda layer: {key.format(layer.name): scalar(value).reshape(shape)}
-
-
-def json_bytes(value: Any) -> Tensor:
-    return torch.tensor(list(json.dumps(value).encode()), dtype=U8)
-
-
-def comfy_quant(format: str = "float8_e4m3fn", **more: Any) -> Beside:
-    return lambda layer: {f"{layer.name}.comfy_quant": json_bytes({"format": format, **more})}
-
-
-def with_shape(format: str, group_size: int) -> Beside:
-    """convert_to_quant's marker of formats that it pads."""
-
-    def marker(layer: Layer) -> StateDict:
-        shape = {"orig_dtype": "torch.bfloat16", "orig_shape": list(layer.weight.shape)}
-        return comfy_quant(format, group_size=group_size, **shape)(layer)
-
-    return marker
-
-
-def layerwise(format: str = "float8_e4m3fn", **more: Any) -> Callable[[list[Layer]], Metadata]:
-    """ComfyUI's header: every layer and its format."""
-
-    def header(layers: list[Layer]) -> Metadata:
-        table = {layer.name: {"format": format, **more} for layer in layers}
-        return {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": table})}
-
-    return header
-
-
-def fixed(**metadata: str) -> Callable[[list[Layer]], Metadata]:
-    return lambda layers: metadata
-
-
-def legacy(numel: int, dtype: torch.dtype = E4M3) -> Callable[[list[Layer], Recipe], StateDict]:
-    """ComfyUI's old marker."""
-    return lambda layers, recipe: {f"{recipe.prefix}scaled_fp8": torch.zeros(numel).to(dtype)}
-
-
-# ---- containers -----------------------------------------------------------------------------------------------------
-
-
-def sharded(tensors: StateDict, metadata: Metadata, path: Path) -> Path:
-    """Two shards and an index.json; neighbours in the alphabet, so a weight and its scale, lie in different shards."""
-    names = [f"{path.stem}-0000{i}-of-00002.safetensors" for i in (1, 2)]
-    keys = sorted(tensors)
-    for i, name in enumerate(names):
-        one_file({key: tensors[key] for key in keys[i::2]}, {} if i else metadata, path.parent / name)
-    index = path.parent / f"{path.name}.index.json"
-    weight_map = {key: names[i % 2] for i, key in enumerate(keys)}
-    index.write_text(json.dumps({"metadata": {"total_size": 0}, "weight_map": weight_map}))
-    return index
-
-
-def folder(weights: str = "diffusion_pytorch_model.safetensors", **sidecars: Any) -> Container:
-    """A folder with JSON sidecars: ``config={...}`` becomes config.json."""
-
-    def write(tensors: StateDict, metadata: Metadata, path: Path) -> Path:
-        home = path.with_suffix("")
-        home.mkdir(parents=True)
-        one_file(tensors, metadata, home / weights)
-        for name, content in sidecars.items():
-            (home / f"{name}.json").write_text(json.dumps(content))
-        return home
-
-    return write
-
-
-def quantization(**config: Any) -> Container:
-    return folder(config={"_class_name": "Transformer2DModel", "quantization_config": config})
-
-
-def hunyuan_video(tensors: StateDict, metadata: Metadata, path: Path) -> Path:
-    """``NAME_fp8.pt`` beside ``NAME_fp8_map.pt``, which holds the scales by module name."""
-    scales = {k.removesuffix(".weight_scale"): v for k, v in tensors.items() if k.endswith(".weight_scale")}
-    module = {k: v for k, v in tensors.items() if not k.endswith(".weight_scale")}
-    torch.save(scales, path.parent / f"{path.stem}_fp8_map.pt")
-    torch.save({"module": module}, path.parent / f"{path.stem}_fp8.pt")
-    return path.parent / f"{path.stem}_fp8.pt"
-
-
-def angelslim(key: str) -> Container:
-    """A diffusers folder whose scales lie in ``fp8_scales.safetensors``."""
-
-    def write(tensors: StateDict, metadata: Metadata, path: Path) -> Path:
-        scales = {k: v for k, v in tensors.items() if k.endswith(".weight_scale")}
-        home = folder(config={"_class_name": "HunyuanVideoTransformer3DModel"})(
-            {k: v for k, v in tensors.items() if k not in scales}, metadata, path
-        )
-        renamed = {key.format(k.removesuffix(".weight_scale")): v for k, v in scales.items()}
-        one_file(renamed, {}, home / "fp8_scales.safetensors")
-        return home
-
-    return write
-
-
-def quanto_files(qtype: str) -> Container:
-    def write(tensors: StateDict, metadata: Metadata, path: Path) -> Path:
-        names = [k.removesuffix(".weight._data") for k in tensors if k.endswith("._data")]
-        qmap = {name: {"weights": qtype, "activations": "none"} for name in names}
-        return folder(quanto_qmap=qmap)(tensors, metadata, path)
-
-    return write
-
+from zoo_low_bits import (
+    awq_kitchen,
+    awq_recipe,
+    calibrated_alpha,
+    int8_blockwise,
+    int8_rowwise,
+    int8_small_blocks,
+    multiplied,
+    mxfp4_autoround,
+    nunchaku_recipe,
+    nvfp4_compressed,
+    nvfp4_convrot,
+    nvfp4_lightx2v,
+    nvfp4_modelopt,
+    nvfp4_modelopt_svd,
+    svdquant_natural,
+    svdquant_tiles,
+    without_format,
+)
+from zoo_recipe import (
+    BF16,
+    F16,
+    F32,
+    I8,
+    U8,
+    Layer,
+    Metadata,
+    Recipe,
+    Specimen,
+    StateDict,
+    angelslim,
+    big,
+    calibrated,
+    comfy_quant,
+    constant,
+    fixed,
+    folder,
+    hunyuan_video,
+    layerwise,
+    legacy,
+    multiple,
+    nonzero,
+    one_file,
+    quantization,
+    quanto_files,
+    scalar,
+    sharded,
+    square,
+    with_shape,
+)
 
 # ---- producers whose own library, or own arithmetic, makes the codes -----------------------------------------------
 
@@ -377,6 +193,11 @@ def blocks_or_rows(weight: Tensor, dtype: torch.dtype, stored: torch.dtype) -> t
     return block64(weight, dtype, stored)
 
 
+def flat_rows(weight: Tensor, dtype: torch.dtype, stored: torch.dtype) -> tuple[Tensor, Tensor]:
+    """One scale for each output, ``[out]``: of convolutions too."""
+    return shaped(per_row, -1)(weight, dtype, stored)
+
+
 def fused_thirds(weight: Tensor, dtype: torch.dtype, stored: torch.dtype) -> tuple[Tensor, Tensor]:
     """vLLM's fused qkv: one scale for each third of the rows ``[3]``; other layers ``[1]``."""
     parts = weight.chunk(3 if weight.shape[0] == 3 * weight.shape[1] else 1)
@@ -385,23 +206,6 @@ def fused_thirds(weight: Tensor, dtype: torch.dtype, stored: torch.dtype) -> tup
 
 
 # ---- selections -----------------------------------------------------------------------------------------------------
-
-
-def big(weight: Tensor) -> bool:
-    return weight.ndim == 2 and min(weight.shape) >= 32
-
-
-def square(weight: Tensor) -> bool:
-    return big(weight) and weight.shape[0] == weight.shape[1]
-
-
-def multiple(of: int) -> Callable[[Tensor], bool]:
-    return lambda weight: big(weight) and not any(size % of for size in weight.shape)
-
-
-def nonzero(weight: Tensor) -> bool:
-    """torchao and optimum-quanto divide by the zero amax of a weight of zeros and store NaN for it."""
-    return big(weight) and bool(weight.any())
 
 
 def with_convs(weight: Tensor) -> bool:
@@ -609,13 +413,18 @@ SPECIMENS = [
              GROUP, tolerance=0.13, format="nvfp4"),
     Specimen("nvfp4-pre-quant-scale", "D24", replace(nvfp4_comfy, encoding=smoothed, beside=(smooth_companions,
              comfy_quant("nvfp4"))), GROUP, tolerance=0.13, format="nvfp4"),
-    Specimen("nvfp4-compressed", "D24b", Recipe(nvfp4(False, True), weight="{}.weight_packed", select=multiple(32),
-             beside=(lambda layer: {f"{layer.name}.weight_global_scale": (1 / nvfp4_global(layer.weight)).reshape(1)},),
-             container=quantization(quant_method="compressed-tensors", format="nvfp4-pack-quantized")),
-             expected="refused", words="compressed-tensors|lightx2v"),
-    Specimen("nvfp4-lightx2v", "D24b", Recipe(nvfp4(False, True), select=multiple(32), beside=(lambda layer: {
-             f"{layer.name}.weight_global_scale": 1 / nvfp4_global(layer.weight)},)),
-             expected="refused", words="compressed-tensors|lightx2v"),
+    Specimen("nvfp4-compressed", "D24b", nvfp4_compressed, GROUP, tolerance=0.13, format="nvfp4",
+             words="compressed-tensors"),
+    Specimen("nvfp4-lightx2v", "D24c", nvfp4_lightx2v, GROUP, tolerance=0.13, format="nvfp4", words="lightx2v"),
+    Specimen("nvfp4-lightx2v-alpha", "D24c", replace(nvfp4_lightx2v, beside=(calibrated_alpha,)), GROUP,
+             tolerance=0.13, format="nvfp4", words="lightx2v"),
+    Specimen("nvfp4-modelopt", "D24d", nvfp4_modelopt, GROUP, tolerance=0.13, format="nvfp4", words="ModelOpt"),
+    Specimen("nvfp4-modelopt-svd", "D24d", nvfp4_modelopt_svd, GROUP, tolerance=0.13, format="nvfp4",
+             words="ModelOpt"),
+    Specimen("nvfp4-bare", "D24e", replace(nvfp4_modelopt, container=one_file, beside=(multiplied,)),
+             expected="refused", words="ModelOpt's order"),
+    Specimen("nvfp4-convrot", "D24", nvfp4_convrot, GROUP, tolerance=0.13, format="nvfp4"),
+    Specimen("mxfp4-autoround", "D35", mxfp4_autoround, GROUP, tolerance=0.2, format="nvfp4", words="MXFP4"),
     Specimen("int8", "D25", int8_tensor, format="int8"),
     Specimen("int8-rows", "D25", replace(int8_tensor, encoding=per_row), ROW, format="int8"),
     Specimen("int8-convrot", "D25", replace(int8_tensor, encoding=rotated(per_row, 64), select=multiple(64),
@@ -624,6 +433,26 @@ SPECIMENS = [
              convrot_groupsize=64),)), "any", tolerance=0.2, format="any"),
     Specimen("w4a8", "D25", Recipe(w4a8, scale="{}.weight_s_rel", select=square, beside=(w4a8_companions,
              comfy_quant("asym_w4a8_int8", group_size=16, convrot_groupsize=64))), "any", tolerance=0.2, format="any"),
+    Specimen("int8-rowwise", "D25b", int8_rowwise, ROW, format="int8"),
+    Specimen("int8-blockwise", "D25b", int8_blockwise, BLOCK, format="int8"),
+    Specimen("int8-blockwise-64", "D25b", int8_small_blocks, BLOCK, format="int8"),
+    Specimen("int8-fast", "D25c", replace(int8_tensor, encoding=per_row, beside=(without_format(per_row=True),)), ROW,
+             format="int8", words="INT8-Fast"),
+    Specimen("int8-fast-convrot", "D25c", replace(int8_tensor, encoding=rotated(per_row, 64), select=multiple(64),
+             beside=(without_format(convrot=True, convrot_groupsize=64),)), ROW, format="int8_convrot"),
+    Specimen("int8-fast-silent", "D25c", replace(int8_tensor, encoding=per_row, beside=(without_format(),)),
+             expected="refused", words="names no format"),
+    Specimen("int8-convolutions", "D25", replace(int8_tensor, encoding=flat_rows, select=with_convs), "any",
+             format="int8"),
+    # low rank, and zero points
+    Specimen("svdquant", "D32", svdquant_natural, GROUP, tolerance=0.15, format="svdquant_w4a4", words="SVDQuant"),
+    Specimen("svdquant-tiles", "D32", svdquant_tiles, GROUP, tolerance=0.15, format="svdquant_w4a4"),
+    Specimen("awq-w4a16", "D33", awq_kitchen, GROUP, tolerance=0.15, format="awq_w4a16", words="AWQ"),
+    Specimen("nunchaku", "D27", nunchaku_recipe(("proj_up", "proj_down", "smooth_factor")), GROUP, tolerance=0.15,
+             format="svdquant_w4a4", words="[Nn]unchaku"),
+    Specimen("nunchaku-flux", "D27", nunchaku_recipe(("lora_up", "lora_down", "smooth")), GROUP, tolerance=0.15,
+             format="svdquant_w4a4", words="[Nn]unchaku"),
+    Specimen("nunchaku-awq", "D27", awq_recipe(1), GROUP, tolerance=0.15, format="awq_w4a16"),
     # AMD
     Specimen("fnuz", "D29", Recipe(dtype=E4M3_FNUZ), format="float8_e4m3fnuz"),
     Specimen("fnuz-e5m2", "D29", Recipe(dtype=E5M2_FNUZ, scale="{}.scale_weight"), tolerance=0.07,
@@ -633,10 +462,10 @@ SPECIMENS = [
     Specimen("sdnq", "D26", sdnq, ROW, words="SDNQ"),
     Specimen("sdnq-transposed", "D26", replace(sdnq, encoding=shaped(per_row, 1, -1), transposed=True), ROW),
     Specimen("sdnq-no-config", "D26", Recipe(per_row, scale="{}.scale"), expected="refused", words="SDNQ|SD\\.Next"),
-    Specimen("nunchaku", "D27", Recipe(per_row, dtype=I8, weight="{}.qweight", scale="{}.wscales", beside=(
-             lambda layer: {
-             f"{layer.name}.smooth_factor": torch.ones(layer.weight.shape[1], dtype=BF16)},)), expected="refused",
-             words="[Nn]unchaku"),
+    Specimen("nunchaku-fp4", "D27b", Recipe(per_row, dtype=I8, weight="{}.qweight", scale="{}.wscales", beside=(
+             constant("{}.wtscale", 0.5),)), expected="refused", words="[Nn]unchaku"),
+    Specimen("gptq", "D34", Recipe(per_row, dtype=I8, weight="{}.qweight", scale="{}.scales"), expected="refused",
+             words="GPTQ"),
     Specimen("transformer-engine", "D28", Recipe(scale=None, as_bytes=U8, beside=(lambda layer: {
              f"{layer.name}._extra_state": torch.arange(96, dtype=U8)},)), expected="refused",
              words="Transformer Engine"),

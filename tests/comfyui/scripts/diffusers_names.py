@@ -1,12 +1,18 @@
-"""A small FLUX.1 by diffusers' names: separate q, k and v with a scale each, which ComfyUI fuses to one weight."""
+"""Small models by diffusers' names: separate q, k and v with a scale each, which ComfyUI fuses to one weight.
+
+A FLUX.1 is run; of a Stable Diffusion 3, whose scales and shifts of the last norms ComfyUI swaps, weights are compared.
+"""
 
 from __future__ import annotations
 
 import comfy.ldm.flux.model
+import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
 import comfy.ops
+from comfy.quant_ops import QuantizedTensor
 from inside import MODELS, answer, comfy, error, fp8, load, pack, save_file, torch, unet, unload
 
 HIDDEN, CONTEXT = 256, 64
+SWAPPED = ("final_layer.adaLN_modulation.1.weight", "joint_blocks.1.context_block.adaLN_modulation.1.weight")
 CONFIG = {"depth": 1, "depth_single_blocks": 1, "hidden_size": HIDDEN}
 
 
@@ -19,6 +25,21 @@ def flux() -> dict[str, torch.Tensor]:
         qkv_bias=True, guidance_embed=False, txt_ids_dims=[], dtype=torch.bfloat16, device="cpu",
         operations=comfy.ops.manual_cast,
     )  # fmt: skip
+    return random_weights(model)
+
+
+def sd3() -> dict[str, torch.Tensor]:
+    """Random weights of a Stable Diffusion 3 of two blocks by ComfyUI's names."""
+    torch.manual_seed(0)
+    model = mmdit.OpenAISignatureMMDITWrapper(
+        in_channels=16, patch_size=2, out_channels=16, depth=2, input_size=None, adm_in_channels=64, num_patches=64,
+        context_embedder_config={"target": "torch.nn.Linear", "params": {"in_features": 64, "out_features": 128}},
+        pos_embed_max_size=8, dtype=torch.bfloat16, device="cpu", operations=comfy.ops.manual_cast,
+    )  # fmt: skip
+    return random_weights(model)
+
+
+def random_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {
         key: torch.ones_like(tensor) if tensor.ndim == 1 and "norm" in key else noise(tensor)
         for key, tensor in model.state_dict().items()
@@ -30,10 +51,10 @@ def noise(tensor: torch.Tensor) -> torch.Tensor:
     return (torch.randn(tensor.shape) * size).to(torch.bfloat16)
 
 
-def by_diffusers_names(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """ComfyUI's own map, read backwards."""
+def by_diffusers_names(weights: dict[str, torch.Tensor], names: dict) -> dict[str, torch.Tensor]:
+    """ComfyUI's own map, read backwards; what it does to a weight, a swap of halves, undoes itself."""
     named = {}
-    for name, target in comfy.utils.flux_to_diffusers(CONFIG).items():
+    for name, target in names.items():
         key, offset, *function = (target, None) if isinstance(target, str) else target
         if key in weights and "ff.linear" not in name and "linear_in" not in name and "linear_out" not in name:
             part = weights[key] if offset is None else weights[key].narrow(*offset)
@@ -74,7 +95,7 @@ def dequantized(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 
 def figures(name: str, per_row: bool) -> dict:
     """Errors against core on the dequantized file, and whether fusing changed a value."""
-    tensors = quantized(by_diffusers_names(flux()), per_row)
+    tensors = quantized(by_diffusers_names(flux(), comfy.utils.flux_to_diffusers(CONFIG)), per_row)
     meant = dequantized(tensors)
     save_file(tensors, MODELS / f"{name}.safetensors")
     save_file(meant, MODELS / f"{name}-meant.safetensors")
@@ -92,5 +113,28 @@ def figures(name: str, per_row: bool) -> dict:
     }
 
 
+def swapped(name: str, per_row: bool) -> dict:
+    """How far off weights are beside core on the dequantized file, and which of the halves that moved are scaled."""
+    names = comfy.utils.mmdit_to_diffusers({"depth": 2, "num_blocks": 2})
+    tensors = quantized(by_diffusers_names(sd3(), names), per_row)
+    save_file(tensors, MODELS / f"{name}.safetensors")
+    save_file({k: v.bfloat16() for k, v in dequantized(tensors).items()}, MODELS / f"{name}-meant.safetensors")
+    want = unet(f"{name}-meant.safetensors").model.diffusion_model.state_dict()
+    model, _, _, report = fp8(f"{name}.safetensors")
+    got = dict(model.model.diffusion_model.named_parameters())
+    scaled = [key for key in SWAPPED if isinstance(got[key], QuantizedTensor)]
+    off = {k: error(plain(got[k]), v.float()) for k, v in want.items() if k in got and v.ndim == 2}
+    return {"off": max(off.values()), "of": len(off), "scaled": scaled, "report": report}
+
+
+def plain(tensor: torch.Tensor) -> torch.Tensor:
+    return (tensor.dequantize() if isinstance(tensor, QuantizedTensor) else tensor).float()
+
+
 pack()
-answer({"per-tensor": figures("diffusers-tensor", False), "per-row": figures("diffusers-row", True)})
+answer({
+    "per-tensor": figures("diffusers-tensor", False),
+    "per-row": figures("diffusers-row", True),
+    "swapped per-tensor": swapped("diffusers-swapped", False),
+    "swapped per-row": swapped("diffusers-swapped-row", True),
+})  # fmt: skip

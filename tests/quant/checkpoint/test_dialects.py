@@ -36,9 +36,12 @@ def same_granularity(weight, expected):
 
 def check_layers(checkpoint, specimen, model):
     for layer in specimen.quantized(model):
-        weight, original = checkpoint[only(checkpoint, layer)], model[f"{layer}.weight"]
-        assert weight.shape == tuple(original.shape), layer
-        assert error(weight.dequantize(), original) <= specimen.tolerance, layer
+        name, original = only(checkpoint, layer), model[f"{layer}.weight"]
+        weight = checkpoint[name]
+        # a convolution's inputs and its kernel are the columns of its codes
+        assert checkpoint.spec(name).full_shape == tuple(original.shape), layer
+        assert weight.shape == tuple(original.flatten(1).shape), layer
+        assert error(weight.dequantize(), original.flatten(1)) <= specimen.tolerance, layer
         assert same_granularity(weight, specimen.granularity), (layer, weight.granularity, weight.scale.shape)
         assert specimen.format in ("any", weight.format.name), layer
 
@@ -287,6 +290,10 @@ CTQ = {
     "text encoder": (("--t5xxl",), 0.04),
     "mxfp8": (("--mxfp8",), 0.04),
     "nvfp4": (("--nvfp4",), 0.13),
+    "int8 by blocks": (("--int8", "--scaling_mode", "block", "--block_size", "8"), 0.02),
+    "int8 by rows": (("--int8", "--scaling_mode", "row"), 0.02),
+    "int8 by tensor": (("--int8", "--scaling_mode", "tensor", "--save-quant-metadata"), 0.04),
+    "int8 rotated": (("--int8", "--scaling_mode", "row", "--convrot", "--convrot-group-size", "16"), 0.02),
 }
 
 

@@ -35,7 +35,10 @@ from zoo import ZOO, tiny_model
 CASES = int(os.environ.get("SCALED_FP8_FUZZ", "2000"))
 BASES = ("ltx", "comfy-marker", "comfy-header", "legacy-0-input", "lightx2v-rows", "ideogram", "deepseek-alone",
          "musubi-groups", "kijai-e5m2", "plain-e4m3", "mxfp8", "nvfp4", "quanto-alone", "torchao-rows",
-         "flux-fp8-api", "int8-rows")  # fmt: skip
+         "flux-fp8-api", "int8-rows", "int8-blockwise-64", "svdquant", "awq-w4a16", "nunchaku", "nvfp4-lightx2v",
+         "w4a8")  # fmt: skip
+# the least inputs and outputs that a dialect's tiles need
+SIZES = {"nunchaku": 128}
 EACH = max(1, CASES // len(BASES))
 
 
@@ -50,7 +53,7 @@ class Base:
 
 
 def fresh(name: str) -> Base:
-    model = tiny_model(64, 1)
+    model = tiny_model(SIZES.get(name, 64), 1)
     tensors, header = ZOO[name].recipe.pack(model)
     return Base(name, save({k: v.contiguous() for k, v in tensors.items()}, header or None), model)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
+from scaled_fp8 import quant
 from scaled_fp8.quant import Refused, StateDictSource, inspect_checkpoint, read_checkpoint
 from scaled_fp8.quant.checkpoint.dialects import DIALECTS
+from scaled_fp8.quant.weights.native import native_tensors
+from zoo import ZOO
 
 E4M3 = torch.float8_e4m3fn
 TOP = torch.finfo(E4M3).max
@@ -88,26 +92,42 @@ WRITTEN = {
          "x.comfy_quant": marker(format="hybrid_mxfp8")},
     ),
     "D24": (FP4 | {"x.comfy_quant": marker(format="nvfp4")},),
-    "D24b": (FP4,),
     "D25": (
         {"x.weight": INT8, "x.weight_scale": torch.tensor(0.01), "x.comfy_quant": marker(format="int8_tensorwise")},
     ),
     "D26": ({"x.weight": ROWS, "x.scale": ROW_SCALE}, None, {"quant_method": "sdnq"}),
-    "D27": ({"x.qweight": INT8, "x.wscales": torch.ones(2, OUT)},),
     "D28": ({"x.weight": CODES, "x._extra_state": torch.zeros(9, dtype=torch.uint8)},),
     "D29": ({"x.weight": (W / W.abs().max() * 240).to(torch.float8_e4m3fnuz), "x.weight_scale": W.abs().max() / 240},),
     "D31": (PAIR | {"x.input_scale_ub": torch.tensor(1200.0)},),
 }  # fmt: skip
 
 
+# number -> a specimen of the zoo, for those that no file of one layer shows
+SPECIMENS = {
+    "D24b": "nvfp4-compressed", "D24c": "nvfp4-lightx2v", "D24d": "nvfp4-modelopt", "D24e": "nvfp4-bare",
+    "D25b": "int8-rowwise", "D25c": "int8-fast", "D27": "nunchaku", "D27b": "nunchaku-fp4", "D32": "svdquant",
+    "D33": "awq-w4a16", "D34": "gptq", "D35": "mxfp4-autoround",
+}  # fmt: skip
+
+
+def smoothed_int4() -> dict:
+    """What this pack writes of a smoothed INT4 weight."""
+    weight = quant.quantize(W.float(), quant.FORMATS["int4_convrot"], name="x")
+    return native_tensors(replace(weight, smooth=torch.ones(weight.shape[1])), "x.")
+
+
 def test_every_dialect_of_the_table_has_a_file_here():
-    assert set(WRITTEN) == {dialect.number for dialect in DIALECTS}
+    assert {*WRITTEN, *SPECIMENS, "D23e"} == {dialect.number for dialect in DIALECTS}
 
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda d: d.number)
-def test_each_dialect_is_recognised_or_refused_with_advice(dialect):
-    tensors, metadata, config = (*WRITTEN[dialect.number], None, None)[:3]
-    verdict = inspect_checkpoint(source(tensors, metadata, **(config or {})))
+def test_each_dialect_is_recognised_or_refused_with_advice(dialect, tiny, tmp_path):
+    if dialect.number in SPECIMENS:
+        given = ZOO[SPECIMENS[dialect.number]].write(tiny, tmp_path / "model.safetensors")
+    else:
+        tensors, metadata, config = (*WRITTEN.get(dialect.number, (smoothed_int4(),)), None, None)[:3]
+        given = source(tensors, metadata, **(config or {}))
+    verdict = inspect_checkpoint(given)
     assert verdict.dialect == dialect.name
     refused = bool(dialect.advice) and dialect.number != "D26"
     assert verdict.accepted is not refused

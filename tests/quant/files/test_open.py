@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
-from scaled_fp8.quant import Refused, StateDictSource, open_source
+from scaled_fp8.quant import Refused, StateDictSource, inspect_checkpoint, open_source
 from scaled_fp8.quant.files.header import DTYPES
 from torch import Tensor
 
@@ -268,11 +268,40 @@ def test_a_folder_of_none_or_two_checkpoints_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["[]", "{", '{"a": 1, "a": 2}', "\xff"])
-def test_malformed_sidecars_are_refused(path: Path, text: str) -> None:
+@pytest.mark.parametrize("name", ["hf_quant_config.json", "quantization_config.json", "quanto_qmap.json"])
+def test_malformed_sidecars_are_refused(path: Path, name: str, text: str) -> None:
     save_file({"x": torch.ones(1)}, path)
-    (path.parent / "config.json").write_bytes(text.encode("latin-1"))
+    (path.parent / name).write_bytes(text.encode("latin-1"))
+    with pytest.raises(Refused, match=name.replace(".", r"\.")):
+        open_source(path)
+
+
+UNSOUND = (
+    '["quantization_config"]', '{"quantization_config": {}', '{"quantization_config": {"a": 1, "a": 2}}',
+    '{"quantization_config": {}, "quantization_config": {}}', '{"quantization_config": {"scale": Infinity}}',
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("text", UNSOUND)
+def test_a_config_that_is_malformed_about_quantization_is_refused(path: Path, text: str) -> None:
+    save_file({"x": torch.ones(1)}, path)
+    (path.parent / "config.json").write_text(text)
     with pytest.raises(Refused, match=r"config\.json"):
         open_source(path)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"a": 1, "a": 2}', '{"rope": Infinity}', "\xff"])
+def test_a_config_that_is_malformed_elsewhere_is_ignored_and_told(path: Path, text: str) -> None:
+    save_file({"x": torch.ones(1)}, path)
+    (path.parent / "config.json").write_bytes(text.encode("latin-1"))
+    (note,) = inspect_checkpoint(path).reasons
+    assert note.startswith("config.json beside it is read for what it says of quantization alone")
+
+
+def test_what_a_malformed_config_says_of_quantization_is_read(path: Path) -> None:
+    save_file({"x": torch.ones(1)}, path)
+    (path.parent / "config.json").write_text('{"rope": Infinity, "quantization_config": {"quant_method": "fp8"}}')
+    assert open_source(path).sidecars["config.json"]["quantization_config"] == {"quant_method": "fp8"}
 
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,104 @@
+"""What lies beside a scale and enters the weight too: each is as long as it must be, and holds sound numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .kinds import NUNCHAKU, SVDQUANT_TILES, as_e4m3
+from .layer import Layer
+from .mma import ROWS
+from .plausibility import bad_scale
+
+
+@dataclass(frozen=True)
+class Companion:
+    """A role beside the scale. count: how many values a layer needs, 0 for any; problem: what is wrong with them."""
+
+    role: str
+    count: Callable[[Layer], int]
+    problem: Callable[[Tensor], str]
+
+
+def unsound(values: Tensor) -> str:
+    """For parts that may have any sign."""
+    return "" if bool(torch.isfinite(values.float()).all()) else "is NaN or infinite"
+
+
+def positive(values: Tensor) -> str:
+    return bad_scale(as_e4m3(values)).removeprefix("a scale ").removesuffix(" (float16 underflow, or never filled in)")
+
+
+def not_negative(values: Tensor) -> str:
+    return bad_scale(as_e4m3(values), zeros=True).removeprefix("a scale ")
+
+
+def flat(values: Tensor) -> str:
+    return unsound(values) or ("has no two values that differ" if len(values.unique()) < 2 else "")
+
+
+COMPANIONS = (
+    Companion("smooth", lambda layer: layer.inputs, positive),
+    Companion("smooth_divisor", lambda layer: layer.inputs, positive),
+    Companion("global_scale", lambda layer: 1, positive),
+    Companion("global_divisor", lambda layer: 1, positive),
+    Companion("alpha", lambda layer: 1, positive),
+    Companion("group_scale", lambda layer: 0, not_negative),
+    Companion("channel_scale", lambda layer: layer.stored[0], not_negative),
+    Companion("codebook", lambda layer: 16, flat),
+    Companion("offset", lambda layer: 0, unsound),
+    Companion("up", lambda layer: 0, unsound),
+    Companion("down", lambda layer: 0, unsound),
+    Companion("bias_scale", lambda layer: 0, positive),
+)
+
+
+def companion_problem(layer: Layer) -> str:
+    """What is wrong with what lies beside a layer's scale, "" for nothing."""
+    return next((found for companion in COMPANIONS if (found := problem_of(companion, layer))), "") or misfit(layer)
+
+
+def problem_of(companion: Companion, layer: Layer) -> str:
+    key = layer.module.key(companion.role)
+    if key is None:
+        return ""
+    needed, info = companion.count(layer), layer.module.source[key]
+    if needed and info.numel != needed:
+        return f"{key} has {info.numel} values but its weight {list(layer.shape)} needs {needed}"
+    if info.dtype not in FLOATING:
+        return f"{key} is {info.dtype}, which no scale is"
+    found = companion.problem(layer.module.source.tensor(key))
+    return f"{key} {found}" if found else ""
+
+
+FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "U8")
+
+
+def misfit(layer: Layer) -> str:
+    """What does not fit of parts that have two sides, or a tensor beside them to be as long as."""
+    return ranks_misfit(layer) or bias_misfit(layer)
+
+
+def ranks_misfit(layer: Layer) -> str:
+    module, (rows, cols) = layer.module, layer.stored
+    up, down = module.shape("up"), module.shape("down")
+    if not up:
+        return ""
+    rank = module.source[module.key("up") or ""].numel // rows
+    sides = ((rows, rank), (rows // ROWS, rank, ROWS)) if layer.kind is SVDQUANT_TILES else ((rows, rank),)
+    inner = (rank, cols) if module.has(".svdquant_lora_a") else (cols, rank)
+    fits = up in sides and down == inner and rank > 0 and (rank % 16 == 0 or layer.kind is not NUNCHAKU)
+    return "" if fits else (
+        f"{module.key('up')} {list(up)} and {module.key('down')} {list(down)} fit no weight {[rows, cols]} together"
+    )  # fmt: skip
+
+
+def bias_misfit(layer: Layer) -> str:
+    scale, bias = layer.module.shape("bias_scale"), layer.module.shape("bias")
+    if scale and bias and scale not in ((1,), bias):
+        return f"{layer.module.key('bias_scale')} has shape {list(scale)}, its bias {list(bias)}"
+    lost = layer.bias_changes and bias and bias != (layer.stored[0],)
+    return f"its bias of {list(bias)} values fits no weight {list(layer.stored)}" if lost else ""
