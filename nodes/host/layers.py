@@ -182,10 +182,19 @@ def own_layers(model: ModelPatcher) -> Iterator[tuple[str, Own]]:
 
 
 class Lent:
-    """What stands for a layer's forward in the original: a bypass LoRA wraps it, whatever wraps the layer itself."""
+    """What stands for a layer's forward in the original: a bypass LoRA wraps it, whatever wraps the layer itself.
 
-    def __init__(self, own: Own) -> None:
-        self.forward = own.forward
+    The original has the layer's weight too while LoRAs are made to wrap it: they compute in its dtype.
+    """
+
+    def __init__(self, own: Own, original: Module) -> None:
+        self.forward, self.weight = own.forward, original._parameters["weight"]
+        vars(original)["forward"], original._parameters["weight"] = self, own.weight
+
+    def taken(self, original: Module) -> object:
+        """The original as it was; what wraps this."""
+        original._parameters["weight"] = self.weight
+        return vars(original).pop("forward", self)
 
     def __call__(self, x, *args, **kwargs):
         return self.forward(x, *args, **kwargs)
@@ -194,12 +203,12 @@ class Lent:
 def lend(model: ModelPatcher) -> None:
     """Have a bypass LoRA, made while the original stood there, wrap this patch's layer when it wraps the original."""
     for own, original in replaced(model):
-        own.lent = vars(original)["forward"] = Lent(own)
+        own.lent = Lent(own, original)
 
 
 def take(model: ModelPatcher) -> None:
     for own, original in replaced(model):
-        wrapped = vars(original).pop("forward", own.lent)
+        wrapped = own.lent.taken(original)
         if wrapped is not own.lent:
             # another bypass LoRA, made while this layer stood there, has wrapped it
             own.lent.forward = own.forward
@@ -214,8 +223,11 @@ def replaced(model: ModelPatcher) -> Iterator[tuple[Own, Module]]:
 
 
 def give_back(model: ModelPatcher) -> None:
-    for pair in replaced(model):
-        for module in pair:
+    for own, original in replaced(model):
+        if own.lent is not None and vars(original).get("forward") is own.lent:
+            # a LoRA that raised has left it so
+            own.lent.taken(original)
+        for module in (own, original):
             vars(module).pop("forward", None)
 
 
