@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import uuid
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from ... import quant
 from ...quant.files.memory import StateDictSource
 from ...quant.kernels.plan import require
 from ...quant.nn.tensor import is_scaled, to_tensor
+from ...quant.patterns import compiled
 from .linear import scaled_class
 from .load import open_checkpoint, unet_tensors
 from .plan import held, linears
@@ -29,7 +29,7 @@ def patch_model(
     model: ModelPatcher, compute: str, activation_scale: str, layers: str, scales_from: str | None
 ) -> ModelPatcher:
     """A clone whose Linears named by the regular expression layers run scaled; Refused where there is none."""
-    selected = compile_pattern(layers)
+    selected = compiled(layers, "layers")
     weights = file_weights(model, scales_from) if scales_from else own_weights(model)
     patched = model.clone()
     choices = []
@@ -72,13 +72,6 @@ def load_anew_with_lora(model: ModelPatcher, *load: object) -> None:
     """Have ComfyUI merge a LoRA again at the next run, when it puts the object patches back over merged weights."""
     if model.patches:
         model.model.current_weight_patches_uuid = uuid.uuid4()
-
-
-def compile_pattern(layers: str) -> re.Pattern[str]:
-    try:
-        return re.compile(layers)
-    except re.error as error:
-        raise quant.Refused(f"layers {layers!r} is not a regular expression: {error}.") from None
 
 
 def nothing_to_patch(layers: str, scales_from: str | None) -> str:

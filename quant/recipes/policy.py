@@ -9,6 +9,7 @@ from math import prod
 
 from ..errors import Refused, one_of
 from ..names import without_prefixes
+from ..patterns import Pattern, compiled
 from ..weights.encode import unfit
 from ..weights.formats import FORMATS, Format
 from ..weights.granularity import Granularity
@@ -36,13 +37,15 @@ class Policy:
     family: Family | None = None
     keep: str = ""
     patterns: tuple[tuple[re.Pattern[str], Rule], ...] = field(init=False, repr=False, compare=False)
+    asked: Pattern | None = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_component(self.component, self.format)
-        request = (Rule(self.keep, f"kept as asked: {self.keep}"),) if self.keep else ()
         own = self.family.rules if self.family else ()
-        rules = (*request, *own, *GENERIC[self.component])
-        object.__setattr__(self, "patterns", tuple((compiled(rule.pattern), rule) for rule in rules))
+        rules = tuple((re.compile(rule.pattern), rule) for rule in (*own, *GENERIC[self.component]))
+        asked = compiled(self.keep, "keep") if self.keep else None
+        object.__setattr__(self, "patterns", rules)
+        object.__setattr__(self, "asked", asked)
 
     def decide(self, name: str, shape: tuple[int, ...], already: str = "") -> Decision:
         """name: of the layer, with any prefix, without .weight; already: the format it is quantized to, if it is."""
@@ -57,11 +60,10 @@ class Policy:
 
     def rule(self, name: str) -> Rule | None:
         """The first rule that matches; keep is asked about the whole name, the others about that without prefix."""
+        if self.asked and self.asked.search(name):
+            return Rule(self.keep, f"kept as asked: {self.keep}")
         bare = bare_name(name)
-        matches = (
-            rule for pattern, rule in self.patterns if pattern.search(name if rule.pattern == self.keep else bare)
-        )
-        return next(matches, None)
+        return next((rule for pattern, rule in self.patterns if pattern.search(bare)), None)
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a weight of this shape is not quantized, or None."""
@@ -111,13 +113,6 @@ def bare_name(name: str) -> str:
 def family_named(name: str) -> Family | None:
     """The family of that name, None for the generic rules."""
     return FAMILIES.get(one_of("family", name, (*FAMILIES, NO_FAMILY)))
-
-
-def compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as problem:
-        raise Refused(f"keep {pattern!r} is not a regular expression: {problem}.") from None
 
 
 def check_component(component: str, format: Format) -> None:
