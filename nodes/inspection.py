@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import comfy.model_management
@@ -14,6 +15,8 @@ import torch
 from ..quant.checkpoint.read import Checkpoint, survey
 from ..quant.checkpoint.verdict import REFUSED
 from ..quant.errors import Refused
+from ..quant.files.sets import named_by, stamps_of
+from ..quant.files.sidecars import sidecars_of
 from ..quant.kernels.plan import FAMILIES, Choice, choose_foreseen, require
 from ..quant.weights.native import runs_in_core
 from .host.plan import IN_CORE, device_name
@@ -51,14 +54,22 @@ def inspect_file(file: str, compute: str = "auto") -> dict[str, Any]:
     if compute not in FAMILIES:
         raise NotListed(f"compute {compute[:40]!r} is unknown; choose one of {', '.join(FAMILIES)}.")
     path = listed_path(file)
-    found = os.stat(path)
+    check_parts(file, path)
     purpose = ENCODERS if file.startswith(ENCODERS) else ""
-    return {"file": file, "size": found.st_size, **inspected(path, found.st_mtime_ns, found.st_size, compute, purpose)}
+    return {"file": file, "size": os.stat(path).st_size, **inspected(path, stamps_of(Path(path)), compute, purpose)}
+
+
+def check_parts(file: str, path: str) -> None:
+    """NotListed where a shard or what lies beside is a link that leads out of the folder that ComfyUI lists."""
+    roots = folder_paths.get_folder_paths(file.partition("/")[0])
+    for part in (*named_by(Path(path)), *sidecars_of(Path(path))):
+        if not any(folder_paths.is_within_directory(root, str(part)) for root in roots):
+            raise NotListed(f"{part.name!r}, which belongs to {file!r}, is a link that leads out of the folder.")
 
 
 @lru_cache(maxsize=64)
-def inspected(path: str, mtime: int, size: int, compute: str, purpose: str) -> dict[str, Any]:
-    """The part of the answer that costs reading; mtime and size are there to tell a changed file."""
+def inspected(path: str, stamps: tuple, compute: str, purpose: str) -> dict[str, Any]:
+    """The part of the answer that costs reading; stamps are there to tell a changed file."""
     try:
         checkpoint = survey(path, "sample")
     except Refused as reason:
@@ -71,7 +82,9 @@ def inspected(path: str, mtime: int, size: int, compute: str, purpose: str) -> d
             "notes": [],
         }
     verdict = checkpoint.verdict.to_json()
-    notes = verdict.pop("reasons")
+    notes = [without_folder(note, path) for note in verdict.pop("reasons")]
+    for layer in verdict["layers"]:
+        layer["reason"] = without_folder(layer["reason"], path)
     return {
         **verdict, "sentence": without_folder(checkpoint.verdict.sentence(), path), "notes": notes,
         "formats": counted(layer["format"] for layer in verdict["layers"]),
@@ -81,8 +94,10 @@ def inspected(path: str, mtime: int, size: int, compute: str, purpose: str) -> d
 
 
 def without_folder(sentence: str, path: str) -> str:
-    """A page needs a file's name, not where the server keeps it."""
-    return sentence.replace(path, os.path.basename(path))
+    """A page needs the names of files, not where the server keeps them."""
+    for folder in {os.path.dirname(path), os.path.dirname(os.path.realpath(path))}:
+        sentence = sentence.replace(os.path.join(folder, ""), "")
+    return sentence
 
 
 def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any]:

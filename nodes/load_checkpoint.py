@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 from comfy_api.v0_0_2 import io
 
+from ..quant.files.sets import stamps_of
 from .host.load import load_checkpoint, load_diffusion_model
 from .host.plan import load_report
 from .inputs import CATEGORY, activation_scale_input, compute_input, model_files, model_path
@@ -41,8 +42,7 @@ class LoadFP8Checkpoint(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, checkpoint: str, **settings: str) -> tuple:
-        file = os.stat(model_path(checkpoint))
-        return (checkpoint, file.st_mtime_ns, file.st_size, *settings.values())
+        return (checkpoint, stamps_of(Path(model_path(checkpoint))), *settings.values())
 
     @classmethod
     def execute(cls, checkpoint: str, compute: str, activation_scale: str) -> io.NodeOutput:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 import folder_paths
 from comfy_api.v0_0_2 import io
 
 import nodes
 
+from ..quant.files.sets import stamps_of
 from .host.load import load_text_encoder
 from .host.plan import load_report
 from .inputs import CATEGORY, NONE
@@ -56,8 +57,7 @@ class LoadFP8TextEncoder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, text_encoder: str, type: str, text_encoder_2: str = NONE) -> tuple:
-        files = [os.stat(path) for path in encoder_paths(text_encoder, text_encoder_2)]
-        return (type, *((file.st_mtime_ns, file.st_size) for file in files))
+        return (type, *(stamps_of(Path(path)) for path in encoder_paths(text_encoder, text_encoder_2)))
 
     @classmethod
     def execute(cls, text_encoder: str, type: str, text_encoder_2: str = NONE) -> io.NodeOutput:

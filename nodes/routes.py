@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from aiohttp import web
@@ -12,6 +13,9 @@ from ..quant.kernels.diagnosis import doctor
 from .inspection import NotListed, inspect_file
 from .runs import RUNS
 
+# more at once would hold up what the server is for; the others wait, and those that wait too long are told
+WORKERS = ThreadPoolExecutor(2, thread_name_prefix="scaled_fp8")
+PATIENCE = 60  # seconds
 PREFIX = "/scaled_fp8/v1"
 
 
@@ -54,7 +58,10 @@ async def report(request: web.Request) -> web.Response:
 async def answer(work: Callable[..., dict[str, Any]], *arguments: str) -> dict[str, Any] | web.Response:
     """What work finds, computed beside the event loop; 404 with its sentence for a name that is not listed."""
     try:
-        return await asyncio.to_thread(work, *arguments)
+        asked = asyncio.get_running_loop().run_in_executor(WORKERS, lambda: work(*arguments))
+        return await asyncio.wait_for(asked, PATIENCE)
+    except asyncio.TimeoutError:
+        return web.json_response({"error": f"No answer within {PATIENCE} s; ask again."}, status=503)
     except NotListed as reason:
         return not_found(str(reason))
     except OSError as reason:

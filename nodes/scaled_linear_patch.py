@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
+from pathlib import Path
 
 from comfy_api.v0_0_2 import io
 
+from ..quant.files.sets import stamps_of
 from .host.patch import patch_model
 from .host.plan import model_report
 from .inputs import CATEGORY, NONE, activation_scale_input, compute_input, model_files, model_path
@@ -49,8 +50,7 @@ class ScaledLinearPatch(io.ComfyNode):
     def fingerprint_inputs(cls, scales_from: str, **settings: str) -> tuple:
         if scales_from == NONE:
             return ()
-        file = os.stat(model_path(scales_from))
-        return (file.st_mtime_ns, file.st_size)
+        return stamps_of(Path(model_path(scales_from)))
 
     @classmethod
     def execute(cls, model, compute: str, activation_scale: str, layers: str, scales_from: str) -> io.NodeOutput:

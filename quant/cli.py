@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar
 
 # torch and what needs it are imported by the commands: --help is instant
 from .errors import Refused
+from .text import printable
 
 DONE, FAILED, REFUSED = 0, 1, 2
 DEBUG = "SCALED_FP8_DEBUG"
@@ -238,11 +239,6 @@ def put_json(value: object) -> None:
 def complain(sentence: str, code: int) -> int:
     sys.stderr.write(printable(" ".join(sentence.split())) + "\n")
     return code
-
-
-def printable(text: str) -> str:
-    """Without control characters: names come from files, and a terminal obeys."""
-    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def finite(value: Any) -> Any:

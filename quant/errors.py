@@ -10,6 +10,8 @@ import reprlib
 from collections.abc import Iterable
 from typing import TypeVar
 
+from .text import printable
+
 T = TypeVar("T")
 
 
@@ -17,8 +19,8 @@ class Refused(Exception):
     """A file, layer or request that cannot be handled right, as one sentence: what, where, got, do."""
 
     def __init__(self, sentence: object = "") -> None:
-        # names from a file may hold line breaks
-        super().__init__(" ".join(str(sentence).splitlines()))
+        # names from a file may hold line breaks, and what a terminal obeys
+        super().__init__(printable(" ".join(str(sentence).splitlines())))
 
 
 def one_of(what: str, value: T, known: Iterable[T]) -> T:

@@ -130,7 +130,8 @@ function cell(layer, name) {
 }
 
 function quoted(value) {
-  // a spreadsheet would take these for formulas
-  const safe = /^[=+@\t\r]/.test(value) ? `'${value}` : value;
+  // a spreadsheet would take these for formulas; a number is none
+  const formula = /^(\s*[-=+@]|[\t\r])/.test(value) && !/^-?\d+(\.\d+)?(e[-+]?\d+)?$/i.test(value);
+  const safe = formula ? `'${value}` : value;
   return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
 }

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from ... import quant
 from ...quant.files.memory import StateDictSource
 from ...quant.kernels.plan import require
 from ...quant.nn.tensor import is_scaled, to_tensor
+from ...quant.patterns import compiled
 from .layers import base_tensor, own_linear, put, settle
 from .load import open_checkpoint, unet_tensors
 from .plan import held, linears
@@ -26,7 +26,7 @@ def patch_model(
     model: ModelPatcher, compute: str, activation_scale: str, layers: str, scales_from: str | None
 ) -> ModelPatcher:
     """A clone whose Linears named by the regular expression layers run scaled; Refused where there is none."""
-    selected = compile_pattern(layers)
+    selected = compiled(layers, "layers")
     weights = file_weights(model, scales_from) if scales_from else own_weights(model)
     patched = model.clone()
     choices = []
@@ -41,13 +41,6 @@ def patch_model(
     require(choices, compute)
     settle(patched)
     return patched
-
-
-def compile_pattern(layers: str) -> re.Pattern[str]:
-    try:
-        return re.compile(layers)
-    except re.error as error:
-        raise quant.Refused(f"layers {layers!r} is not a regular expression: {error}.") from None
 
 
 def nothing_to_patch(layers: str, scales_from: str | None) -> str:

@@ -17,6 +17,7 @@ READ = 3  # layers read whole to settle what shapes cannot
 DOUBTFUL = (1e-4, 64.0)  # amax by the scale alone outside of which a layer is looked at in any case
 # kinds whose scales may be zero, of blocks or rows of zeros, or of groups that only fill up
 ZEROS = (NVFP4, NVFP4_LOW, W4A8, NUNCHAKU_AWQ)
+SMALLEST = 1e-8  # comfy-kitchen's smallest scale of codes none of which stands for zero
 # large or zero-initialised by design; section "layers usually kept in high precision" of the catalogue
 EXEMPT = re.compile(
     r"embed|shared|relative_attention_bias|modulation|adaln|adaLN|_mod\.|time_in|guidance_in|vector_in|final_layer"
@@ -61,6 +62,8 @@ def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:
         return broken
     if low and not seen.zero and not bool(seen.scaled.any()) and layer.kind.offset is None:
         return "its codes are not zero but their scales are: the scales are of another layer, or were never filled in"
+    if layer.format.grid and float(seen.scaled.abs().max()) <= SMALLEST:
+        return ""
     exempt = bool(EXEMPT.search(layer.name)) or len(layer.full) > 2
     problem = implausible(seen.scaled, layer.inputs, exempt, low)
     if not problem:

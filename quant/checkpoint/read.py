@@ -78,8 +78,8 @@ class Share:
 class Checkpoint(Mapping[str, QuantizedWeight]):
     """Module name -> QuantizedWeight, decoded anew each time it is asked for and kept nowhere.
 
-    verdict: what was decided and why; source: the file; tensors: every other tensor, lazily; names keep the
-    file's own prefix, without ".weight".
+    verdict: what was decided and why; source: the file; tensors: every other tensor, lazily; unaccounted: keys of
+    the file that are in neither, which must not be; names keep the file's own prefix, without ".weight".
     """
 
     def __init__(self, found: Findings) -> None:
@@ -87,6 +87,7 @@ class Checkpoint(Mapping[str, QuantizedWeight]):
         self.layers = {name: layer for name, layer in found.layers.items() if name not in found.refused}
         self.tensors = OtherTensors(found)
         self.share: Share | None = None
+        self.unaccounted = sorted(found.source.keys() - found.consumed - set(self.tensors.keys_of.values()))
 
     def __getitem__(self, name: str) -> QuantizedWeight:
         return self.layers[name].decode() if self.share is None else self.part(name, 0)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from enum import Enum
 from functools import partial
@@ -31,6 +31,7 @@ from .verdict import SHOWN
 Fits = Callable[[Mapping[str, tuple[int, ...]]], bool]
 OCP = ("float8_e4m3fn", "float8_e5m2")
 FLOATS = ("F32", "F16", "BF16")
+ACTIVATION = ("input_scale", "input_helper")  # roles that mean nothing without a scale of the weight
 # scales that may lie beside a high-precision weight as placeholders; the others change what the weight means
 LOOSE = (
     "scale", "global_scale", "global_divisor", "group_scale", "channel_scale", "smooth", "bias_scale", "smooth_divisor",
@@ -155,6 +156,7 @@ def find_loose_scales(found: Findings) -> None:
             continue
         try:
             ignored[leftover(module, loose[0])].append(name)
+            found.consumed.update(meaningless(module))
         except Refused as reason:
             found.refused[name] = str(reason)
     found.notes += [f"{kind.value} are ignored: {few(names, SHOWN)}." for kind, names in ignored.items() if names]
@@ -197,14 +199,28 @@ def settled_by_std(module: Module, scale: Tensor) -> bool:
     return not implausible(raw, inputs) and not 0.1 <= size <= 20
 
 
+def meaningless(module: Module) -> Iterator[str]:
+    """The keys of a module whose scale is ignored that mean nothing without it; the others are handed on."""
+    for suffix, key in module.keys.items():
+        role = module.role(suffix)
+        if key == module.key("scale") or role in ACTIVATION or (role in LOOSE and is_one(module, key)):
+            yield key
+
+
+def is_one(module: Module, key: str) -> bool:
+    return module.source[key].numel <= LARGEST and bool((as_float(module.source.tensor(key)) == 1).all())
+
+
 def find_consumed(found: Findings) -> None:
-    """Which keys are parts of layers or markers, so that what is left are the model's other tensors."""
+    """Which keys are parts of layers or markers, so that what is left are the model's other tensors.
+
+    What lies beside a weight that is no layer is handed on with it: only a quantized weight swallows companions.
+    """
     for name, module in found.modules.items():
-        in_layer = name in found.layers or name in found.refused
-        keep = {"bias"} if in_layer else {"bias", "weight"}
-        dropped = [key for suffix, key in module.keys.items() if module.role(suffix) not in keep]
-        if in_layer or module.key("weight") is not None:
-            found.consumed.update(dropped)
+        if name in found.layers or name in found.refused:
+            found.consumed.update(key for suffix, key in module.keys.items() if module.role(suffix) != "bias")
+        if module.key("bias_scale") and module.key("bias"):
+            found.consumed.add(module.key("bias_scale") or "")
     found.consumed.update(k for k in found.source if is_marker(k))
     for module in found.modules.values():
         add_bias(found, module)
@@ -224,7 +240,7 @@ def scaled_bias(source: Source, key: str, scale: str) -> Tensor:
 
 
 def is_marker(key: str) -> bool:
-    return key.rpartition(".")[2] in ("scaled_fp8", "comfy_quant", "_extra_state")
+    return key.rpartition(".")[2] in ("scaled_fp8", "comfy_quant")
 
 
 def find_directions(found: Findings) -> None:

@@ -12,16 +12,19 @@ from typing import Protocol
 
 import torch
 
+from ..checkpoint.keys import ROLES, SUFFIXES, split
 from ..checkpoint.metadata import quantization_config
 from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..checkpoint.sampling import evenly_spaced
-from ..checkpoint.survey import survey_header
+from ..checkpoint.survey import survey
 from ..errors import Refused, one_of
 from ..files.reader import read_safetensors
 from ..files.sets import MARK
+from ..files.sidecars import read_scales, read_sidecars
 from ..files.stored import Source, Stored
 from ..files.writer import Output, writing
 from ..recipes.ignored import ignored_by
+from ..text import few
 from ..weights.formats import FORMATS
 from .ownership import check_ownership
 from .parts import Scopes, find_scopes
@@ -43,6 +46,10 @@ QUANTIZABLE = ("F64", "F32", "F16", "BF16")
 # header keys that describe what the result is not
 DROPPED_KEYS = ("tensor_names", "weight_qmax", "comfy_config", "scaled_fp8", MARK)
 SAMPLED = 64  # layers that are read back
+
+
+# roles of companions that change what their weight means
+MEANING = {role.name for role in ROLES} - {"weight", "bias", "marker"}
 
 
 class Bar(Protocol):
@@ -89,13 +96,14 @@ def convert(
     request = Request(request) if isinstance(request, str) else request
     check_format(request)
     ckpt = read_checkpoint(src, options.check)
+    check_accounted(ckpt)
     tasks, lines = planned(ckpt, request)
     target = target_of(Path(dst), tasks, options.shard_size, plain_metadata(ckpt, tasks), not options.named)
     check_ownership(ckpt.source, Path(dst), target, options.named)
     with writing(target.layouts, target.places) as output:
         run(tasks, output, options, ckpt.source.total_bytes)
         checked = read_back(tasks, output, options, Path(dst))
-    rows = tuple(TensorResult(t.name, before(ckpt, t), t.after, t.reason, not isinstance(t, Cast)) for t in tasks)
+    rows = tuple(TensorResult(t.name, before(ckpt, t), t.after, told(t), not isinstance(t, Cast)) for t in tasks)
     return Conversion(
         source=ckpt.source.name,
         files=tuple(str(path) for path in target.paths),
@@ -107,6 +115,12 @@ def convert(
         checked=checked,
         seconds=time.perf_counter() - start,
     )
+
+
+def told(task: Task) -> str:
+    """A task's reason, and how many values were too small for what it writes."""
+    lost = sum(task.vanished) if isinstance(task, Cast) else 0
+    return f"{task.reason}; {lost} values were too small for {task.after} and are 0 now" if lost else task.reason
 
 
 def check_format(request: Request) -> None:
@@ -136,8 +150,23 @@ def planned(ckpt: Checkpoint, request: Request) -> tuple[list[Task], tuple[str, 
     request = replace(request, ignored=(*request.ignored, *ignored_by(quantization_config(ckpt.source))))
     scopes = find_scopes([*map(ckpt.weight_key, ckpt), *ckpt.tensors], request)
     tasks = [quantized(ckpt, name, scopes, request) for name in ckpt]
-    tasks += [other(ckpt, name, scopes) for name in ckpt.tensors]
+    fixed = with_companions(ckpt.tensors)
+    tasks += [beside(ckpt, n) if n in fixed else other(ckpt, n, scopes) for n in ckpt.tensors]
     return tasks, tuple(scope.line() for scope in scopes.found.values())
+
+
+def check_accounted(ckpt: Checkpoint) -> None:
+    """Refused where a tensor of the source would be neither in a layer of the result nor in it as it is."""
+    if ckpt.unaccounted:
+        raise Refused(
+            f"{ckpt.source.name}: {few(ckpt.unaccounted, 3)} would be lost: another tensor goes by that name."
+        )
+
+
+def with_companions(names: Iterable[str]) -> set[str]:
+    """Weights beside which tensors lie that say what they mean, so that they cannot become others."""
+    parts = (split(name) for name in names)
+    return {f"{module}.weight" if module else "weight" for module, suffix in parts if SUFFIXES.get(suffix) in MEANING}
 
 
 def values_of(ckpt: Checkpoint, layer: str) -> Values:
@@ -164,6 +193,10 @@ def quantized(ckpt: Checkpoint, layer: str, scopes: Scopes, request: Request) ->
     return Pass(ckpt, layer, f"already {already}: left as it is")
 
 
+def beside(ckpt: Checkpoint, name: str) -> Cast:
+    return Cast(Values(ckpt, name), None, "kept: tensors beside it say more of its meaning than is known here")
+
+
 def other(ckpt: Checkpoint, name: str, scopes: Scopes) -> Task:
     values = Values(ckpt, name)
     if not name.endswith("weight") or values.info.dtype not in QUANTIZABLE or len(values.info.shape) < 2:
@@ -184,9 +217,10 @@ def read_back(tasks: list[Task], output: Output, options: Options, dst: Path) ->
     for slot in output.slots:
         if slot.layout.places:
             stored |= read_safetensors(slot.path).tensors
-    result = Checkpoint(survey_header(Source(stored, name=str(dst))))
+    result = Checkpoint(survey(with_neighbours(stored, dst)))
     if not result.verdict.accepted:
-        raise Refused(f"{dst}: what was written is not read back: {result.verdict.reasons[0]} Nothing was left there.")
+        reason = result.verdict.reasons[0]
+        raise Refused(f"{dst}: what was written would be refused: {reason} Nothing was left there; keep such layers.")
     everything = options.check == "all"
     chosen = tasks if everything else sampled(tasks)
 
@@ -196,6 +230,12 @@ def read_back(tasks: list[Task], output: Output, options: Options, dst: Path) ->
 
     run_all(chosen, look, lambda task: task.cost * (2 if isinstance(task, Pass) else 1), len_of, options.threads)
     return len(chosen)
+
+
+def with_neighbours(stored: dict[str, Stored], dst: Path) -> Source:
+    """What was written as a reader will find it, beside the files that lie there."""
+    scales = read_scales(dst, stored)
+    return Source({**stored, **scales}, sidecars=read_sidecars(dst), name=str(dst))
 
 
 def len_of(count: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from math import isfinite, prod
 from typing import Protocol
@@ -110,11 +110,12 @@ def pieces(total: int) -> Iterator[tuple[int, int]]:
 
 @dataclass(frozen=True)
 class Cast:
-    """Values written in dtype, None for their own."""
+    """Values written in dtype, None for their own. vanished: how many, piece by piece, were too small and became 0."""
 
     values: Values
     dtype: torch.dtype | None
     reason: str
+    vanished: list[int] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -140,7 +141,11 @@ class Cast:
     def write(self, output: Output, step: Step) -> None:
         read, total = self.values.reader(), self.values.info.numel
         for start, stop in pieces(total):
-            output.put(self.name, self.converted(read(start, stop)), start)
+            values = read(start, stop)
+            written = self.converted(values)
+            if written.dtype != values.dtype:
+                self.vanished.append(nonzero(values) - nonzero(written))
+            output.put(self.name, written, start)
             step((stop - start) * self.values.read_bytes // total)
 
     def converted(self, values: Tensor) -> Tensor:
@@ -157,6 +162,10 @@ class Cast:
             if not torch.equal(wanted.view(torch.uint8), got.view(torch.uint8)):
                 return "other bytes than were written"
         return ""
+
+
+def nonzero(values: Tensor) -> int:
+    return int((values.float() if values.dtype.itemsize == 1 else values).count_nonzero())
 
 
 def sample_runs(total: int) -> Iterator[tuple[int, int]]:

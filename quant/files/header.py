@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
@@ -98,9 +99,10 @@ class NotJson(ValueError):
 def parse(file: BinaryIO, size: int) -> Header:
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
-        raise Malformed(f"the header should be {length} bytes long, but the whole file has {size}")
+        # not how long: of a file that is none, that is what its first bytes are
+        raise Malformed(f"the header should be longer than the whole file, which has {size} bytes")
     if length > LARGEST_HEADER:
-        raise Malformed(f"the header should be {length} bytes long, more than {LARGEST_HEADER}")
+        raise Malformed(f"the header should be longer than {LARGEST_HEADER} bytes")
     try:
         fields = as_object(file.read(length))
     except NotJson as problem:
@@ -117,6 +119,8 @@ def as_object(text: bytes) -> dict[str, Any]:
         written(value)
     except NotJson:
         raise
+    except UnicodeError:
+        raise NotJson("is not JSON (no UTF-8)") from None
     except (ValueError, RecursionError, TypeError) as problem:
         raise NotJson(f"is not JSON ({str(problem)[:80]})") from None
     if not isinstance(value, dict):
@@ -127,8 +131,7 @@ def as_object(text: bytes) -> dict[str, Any]:
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise NotJson(f"has the key {twice[:80]!r} twice")
     return fields
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -14,13 +15,26 @@ from ..errors import Refused, first_line
 from .header import TensorInfo, read_header
 from .stored import Contents
 
+BINARY = getattr(os, "O_BINARY", 0) | getattr(os, "O_NONBLOCK", 0)
+# size, times of the last change of content and of anything, and number of a file: one that differs is another file
+Stamp = tuple[int, int, int, int]
+
 
 @dataclass(frozen=True)
 class DataFile:
-    """A file as it was when its header was read. stamp: size and time of its last change."""
+    """A file as it was when its header was read."""
 
     path: Path
-    stamp: tuple[int, int]
+    stamp: Stamp
+
+    def check(self) -> None:
+        """Refused where the file is another one than it was."""
+        try:
+            same = stamped(self.path.stat()) == self.stamp
+        except OSError:
+            same = False
+        if not same:
+            raise Refused(f"{self.path}: the file was changed while it was being read; start again.")
 
     def read(self, info: TensorInfo, offset: int, nbytes: int) -> Tensor:
         """Bytes [offset, offset + nbytes) as uint8 ``[nbytes]``."""
@@ -89,11 +103,20 @@ def open_regular(path: Path) -> BinaryIO:
         if not path.is_file():
             kind = "not a regular file" if path.exists() else "no such file"
             raise Refused(f"{path}: {kind}; name a .safetensors file, an index.json or a diffusers folder.")
-        return open(path, "rb", buffering=0)  # type: ignore[return-value]
+        # what became a pipe meanwhile does not hold up
+        file = open(os.open(path, os.O_RDONLY | BINARY), "rb", buffering=0)  # noqa: SIM115
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            file.close()
+            raise Refused(f"{path}: not a regular file; name a .safetensors file, an index.json or a diffusers folder.")
+        return file  # type: ignore[return-value]
     except (OSError, ValueError) as problem:
         raise Refused(f"{path}: cannot be opened: {first_line(problem)}; give another path.") from None
 
 
-def stamp_of(file: BinaryIO) -> tuple[int, int]:
-    status = os.fstat(file.fileno())
-    return status.st_size, status.st_mtime_ns
+def stamp_of(file: BinaryIO) -> Stamp:
+    return stamped(os.fstat(file.fileno()))
+
+
+def stamped(status: os.stat_result) -> Stamp:
+    # a file put in its place may have its size and time, but not its number; one rewritten in place has a new ctime
+    return status.st_size, status.st_mtime_ns, status.st_ctime_ns if os.name == "posix" else 0, status.st_ino

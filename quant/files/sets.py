@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import Refused
-from .reader import read_safetensors
-from .sidecars import read_json
+from .reader import Stamp, read_safetensors, stamped
+from .sidecars import read_json, sidecars_of
 from .stored import STORES
 
 INDEX = ".index.json"
@@ -43,6 +43,12 @@ def indices_naming(files: Iterable[Path]) -> set[Path]:
     paths = set(files)
     beside = {index for folder in {path.parent for path in paths} for index in folder.glob(f"*{INDEX}")}
     return {index for index in beside if named_by(index) & paths}
+
+
+def stamps_of(main: Path) -> tuple[tuple[str, Stamp], ...]:
+    """What tells whether any file of a checkpoint was changed or exchanged: itself, its shards, what lies beside."""
+    files = sorted({main, *sidecars_of(main), *(named_by(main) if main.name.endswith(".json") else ())})
+    return tuple((path.name, stamped(path.stat())) for path in files if path.is_file())
 
 
 def is_ours(index: Path) -> bool:

@@ -68,9 +68,10 @@ def doctor() -> Diagnosis:
     """Every kernel tried and timed on every device of this machine, on weights of the first format that it takes."""
     versions = {"torch": torch.__version__, "comfy-kitchen": version("comfy-kitchen")}
     found = devices()
-    findings = (
-        finding for device in found for dtype in (torch.bfloat16, torch.float32) for finding in probe(device, dtype)
-    )
+    with torch.random.fork_rng():
+        findings = [
+            finding for device in found for dtype in (torch.bfloat16, torch.float32) for finding in probe(device, dtype)
+        ]
     return Diagnosis(versions, found, tuple(findings))
 
 

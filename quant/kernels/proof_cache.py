@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import stat
 import subprocess
 import tempfile
 from collections.abc import Callable
@@ -17,6 +18,8 @@ from pathlib import Path
 
 import torch
 
+LARGEST = 1 << 22  # bytes of proofs
+WORST = 0.5  # an error that no kernel which works has
 OFF = ("off", "0", "no", "false")
 # Proofs are of the code in these folders, so they end when it changes
 SOURCES = ("kernels", "weights")
@@ -54,14 +57,19 @@ def cache_file() -> Path | None:
     if request.lower() in OFF:
         return None
     base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA")
-    folder = Path(base) if base else Path.home() / ".cache"
+    try:
+        folder = Path(base) if base else Path.home() / ".cache"
+    except RuntimeError:  # nobody's home
+        return Path(request) / "probes.json" if request else None
     return (Path(request) if request else folder / "scaled-fp8") / "probes.json"
 
 
 def read(path: Path) -> dict[str, dict[str, Proof]]:
     """Environment -> question -> proof; empty where the file is missing or not as it was written."""
     try:
-        return parsed(path.read_bytes(), path.stat().st_mtime_ns)
+        status = path.stat()
+        known = stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST
+        return parsed(path.read_bytes(), status.st_mtime_ns) if known else {}
     except OSError:
         return {}
 
@@ -74,7 +82,7 @@ def parsed(content: bytes, _: int) -> dict[str, dict[str, Proof]]:
             where: {question: checked(**proof) for question, proof in proofs.items()}
             for where, proofs in stored.items()
         }
-    except (ValueError, TypeError, AttributeError):
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return {}
 
 
@@ -82,6 +90,8 @@ def checked(error: object, reason: object) -> Proof:
     """A proof as it was written; ValueError where it is not one."""
     if not isinstance(error, float | None) or not isinstance(reason, str | None) or error is reason is None:
         raise ValueError("not a proof")
+    if reason is None and not 0 <= error < WORST:  # type: ignore[operator]
+        raise ValueError("no proof: of such an error")
     return Proof(error, reason)
 
 

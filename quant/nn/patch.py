@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -25,6 +24,7 @@ from ..distributed.parts import chunk, part
 from ..errors import Refused
 from ..kernels.plan import Choice, check_names, choose_held, require
 from ..names import MODEL
+from ..patterns import compiled
 from ..text import few
 from ..weights.weight import QuantizedWeight
 from .linear import Patch, ScaledLinear, frozen, scaled_class
@@ -113,10 +113,8 @@ def restore_linears(module: nn.Module) -> None:
 
 
 def selected(checkpoint: Mapping[str, QuantizedWeight], layers: str) -> list[str]:
-    try:
-        names = [name for name in checkpoint if re.search(layers, name)]
-    except re.error as problem:
-        raise Refused(f"layers {layers!r} is not a regular expression: {problem}.") from None
+    pattern = compiled(layers, "layers")
+    names = [name for name in checkpoint if pattern.search(name)]
     if not names:
         raise Refused(f"layers {layers!r} matches none of the checkpoint's {len(checkpoint)} weights; choose others.")
     return names

@@ -4,44 +4,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
-from ..errors import Refused
+from ..patterns import Pattern, compiled
 
 # What producers call the list in a quantization config: compressed-tensors, vLLM, transformers and diffusers, ModelOpt.
 KEYS = ("ignore", "ignored_layers", "modules_to_not_convert", "exclude_modules")
 EXPRESSION = "re:"  # before a regular expression, in compressed-tensors' lists
-# A config comes with a download: an expression that could take for ever is not tried.
-REPEATS = 3
 
 
-def ignored_pattern(names: Iterable[str]) -> str:
-    """A regular expression for layers of these names and all below them, "" for none.
+@dataclass(frozen=True)
+class Ignored:
+    """names: each stands for its layer and all below it; patterns: of those with wildcards."""
 
-    A name may have the wildcard *, or be a regular expression after "re:", which then matches from the start.
+    names: frozenset[str]
+    patterns: tuple[Pattern, ...]
+
+    def __contains__(self, layer: str) -> bool:
+        above = accumulate(layer.split("."), "{}.{}".format)
+        return not self.names.isdisjoint(above) or any(pattern.search(layer) for pattern in self.patterns)
+
+
+def ignored(names: Iterable[str]) -> Ignored:
+    """A list as producers write it: a name may have the wildcard *, or be a regular expression after "re:".
+
+    Such an expression matches from a layer's first character on.
     """
-    return "|".join(dict.fromkeys(expression(name) for name in names))
+    listed = dict.fromkeys(name if name.startswith(EXPRESSION) else name.removesuffix(".weight") for name in names)
+    special = [name for name in listed if name.startswith(EXPRESSION) or "*" in name]
+    patterns = tuple(compiled(expression(name), "ignored layer") for name in special)
+    return Ignored(frozenset(listed) - frozenset(special), patterns)
 
 
 def expression(name: str) -> str:
     if name.startswith(EXPRESSION):
-        return f"^(?:{checked(name.removeprefix(EXPRESSION))})"
-    literal = re.escape(name.removesuffix(".weight")).replace(r"\*", ".*")
-    return rf"^{literal}(?:\.|$)"
-
-
-def checked(pattern: str) -> str:
-    """The regular expression; Refused where it is none, or repeats too much to be tried on every name."""
-    try:
-        re.compile(pattern)
-    except re.error as problem:
-        raise Refused(f"Ignored layer {EXPRESSION}{pattern} is not a regular expression: {problem}.") from None
-    if len(re.findall(r"[*+{]", pattern)) > REPEATS or re.search(r"\)[*+{?]", pattern):
-        raise Refused(
-            f"Ignored layer {EXPRESSION}{pattern[:80]} repeats groups or more than {REPEATS} things, which may take "
-            "for ever; name these layers by keep."
-        )
-    return pattern
+        return f"^(?:{name.removeprefix(EXPRESSION)})"
+    return rf"^{re.escape(name)}(?:\.|$)".replace(r"\*", ".*")
 
 
 def ignored_by(config: Mapping[str, Any]) -> tuple[str, ...]:

@@ -9,11 +9,12 @@ from math import prod
 
 from ..errors import Refused, one_of
 from ..names import without_prefixes
+from ..patterns import Pattern, compiled
 from ..weights.encode import unfit
 from ..weights.formats import FORMATS, Format
 from ..weights.granularity import Granularity
 from .families import FAMILIES, GENERIC, Family, Rule
-from .ignored import ignored_pattern
+from .ignored import Ignored, ignored
 
 NO_FAMILY = "none"
 IGNORED = "in the list of ignored layers"
@@ -32,7 +33,7 @@ class Decision:
 class Policy:
     """The rules for one component of one model. keep: regular expression of layers that stay as they are, or "".
 
-    ignored: names of layers that stay as they are with all below them, beside keep; as ignored_pattern reads them.
+    ignored: names of layers that stay as they are with all below them, beside keep; as ignored reads them.
     """
 
     format: Format
@@ -42,17 +43,17 @@ class Policy:
     keep: str = ""
     ignored: tuple[str, ...] = ()
     patterns: tuple[tuple[re.Pattern[str], Rule], ...] = field(init=False, repr=False, compare=False)
+    asked: Pattern | None = field(init=False, repr=False, compare=False)
+    listed: Ignored = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         check_component(self.component, self.format)
         own = self.family.rules if self.family else ()
-        rules = (*self.requests(), *own, *GENERIC[self.component])
-        object.__setattr__(self, "patterns", tuple((compiled(rule.pattern), rule) for rule in rules))
-
-    def requests(self) -> list[Rule]:
-        """What the user or the file's config wants kept."""
-        asked = ((self.keep, f"kept as asked: {self.keep}"), (ignored_pattern(self.ignored), IGNORED))
-        return [Rule(pattern, reason) for pattern, reason in asked if pattern]
+        rules = tuple((re.compile(rule.pattern), rule) for rule in (*own, *GENERIC[self.component]))
+        asked = compiled(self.keep, "keep") if self.keep else None
+        object.__setattr__(self, "patterns", rules)
+        object.__setattr__(self, "asked", asked)
+        object.__setattr__(self, "listed", ignored(self.ignored))
 
     def decide(self, name: str, shape: tuple[int, ...], already: str = "") -> Decision:
         """name: of the layer, with any prefix, without .weight; already: the format it is quantized to, if it is."""
@@ -67,10 +68,12 @@ class Policy:
 
     def rule(self, name: str) -> Rule | None:
         """The first rule that matches; keep is asked about the whole name, the others about that without prefix."""
+        if self.asked and self.asked.search(name):
+            return Rule(self.keep, f"kept as asked: {self.keep}")
         bare = bare_name(name)
-        names = {f"kept as asked: {self.keep}": (name,), IGNORED: (name, bare)}
-        matches = (rule for pattern, rule in self.patterns if any(map(pattern.search, names.get(rule.reason, (bare,)))))
-        return next(matches, None)
+        if name in self.listed or bare in self.listed:
+            return Rule("", IGNORED)
+        return next((rule for pattern, rule in self.patterns if pattern.search(bare)), None)
 
     def unfit(self, shape: tuple[int, ...]) -> str | None:
         """Why a weight of this shape is not quantized, or None."""
@@ -120,13 +123,6 @@ def bare_name(name: str) -> str:
 def family_named(name: str) -> Family | None:
     """The family of that name, None for the generic rules."""
     return FAMILIES.get(one_of("family", name, (*FAMILIES, NO_FAMILY)))
-
-
-def compiled(pattern: str) -> re.Pattern[str]:
-    try:
-        return re.compile(pattern)
-    except re.error as problem:
-        raise Refused(f"keep {pattern!r} is not a regular expression: {problem}.") from None
 
 
 def check_component(component: str, format: Format) -> None:

@@ -27,9 +27,9 @@ def swept(contract, figure) -> dict:
     right = sum(not wrong(case) for case in cases)
     figure(f"text encoders: {len(figures)} in {len(DIALECTS)} ways: {right} of {len(cases)} right")
     for name in DROPPED_BY_CORE:
-        if name in figures and "core_error" in figures[name]["marker"]:
-            core, here = figures[name]["marker"]["core_error"], figures[name]["marker"]["error"]
-            figure(f"{name} in core's own format: conditioning {core:.2f} off in core, {here:.4f} here")
+        if name in figures and "core" in figures[name]["marker"]:
+            core, here = figures[name]["marker"]["core"], figures[name]["marker"]["weights"]
+            figure(f"{name} in core's own format: a weight is {core:.0f} times its size off in core, {here:.4f} here")
     return {"figures": figures, "new": answers[0]["new"]}
 
 

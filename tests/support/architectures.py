@@ -843,7 +843,7 @@ SMALL: dict[str, Small] = {
             nerf_max_freqs=4,
             nerf_tile_size=512,
             nerf_final_head_type="linear",
-            nerf_embedder_dtype="float32",
+            nerf_embedder_dtype=None,
             use_x0=False,
             use_sequential_txt_ids=False,
         ),
@@ -866,7 +866,6 @@ SMALL: dict[str, Small] = {
         },
         (1, 33, 1, 8, 8),
         (1, 8, 64),
-        extras=("positive_conditioning", "negative_conditioning"),
     ),
     "ACEStep": Small(
         {
@@ -1019,7 +1018,7 @@ SMALL: dict[str, Small] = {
             "in_text_dim": 64,
             "in_text_dim2": 32,
         },
-        (1, 16, 1, 8, 8),
+        (1, 33, 1, 8, 8),
         more={"y": (1, 32)},
     ),
     "ErnieImage": Small(

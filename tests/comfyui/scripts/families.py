@@ -28,7 +28,7 @@ from produced import E4M3, LOG, StateDict, difference, linear_names, plain, rand
 def told(name: str):
     """ComfyUI as if the small sizes of an architecture were those it knows; what it reads from a file stays its own."""
     cls, small = getattr(comfy.supported_models, name), SMALL[name].unet
-    known, detect = cls.unet_config, comfy.model_detection.detect_unet_config
+    known, fixed, detect = cls.unet_config, cls.unet_extra_config, comfy.model_detection.detect_unet_config
 
     def detected(*args, **kwargs):
         found = detect(*args, **kwargs)
@@ -36,11 +36,13 @@ def told(name: str):
         return found if found is None or SMALL[name].metadata else found | small
 
     cls.unet_config = {key: small.get(key, value) for key, value in known.items()}
+    cls.unet_extra_config = {key: small.get(key, value) for key, value in fixed.items()}
     comfy.model_detection.detect_unet_config = detected
     try:
         yield cls
     finally:
-        cls.unet_config, comfy.model_detection.detect_unet_config = known, detect
+        cls.unet_config, cls.unet_extra_config = known, fixed
+        comfy.model_detection.detect_unet_config = detect
 
 
 def built(name: str) -> tuple[torch.nn.Module, StateDict]:

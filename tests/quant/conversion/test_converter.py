@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from scaled_fp8.quant import FORMATS, QuantizedWeight, Refused, read_checkpoint
+from scaled_fp8.quant import FORMATS, QuantizedWeight, Refused, inspect_checkpoint, read_checkpoint
 from scaled_fp8.quant.conversion.converter import HIGH_PRECISION, Options, convert
 from scaled_fp8.quant.conversion.quantizing import Encode
 from scaled_fp8.quant.conversion.request import Request
@@ -411,3 +411,37 @@ def test_a_wrong_scale_is_noticed(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     with pytest.raises(Refused, match="read back"):
         convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", "float8_e4m3fn")
     assert os.listdir(tmp_path) == ["m.safetensors"]
+
+
+def test_values_too_small_for_the_target_are_counted(tmp_path: Path) -> None:
+    weight = torch.full((64, 64), 0.02)
+    weight[0, :5], weight[1, :7] = 1e-9, 0.0
+    save_file({"q.weight": weight, "k.weight": weight.clone().fill_(0.02)}, tmp_path / "m.safetensors")
+    rows = {row.name: row for row in convert(tmp_path / "m.safetensors", tmp_path / "o.safetensors", "float16").rows}
+    assert "5 values were too small for F16" in rows["q.weight"].reason and "too small" not in rows["k.weight"].reason
+    rows = {row.name: row for row in convert(tmp_path / "m.safetensors", tmp_path / "o.safetensors", "bfloat16").rows}
+    assert "too small" not in rows["q.weight"].reason
+
+
+@pytest.mark.parametrize("format", ["float8_e4m3fn", "int8", "nvfp4"])
+def test_what_a_reader_would_refuse_is_not_written(tmp_path: Path, format: str) -> None:
+    state = model(tmp_path)
+    state["blocks.1.attn.k.weight"] *= 1e-4
+    save_file(state, tmp_path / "m.safetensors")
+    try:
+        convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", format)
+    except Refused as refusal:
+        assert "blocks.1.attn.k" in str(refusal) and os.listdir(tmp_path) == ["m.safetensors"]
+    else:
+        assert inspect_checkpoint(tmp_path / "out.safetensors").accepted
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(3, 4)], ids=["layer", "row"])
+def test_zeros_are_no_fault_of_int4(tmp_path: Path, rows: slice) -> None:
+    state = model(tmp_path)
+    state["blocks.1.attn.k.weight"][rows] = 0
+    save_file(state, tmp_path / "m.safetensors")
+    convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", "int4", Options(check="all"))
+    assert not bool(
+        read_checkpoint(tmp_path / "out.safetensors")["blocks.1.attn.k"].dequantize()[rows].abs().max() > 1e-5
+    )

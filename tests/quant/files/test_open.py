@@ -189,7 +189,7 @@ def test_a_lying_header_length_is_refused_without_allocating(path: Path, length:
     if length == 100_000_001:
         os.truncate(path, 2 * length)
     assert not library_reads(path)
-    with pytest.raises(Refused, match=str(length)):
+    with pytest.raises(Refused, match="header should be"):
         open_source(path)
 
 

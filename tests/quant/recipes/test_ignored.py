@@ -34,10 +34,15 @@ def test_a_name_stands_for_the_layer_and_all_below_it(ignored: str, kept: list[s
     assert [name for name in NAMES if policy.decide(name, (64, 64)).reason == IGNORED] == kept
 
 
-@pytest.mark.parametrize("ignored", ["re:(", "re:(a+)+$", "re:.*.*.*.*x"])
-def test_what_is_no_expression_or_takes_for_ever_is_refused(ignored: str) -> None:
-    with pytest.raises(quant.Refused, match="Ignored layer re:"):
+@pytest.mark.parametrize("ignored", ["re:(", r"re:(a)\1", "re:(?=a)"])
+def test_what_is_no_expression_or_cannot_be_bounded_is_refused(ignored: str) -> None:
+    with pytest.raises(quant.Refused, match="ignored layer"):
         Policy(quant.FORMATS["float8_e4m3fn"], quant.PerRow(), ignored=(ignored,))
+
+
+def test_a_downloads_expression_takes_no_longer_than_another() -> None:
+    policy = Policy(quant.FORMATS["float8_e4m3fn"], quant.PerRow(), ignored=("re:(a+)+$", "re:.*.*.*.*x"))
+    assert policy.decide("a" * 200 + "b", (64, 64)).quantize
 
 
 @pytest.mark.parametrize("key", KEYS)
