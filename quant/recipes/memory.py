@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import prod
 
-from ..text import text_table
 from ..weights.encode import SLAB
-from ..weights.formats import FORMATS, Format, float8_e4m3fn, int8
+from ..weights.formats import Format, float8_e4m3fn, int8
 from ..weights.granularity import Granularity
-from .methods import METHODS, method_named
+from .methods import method_named
 from .policy import Policy, family_named, recognise
 
 WIDE = 2  # bytes of a bf16 or fp16 element
@@ -123,20 +122,3 @@ def merging(plan: Plan) -> int:
     shape, format, granularity = plan
     changed = prod(shape) * SINGLE * 2 + min(prod(shape), SLAB) * ROUNDING
     return changed if format is None else changed + sum(stored(shape, format, granularity))
-
-
-def compare_methods(shapes: Mapping[str, tuple[int, ...]], component: str = "transformer", tokens: int = 4608) -> str:
-    """A table of what each method that the component can have needs, in GB."""
-    names = [name for name, method in METHODS.items() if name != "auto" and possible(method.format_name, component)]
-    rows = [estimate_memory(shapes, name, component, tokens=tokens) for name in names]
-    columns = ("method", "weights", "scales", "activations", "LoRA", "peak", "quantized")
-    return text_table(columns, [cells(row) for row in rows])
-
-
-def possible(format_name: str | None, component: str) -> bool:
-    return component != "vae" or format_name is None or FORMATS[format_name] is FORMATS["int8"]
-
-
-def cells(row: Estimate) -> list[str]:
-    sizes = (row.weights, row.scales, row.activations, row.lora, row.peak)
-    return [row.method, *(f"{size / 1e9:.3f} GB" for size in sizes), f"{row.quantized} of {row.layers}"]

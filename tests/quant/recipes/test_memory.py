@@ -10,7 +10,7 @@ from live_bytes import LiveBytes
 from scaled_fp8.quant.nn.component import quantize_component
 from scaled_fp8.quant.nn.tensor import from_tensor
 from scaled_fp8.quant.recipes import memory
-from scaled_fp8.quant.recipes.memory import compare_methods, estimate_memory
+from scaled_fp8.quant.recipes.memory import estimate_memory
 from scaled_fp8.quant.recipes.methods import METHODS
 from torch import Tensor, nn
 
@@ -85,12 +85,6 @@ def test_fits_and_serialises() -> None:
     assert found.fits(found.peak) and not found.fits(found.peak - 1)
     told = json.loads(json.dumps(found.to_json()))
     assert told["peak"] == told["resident"] + max(told["activations"], told["lora"])
-
-
-def test_the_table_has_a_line_a_method() -> None:
-    lines = compare_methods(SHAPES).splitlines()
-    assert [line.split()[0] for line in lines[1:]] == NAMED
-    assert [line.split()[0] for line in compare_methods(SHAPES, "vae").splitlines()[1:]] == ["none", "int8"]
 
 
 def test_it_reads_shapes_only(monkeypatch: pytest.MonkeyPatch) -> None:
