@@ -16,7 +16,6 @@ const KNOWN = {
   "scaled_mm int8 convrot": "#8db9e0",
   "upcast fused": "#f0b64d",
   "dequantized block": "#e0a100",
-  "upcast codes": "#e8803a",
   "upcast by comfy-kitchen": "#f4cf8a",
   upcast: "#d95f32",
   "upcast by bits": "#e0915a",

@@ -11,21 +11,20 @@ from torch import Tensor
 
 from ..checkpoint.read import Checkpoint
 from ..checkpoint.sampling import sample
-from ..files.header import TensorInfo
 from ..files.writer import Output
 from ..recipes.policy import Policy
 from ..weights.encode import SLAB, Job, encode_slabs, finite, quantize, rotation_group, scale_of_scales, slabs
 from ..weights.formats import Format
 from ..weights.granularity import Granularity, PerBlock, PerTensor, largest
-from ..weights.native import description, native_tensors
+from ..weights.native import native_tensors
 from ..weights.rotation import rotate
 from ..weights.weight import QuantizedWeight
 from .readback import differences, row_runs
-from .tasks import PIECE, Step, Values, infos_of, no_codes
+from .tasks import PIECE, Step, Values, Writing, no_codes
 
 
 @dataclass(frozen=True)
-class Encode:
+class Encode(Writing):
     """Values quantized by policy, in two passes over their rows: for the scale of all, and for the codes."""
 
     values: Values
@@ -37,8 +36,8 @@ class Encode:
         return self.values.name
 
     @property
-    def prefix(self) -> str:
-        return self.name.removesuffix("weight")
+    def shape(self) -> tuple[int, ...]:
+        return self.values.info.shape
 
     @property
     def after(self) -> str:
@@ -62,14 +61,6 @@ class Encode:
         scale = torch.empty(self.granularity.scale_shape(self.values.matrix), device="meta")
         weight = self.weight(scale, torch.empty((rows, 1) if self.format.grid else (), device="meta"))
         return replace(weight, codebook=torch.empty(16, device="meta") if self.format.grid else None)
-
-    @cached_property
-    def infos(self) -> list[TensorInfo]:
-        return infos_of(self.shell, self.prefix, self.values.info.shape)
-
-    @property
-    def marker(self) -> dict[str, object]:
-        return description(self.shell)
 
     @property
     def job(self) -> Job:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -188,9 +189,43 @@ def cast(weight: Tensor, dtype: torch.dtype, name: str, damaged: bool = True) ->
 ##### Layers that are quantized already
 
 
+class Writing(ABC):
+    """A task that writes a quantized layer, in ComfyUI's form where it has one.
+
+    name: its weight's key; shell: the weight without its codes; shape: its own, which a convolution's codes have too.
+    """
+
+    @property
+    @abstractmethod
+    def name(self) -> str: ...
+    @property
+    @abstractmethod
+    def shell(self) -> QuantizedWeight: ...
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[int, ...]: ...
+
+    @property
+    def prefix(self) -> str:
+        return self.name.removesuffix("weight")
+
+    @cached_property
+    def infos(self) -> list[TensorInfo]:
+        tensors = native_tensors(self.shell, self.prefix)
+        whole = len(self.shape) > 2 and self.shell.format.per_byte == 1
+        shapes = {
+            name: self.shape if whole and name == f"{self.prefix}weight" else t.shape for name, t in tensors.items()
+        }
+        return [info_of(name, tensor.dtype, shapes[name]) for name, tensor in tensors.items()]
+
+    @property
+    def marker(self) -> dict[str, object]:
+        return description(self.shell)
+
+
 @dataclass(frozen=True)
-class Pass:
-    """A quantized layer written as it is, in ComfyUI's form where it has one."""
+class Pass(Writing):
+    """A quantized layer written as it is."""
 
     ckpt: Checkpoint
     layer: str
@@ -201,8 +236,8 @@ class Pass:
         return self.ckpt.weight_key(self.layer)
 
     @property
-    def prefix(self) -> str:
-        return self.name.removesuffix("weight")
+    def shape(self) -> tuple[int, ...]:
+        return self.ckpt.spec(self.layer).full_shape
 
     @property
     def after(self) -> str:
@@ -216,14 +251,6 @@ class Pass:
     def shell(self) -> QuantizedWeight:
         """The weight without its codes."""
         return self.ckpt.spec(self.layer).shell()
-
-    @cached_property
-    def infos(self) -> list[TensorInfo]:
-        return infos_of(self.shell, self.prefix, self.ckpt.spec(self.layer).full_shape)
-
-    @property
-    def marker(self) -> dict[str, object]:
-        return description(self.shell)
 
     def write(self, output: Output, step: Step) -> None:
         tensors = native_tensors(self.ckpt[self.layer], self.prefix)
@@ -239,11 +266,3 @@ class Pass:
 
 def no_codes(format: Format, shape: tuple[int, int]) -> Tensor:
     return torch.empty((shape[0], shape[1] // format.per_byte), dtype=format.dtype, device="meta")
-
-
-def infos_of(weight: QuantizedWeight, prefix: str, shape: tuple[int, ...]) -> list[TensorInfo]:
-    """What a weight is saved as; shape: its own, which a convolution's codes have too."""
-    tensors = native_tensors(weight, prefix)
-    whole = len(shape) > 2 and weight.format.per_byte == 1
-    shapes = {name: shape if whole and name == f"{prefix}weight" else t.shape for name, t in tensors.items()}
-    return [info_of(name, tensor.dtype, shapes[name]) for name, tensor in tensors.items()]

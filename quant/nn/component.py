@@ -21,7 +21,7 @@ from ..weights.granularity import PerRow
 from .backends import Backend, pick_backend
 from .convolution import CONVOLUTIONS, is_quantized
 from .stats import LayerStats, Stats
-from .tensor import is_scaled
+from .tensor import from_tensor, is_scaled, tensors_in
 
 ##### The work
 
@@ -162,7 +162,7 @@ def already(layer: nn.Module) -> str:
         return "quantized to int8"
     weight: Tensor = layer.weight  # type: ignore[assignment]
     if is_scaled(weight):
-        return f"quantized to {weight._params.format.name}"  # type: ignore[attr-defined]
+        return f"quantized to {from_tensor(weight).format.name}"  # type: ignore[arg-type]
     if type(weight.data) is not Tensor:
         return f"a {type(weight.data).__name__}"
     return "" if weight.dtype.itemsize > 1 else f"{str(weight.dtype).removeprefix('torch.')} without scales"
@@ -185,9 +185,7 @@ def total_bytes(module: nn.Module) -> int:
 def nbytes(tensor: Tensor) -> int:
     """Bytes of a tensor, or of the tensors that it is made of."""
     if is_scaled(tensor):
-        params = tensor._params  # type: ignore[attr-defined]
-        parts = (getattr(params, name) for name in params._tensor_fields())
-        return tensor._qdata.nbytes + sum(part.nbytes for part in parts)  # type: ignore[attr-defined]
+        return sum(part.nbytes for part in tensors_in(tensor))
     data = tensor.data
     flatten = getattr(data, "__tensor_flatten__", None) if type(data) is not Tensor else None
     if flatten is None:

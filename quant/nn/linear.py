@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -54,9 +54,14 @@ class ScaledLinear(nn.Linear):
             return super().forward(x)
         if is_scaled(self.weight):
             return self.product(x, self.bias)
-        if is_parallel(self.weight) and is_scaled(local(self.weight)):
+        if self.is_spread:
             return parallel_linear(x, self.weight, self.bias, self.product, self.partial_product)  # type: ignore[arg-type]
         return super().forward(x)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether several devices hold a part of its scaled weight each."""
+        return is_parallel(self.weight) and is_scaled(local(self.weight))
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
         weight = self.quantized()
@@ -91,39 +96,55 @@ class ScaledLinear(nn.Linear):
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         """ComfyUI's own names, so that what is saved of a patched module can be read by anyone."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.scaled is not None and is_parallel(self.weight) and is_scaled(local(self.weight)):
+        if self.scaled is not None and self.is_spread:
             parts = spread_tensors(self.quantized(), self.weight)  # type: ignore[arg-type]
             destination.update({prefix + SPREAD[name]: tensor for name, tensor in parts.items()})
         elif self.scaled is not None and is_scaled(self.weight):
             destination.update(native_tensors(self.quantized(), prefix))
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *report: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        metadata: Any,
+        strict: bool,
+        missing: list[str],
+        unexpected: list[str],
+        errors: list[str],
+    ) -> None:
         """The counterpart; a weight without scales is for an unpatched module and is reported as an error."""
-        if self.scaled is not None and is_parallel(self.weight) and is_scaled(local(self.weight)):
-            self.load_part(state_dict, prefix, *report)
-            return
-        if self.scaled is None or f"{prefix}weight_scale" not in state_dict:
-            super()._load_from_state_dict(state_dict, prefix, *report)
-            return
+        own: set[str] = set()
+        if self.scaled is not None and self.is_spread:
+            own = self.load_part(state_dict, prefix, missing, errors)
+        elif self.scaled is not None and f"{prefix}weight_scale" in state_dict:
+            if problem := self.load_whole(state_dict, prefix):
+                errors.append(problem)
+                return
+            own = set(native_tensors(self.quantized(), prefix))
+        rest = {name: tensor for name, tensor in state_dict.items() if name not in own}
+        super()._load_from_state_dict(rest, prefix, metadata, strict, missing, unexpected, errors)
+        if f"{prefix}weight" in own & state_dict.keys():
+            missing.remove(f"{prefix}weight")
+
+    def load_whole(self, state_dict: Mapping[str, Tensor], prefix: str) -> str | None:
+        """Take another weight of the same kind; why not, or None."""
         weight, own = self.quantized(), native_tensors(self.quantized(), prefix)
         if weight.format.name in PARTS:
-            report[4].append(f"{prefix}weight: {weight.format.name} is loaded by reading the file and patching again.")
-            return
+            return f"{prefix}weight: {weight.format.name} is loaded by reading the file and patching again."
         if wrong := [name for name in own if name in state_dict and not alike(state_dict[name], own[name])]:
-            report[4].append(f"{', '.join(wrong)}: not of the format and shape that this layer has.")
-            return
+            return f"{', '.join(wrong)}: not of the format and shape that this layer has."
         # copies: what is here now may belong to a checkpoint
         loaded = {name: state_dict[prefix + key].clone() for name, key in STORED.items() if prefix + key in state_dict}
         placed: dict[str, Any] = {
             name: tensor.to(self.weight.device).view_as(getattr(weight, name)) for name, tensor in loaded.items()
         }
         self._parameters["weight"] = frozen(replace(weight, **placed), self.weight.dtype)
-        super()._load_from_state_dict({k: v for k, v in state_dict.items() if k not in own}, prefix, *report)
-        report[2].remove(f"{prefix}weight")
+        return None
 
-    def load_part(self, state_dict: dict[str, Tensor], prefix: str, *report: Any) -> None:
-        """A state dict of _save_to_state_dict on as many devices: each tensor's own part, copied in place."""
-        missing, errors = report[2], report[4]
+    def load_part(
+        self, state_dict: Mapping[str, Tensor], prefix: str, missing: list[str], errors: list[str]
+    ) -> set[str]:
+        """A state dict of _save_to_state_dict on as many devices: each own part, copied in place; the names it has."""
         parts = spread_tensors(self.quantized(), self.weight)  # type: ignore[arg-type]
         own = {prefix + SPREAD[name]: tensor for name, tensor in parts.items()}
         for key, tensor in own.items():
@@ -134,9 +155,7 @@ class ScaledLinear(nn.Linear):
                 errors.append(f"{key}: not of the format, shape and devices that this layer has.")
             elif given.data_ptr() != local(tensor).data_ptr():
                 local(tensor).copy_(given)
-        super()._load_from_state_dict({k: v for k, v in state_dict.items() if k not in own}, prefix, *report)
-        if f"{prefix}weight" in state_dict:
-            missing.remove(f"{prefix}weight")
+        return set(own)
 
     def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
         """For copy and pickle: neither can take a tensor made of several, nor find the twin of a subclass by name."""

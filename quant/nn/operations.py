@@ -13,7 +13,17 @@ from torch import Tensor
 from ..distributed import parts
 from ..distributed.gathering import Shard, parts_of
 from ..errors import Refused
-from .tensor import ScaledTensor, ScaledWeightLayout, from_tensor, is_scaled, layer_of, rewrapped
+from .tensor import (
+    ScaledTensor,
+    ScaledWeightLayout,
+    alias,
+    from_tensor,
+    is_scaled,
+    layer_of,
+    rewrapped,
+    shard_of,
+    tensors_in,
+)
 
 aten = torch.ops.aten
 Args = Sequence[Any]
@@ -77,7 +87,7 @@ def new_zeros(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
     tensor, shape = args[0], tuple(args[1])
     if len(shape) != 2:
         return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
-    found = tensor._params.shard
+    found = shard_of(tensor)
     shard = Shard(found.whole if found else matrix(tensor), shape[0])
     return rewrapped(tensor, parts.zeros(from_tensor(tensor), (shape[0], shape[1])), shard)
 
@@ -110,7 +120,7 @@ def pad(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
     if left or above or value:
         return op(tensor.dequantize(), *args[1:])
     weight = parts.filled(from_tensor(tensor), 1, tensor.shape[1] + right)
-    return rewrapped(tensor, parts.filled(weight, 0, tensor.shape[0] + below), tensor._params.shard)
+    return rewrapped(tensor, parts.filled(weight, 0, tensor.shape[0] + below), shard_of(tensor))
 
 
 @operation("aten.cat.default")
@@ -124,17 +134,12 @@ def cat(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
 
 def cut(tensor: Tensor, dim: int, start: int, stop: int, shard: Shard | None = None) -> ScaledTensor:
     """Rows or columns of a tensor; of a part that another device holds, nothing but its shape."""
-    params = tensor._params  # type: ignore[attr-defined]
     try:
         weight = parts.part(from_tensor(tensor), dim, start, stop)  # type: ignore[arg-type]
     except Refused as problem:
         name = layer_of(tensor)
         raise Refused(f"{name}: {problem}" if name else problem) from None
-    return rewrapped(tensor, weight, shard or (params.shard if dim == 0 else None))
-
-
-def alias(tensor: Any) -> ScaledTensor:
-    return ScaledTensor(tensor._qdata, tensor._layout_cls, tensor._params)
+    return rewrapped(tensor, weight, shard or (shard_of(tensor) if dim == 0 else None))
 
 
 def dimension(args: Args, at: int) -> int:
@@ -181,9 +186,7 @@ def flattened(value: Any) -> Iterator[Any]:
 
 def components(tensor: QuantizedTensor) -> list[Tensor]:
     """All tensors of a scaled one, codes as bytes; contiguous, so that they can be received into."""
-    weight = from_tensor(tensor)
-    found = [weight.codes, *(getattr(tensor._params, name) for name in tensor._params._tensor_fields())]
-    return [parts.as_bytes(part) for part in found]
+    return [parts.as_bytes(part) for part in tensors_in(tensor)]
 
 
 @operation("_c10d_functional.all_gather_into_tensor.default")

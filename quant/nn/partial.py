@@ -9,6 +9,7 @@ from torch import Tensor
 from ..kernels.activations import ACTIVATION, INT8, SCHEMES
 from ..kernels.gemm import Codes
 from ..kernels.plan import Choice
+from ..weights.rotation import rotated
 from ..weights.weight import QuantizedWeight
 
 # scheme -> format of its codes, where a token or a tensor has one scale, so that all devices need the same
@@ -31,6 +32,8 @@ def product_of_codes(x: Tensor, weight: QuantizedWeight, choice: Choice, group: 
     import torch.distributed as dist
 
     scheme = str(choice.kernel.scheme)
+    # whole groups: a part begins where one does
+    x = rotated(x, weight.rotation) if weight.rotation else x
     _, scale = SCHEMES[scheme](x, None)
     dist.all_reduce(scale, dist.ReduceOp.MAX, group)  # type: ignore[arg-type]
     codes = SHARED[scheme].codes(x.float() / scale)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -221,7 +221,7 @@ def unplanned(
         return Patch(type(linear), now, place, token, *request)
     if before.original is None:
         return Patch(before.base, now, place, token, *request, below=before)
-    return Patch(before.base, before.original, before.placed, token, *request, below=before.below)
+    return replace(before, token=token, compute=request[0], activation_scale=request[1], choices={})
 
 
 def reads_as(linear: nn.Linear) -> torch.dtype:

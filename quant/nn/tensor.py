@@ -126,7 +126,7 @@ class ScaledWeightLayout(QuantizedLayout):
     def pre_all_gather(cls, qtensor: QuantizedTensor, mesh: object = None) -> tuple[tuple[Tensor, ...], object]:
         """What a device gives to the others: bytes ``[rows, ...]`` of its part, and what all need to know of it."""
         weight = from_tensor(qtensor)
-        shard = qtensor._params.shard or Shard(weight.shape, weight.shape[0])
+        shard = shard_of(qtensor) or Shard(weight.shape, weight.shape[0])
         return given(weight, shard), (weight, shard)
 
     @classmethod
@@ -154,7 +154,7 @@ class ScaledTensor(QuantizedTensor):
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.detach.default:
             # the same scales: comfy-kitchen would copy them, and FSDP2 fills them anew where they are
-            return ScaledTensor(args[0]._qdata, args[0]._layout_cls, args[0]._params)
+            return alias(args[0])
         found = super().__torch_dispatch__(func, types, args, kwargs)
         return pytree.tree_map_only(QuantizedTensor, kept, found)
 
@@ -174,9 +174,7 @@ class ScaledTensor(QuantizedTensor):
 
 def kept(tensor: QuantizedTensor) -> QuantizedTensor:
     """A tensor that comfy-kitchen made of a scaled one, as a scaled one again."""
-    if type(tensor) is QuantizedTensor and is_scaled(tensor):
-        return ScaledTensor(tensor._qdata, tensor._layout_cls, tensor._params)
-    return tensor
+    return alias(tensor) if type(tensor) is QuantizedTensor and is_scaled(tensor) else tensor
 
 
 def rewrapped(tensor: Any, weight: QuantizedWeight, shard: Shard | None = None) -> ScaledTensor:
@@ -282,6 +280,26 @@ def is_scaled(tensor: object) -> bool:
 def from_tensor(tensor: QuantizedTensor) -> QuantizedWeight:
     """The QuantizedWeight inside a tensor of this layout."""
     return scaled_weight(tensor._qdata, tensor._params)
+
+
+def choice_of(tensor: Any) -> Choice | None:
+    """The kernel chosen for a tensor of this layout, None where none is yet."""
+    return tensor._params.choice
+
+
+def shard_of(tensor: Any) -> Shard | None:
+    """Of which weight the rows of a tensor of this layout are a part; None where nothing says so."""
+    return tensor._params.shard
+
+
+def tensors_in(tensor: Any) -> list[Tensor]:
+    """The codes of a tensor of this layout, then every other tensor that it is made of."""
+    return [tensor._qdata, *(getattr(tensor._params, name) for name in tensor._params._tensor_fields())]
+
+
+def alias(tensor: Any) -> ScaledTensor:
+    """The same tensor as another object."""
+    return ScaledTensor(tensor._qdata, tensor._layout_cls, tensor._params)
 
 
 def with_choice(tensor: QuantizedTensor, choice: Choice) -> QuantizedTensor:

@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from scaled_fp8.quant.nn.heatmap import COLOURS
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -24,6 +25,16 @@ def test_web_unit(file: str) -> None:
     done = subprocess.run([NODE, "--test", str(HERE / file)], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^# pass [1-9]", done.stdout, re.M) or re.search(r"ℹ pass [1-9]", done.stdout)
+
+
+@pytest.mark.skipif(NODE is None, reason="no node to run the web units with")
+def test_colours_are_those_of_the_servers_picture() -> None:
+    asked = f"import {{ colours }} from {json.dumps((WEB / 'colours.mjs').as_uri())};"
+    asked += f"console.log(JSON.stringify([...colours({json.dumps(list(COLOURS))})]));"
+    done = subprocess.run(
+        [NODE, "--input-type=module", "-e", asked], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert dict(json.loads(done.stdout)) == COLOURS
 
 
 def test_one_entry_is_imported_by_the_page() -> None:
