@@ -18,6 +18,7 @@ from torch.nn import Module, Parameter
 from ...quant.nn.component import nbytes
 from ...quant.weights.native import native_tensors
 from ...quant.weights.weight import QuantizedWeight
+from .leases import lease
 from .linear import ScaledConvolution, ScaledLinear, core_ops
 from .plan import modules
 
@@ -157,6 +158,7 @@ def settle(patched: ModelPatcher) -> None:
     """Have ComfyUI measure and load a model anew that has layers of its own."""
     patched.patches_uuid = uuid.uuid4()
     patched.size = sum(nbytes(tensor) for tensor in tensors(patched))
+    lease(patched, dict.fromkeys(own for _, own in own_layers(patched)))
     for event, callback in CALLBACKS.items():
         patched.remove_callbacks_with_key(event, KEY)
         patched.add_callback_with_key(event, KEY, callback)

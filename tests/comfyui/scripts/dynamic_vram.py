@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from itertools import permutations
+import gc
+from itertools import cycle, islice, permutations
 
 import card
 import comfy.ops
@@ -11,6 +12,7 @@ import comfy.utils
 import torch
 from inside import (
     BF16,
+    REQUEST,
     answer,
     call,
     error,
@@ -98,7 +100,28 @@ def healed(model, **options):
     return patched(model, scales_from=FILE, **options)[0]
 
 
+def many_changes(count: int) -> dict:
+    """Another method again and again: what those before still hold, and whether the last is what it is alone."""
+    methods = (("fp8-dynamic", "per-row"), ("int8", "per-tensor"), ("nvfp4", "per-tensor"), ("fp8-dynamic", "block"))
+    root = unet(BF16)
+    used = []
+    for method in islice(cycle(methods), count):
+        model = quantized(root, *method)
+        output = forward(model)
+        used.append(root.model.dynamic_vbars[card.CARD].offset)
+    gc.collect()
+    own = [m for m in gc.get_objects() if isinstance(m, torch.nn.Linear) and type(m).__name__.startswith("Own")]
+    start = fresh(lambda: quantized(unet(BF16), *method))
+    return {
+        "same": identical(output, start["output"]),
+        "used": [used[len(methods)], used[-1]],
+        "room": root.model.dynamic_vbars[card.CARD].max_size,
+        "holding": sum(m.weight is not None for m in own),
+    }
+
+
 figures = {
+    "many changes": many_changes(REQUEST["changes"]),
     "healing": measure(
         "dynamic-ltx.safetensors",
         noise=lambda m: m,

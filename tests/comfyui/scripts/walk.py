@@ -42,7 +42,9 @@ QUANTIZE = [
     for keep in ("", "single_blocks")
 ]  # fmt: skip
 LORA = [(way, strength) for way in ("LoraLoaderModelOnly", "LoraLoaderBypassModelOnly") for strength in (1.0, -0.5)]
-PATCH = [("patch", compute, layers) for compute in ("upcast", "scaled_mm") for layers in (".*", "double_blocks")]
+# a CPU without FP8 units multiplies FP8 codes one by one: of one layer only
+PATCH = [("patch", "upcast", ".*"), ("patch", "upcast", "double_blocks"), ("patch", "int8", ".*"),
+         ("patch", "scaled_mm", "single_blocks.1.linear2")]  # fmt: skip
 PARTS = (QUANTIZE, LORA, PATCH)
 REGIMES = ("loaded", "evicted") if REQUEST["dynamic"] else ("loaded", "lowvram")
 
