@@ -9,7 +9,7 @@ import torch
 from .companions import companion_problem
 from .kinds import MXFP4, NUNCHAKU_AWQ, NVFP4, NVFP4_LOW, W4A8, as_float
 from .layer import Layer
-from .plausibility import NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible
+from .plausibility import NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible, negligible
 from .sampling import chunks, sample, scale_values
 
 LARGEST = 1 << 25  # elements of a layer that is read whole
@@ -60,12 +60,15 @@ def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:
     """The same by one sample; low: whether it is large enough to be called too small."""
     if broken := bad_codes(seen.raw):
         return broken
-    if low and not seen.zero and not bool(seen.scaled.any()) and layer.kind.offset is None:
+    if low and not seen.zero and not bool(seen.scaled.any()):
         return "its codes are not zero but their scales are: the scales are of another layer, or were never filled in"
     if layer.format.grid and float(seen.scaled.abs().max()) <= SMALLEST:
         return ""
     exempt = bool(EXEMPT.search(layer.name)) or len(layer.full) > 2
-    problem = implausible(seen.scaled, layer.inputs, exempt, low)
+    if seen.whole is not None and negligible(seen.scaled, layer.inputs):
+        return "its codes vanish beside what is added to them: the scales are of another layer"
+    whole = seen.scaled if seen.whole is None else seen.whole
+    problem = implausible(whole, layer.inputs, exempt, low and seen.whole is None)
     if not problem:
         return ""
     if layer.plain:

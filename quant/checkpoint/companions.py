@@ -79,7 +79,7 @@ FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "U8")
 
 def misfit(layer: Layer) -> str:
     """What does not fit of parts that have two sides, or a tensor beside them to be as long as."""
-    return ranks_misfit(layer) or bias_misfit(layer)
+    return ranks_misfit(layer) or bias_misfit(layer) or offset_misfit(layer) or halves_misfit(layer)
 
 
 def ranks_misfit(layer: Layer) -> str:
@@ -100,5 +100,30 @@ def bias_misfit(layer: Layer) -> str:
     scale, bias = layer.module.shape("bias_scale"), layer.module.shape("bias")
     if scale and bias and scale not in ((1,), bias):
         return f"{layer.module.key('bias_scale')} has shape {list(scale)}, its bias {list(bias)}"
-    lost = layer.bias_changes and bias and bias != (layer.stored[0],)
-    return f"its bias of {list(bias)} values fits no weight {list(layer.stored)}" if lost else ""
+    lost = len(bias) == 1 and bias[0] not in output_sides(layer)
+    return f"its bias of {bias[0]} values fits no weight {list(layer.full)}" if lost else ""
+
+
+def output_sides(layer: Layer) -> tuple[int, ...]:
+    """How many outputs a weight may have: a transposed convolution of several inputs has them in its second side."""
+    if len(layer.full) < 3:
+        return layer.shape[0], layer.full[0] if not layer.transposed else layer.full[1]
+    return layer.full[:2] if layer.full[0] > 1 else layer.full[:1]
+
+
+def offset_misfit(layer: Layer) -> str:
+    """Zero points are those of their scales: the range of 16 codes holds a zero, in most groups at least."""
+    if layer.kind.offset is None:
+        return ""
+    far = layer.kind.offset(layer).abs() > 2**4 * layer.kind.scale(layer)
+    return f"{layer.module.key('offset')} are zero points of other scales than its own" * (far.float().mean() > 0.5)
+
+
+def halves_misfit(layer: Layer) -> str:
+    """A producer computes in one of the 16-bit floats; the bits of one read as the other are plausible numbers."""
+    found = {layer.module.dtype(role) for role in HALVES} & {"BF16", "F16"}
+    mixed = layer.kind.group > 0 and len(found) > 1
+    return "its scales and what lies beside them are BF16 and F16: a dtype in the header is wrong" * mixed
+
+
+HALVES = ("scale", "offset", "smooth_divisor", "up", "down")

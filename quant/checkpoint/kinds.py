@@ -72,7 +72,8 @@ def own_scale(layer: Layer) -> Tensor:
 
 def grouped_scale(layer: Layer) -> Tensor:
     """W4A8: each group's e4m3 scale times its output's."""
-    return as_e4m3(layer.tensor("group_scale")).float() * layer.tensor("channel_scale").float().view(-1, 1)
+    groups = as_e4m3(layer.tensor("group_scale")).float().reshape(layer.stored[0], -1)
+    return groups * layer.tensor("channel_scale").float().view(-1, 1)
 
 
 def output_scale(layer: Layer) -> Tensor:

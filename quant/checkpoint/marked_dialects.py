@@ -10,12 +10,13 @@ MARKED = (
         "D25", "ComfyUI INT8 and INT4", "ComfyUI, convert_to_quant",
         named("int8_tensorwise", "convrot_w4a4", "asym_w4a8_int8"),
         keys=(
-            "weight I8; weight_scale F32 [], [out] or [out, 1]; of W4A8 weight_s_rel, weight_s_channel, weight_codebook"
+            "weight I8 of a Linear, a convolution or an embedding; weight_scale F32 [], [out] or [out, 1]; of W4A8 "
+            "weight_s_rel, weight_s_channel, weight_codebook"
         ),
         formula="W = codes * scale, then rotated back by blocks of convrot_groupsize (Hadamard)",
         example="comfy_quant {format: int8_tensorwise, convrot: true, convrot_groupsize: 256}",
         told="marker",
-        core=LOADS,
+        core="loads it in Linears and embeddings; of a convolution it takes the codes for weights: noise, no error",
         marked=True,
     ),
     Dialect(

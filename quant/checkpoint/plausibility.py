@@ -23,7 +23,7 @@ LIMITS = {
     "max_std": Limit(0.25, "with it a large maximum is an outlier of a sound layer, not a lost scale"),
     "exempt_std": Limit(16.0, "embeddings and modulation are large by design; absmax codes are larger still"),
     "low_std": Limit(0.01, "divided by sqrt(in): a tenth of the smallest trained layers: scaled twice, or divided"),
-    "tiny_exempt": Limit(1e-4, "the same for layers that start at zero by design; one of zeros is sound"),
+    "tiny_exempt": Limit(1e-4, "the same for layers that start at zero, and for residuals; one of zeros is sound"),
     "few": Limit(64, "fewer elements than this say nothing about std"),
     "all_groups": Limit(0.99, "absmax scaling puts a top code into every group that shares a scale"),
     "some_groups": Limit(0.9, "an axis below this is not the one that the scales run along"),
@@ -42,10 +42,14 @@ def limit(name: str) -> float:
 
 @dataclass(frozen=True)
 class Sample:
-    """Some values of a weight before (raw) and after (scaled) its scale: float32 ``[n]`` each."""
+    """Some values of a weight before (raw) and after (scaled) its scale: float32 ``[n]`` each.
+
+    whole: the same with what is added to them, where something is.
+    """
 
     raw: Tensor
     scaled: Tensor
+    whole: Tensor | None = None
 
     @property
     def zero(self) -> bool:
@@ -94,6 +98,12 @@ def implausible(values: Tensor, inputs: int, exempt: bool = False, low: bool = T
         return f"max {largest:.3g} at std {std:.3g}"
     small = low and std < limit("low_std") / root
     return f"std {std:.3g}, far below that of trained layers" if small else ""
+
+
+def negligible(values: Tensor, inputs: int) -> bool:
+    """Whether values ``[n]`` are not zeros but far below any part of a weight that was worth its codes."""
+    std = float(values.double().pow(2).mean().sqrt())
+    return 0 < std < limit("tiny_exempt") / max(inputs, 1) ** 0.5
 
 
 def top_fractions(magnitude: Tensor, slack: int = 0) -> tuple[float, float]:

@@ -34,12 +34,12 @@ def sample(layer: Layer, runs: Sequence[tuple[int, int]] | None = None) -> Sampl
     if layer.kind is UNSCALED:
         return Sample(raw, raw)
     places = torch.cat([torch.arange(start, stop) for start, stop in runs])
-    scaled = raw * at(layer, layer.grid(), places)
+    smooth = smooth_at(layer, places)
+    scaled = raw * at(layer, layer.grid(), places) * smooth
+    added = low_rank_values(layer, runs)
     if layer.kind.offset:
-        scaled += at(layer, layer.kind.offset(layer), places)
-    scaled *= smooth_at(layer, places)
-    low_rank = low_rank_values(layer, runs)
-    return Sample(raw, scaled if low_rank is None else scaled + low_rank)
+        added = at(layer, layer.kind.offset(layer), places) * smooth
+    return Sample(raw, scaled, None if added is None else scaled + added)
 
 
 def smooth_at(layer: Layer, places: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from ..weights.native import PARTS, native_tensors
 from ..weights.weight import QuantizedWeight
 from .forward import apply, computed_dtype
 from .partial import partial_sum
-from .tensor import NAMES, from_tensor, is_scaled, to_tensor
+from .tensor import NAMES, as_stored, from_tensor, is_scaled, to_tensor
 
 
 @dataclass(eq=False)
@@ -97,7 +97,7 @@ class ScaledLinear(nn.Linear):
         """ComfyUI's own names, so that what is saved of a patched module can be read by anyone."""
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.scaled is not None and self.is_spread:
-            parts = spread_tensors(self.quantized(), self.weight)  # type: ignore[arg-type]
+            parts = spread_tensors(as_stored(local(self.weight)), self.weight)  # type: ignore[arg-type]
             destination.update({prefix + SPREAD[name]: tensor for name, tensor in parts.items()})
         elif self.scaled is not None and is_scaled(self.weight):
             destination.update(native_tensors(self.quantized(), prefix))
@@ -145,7 +145,7 @@ class ScaledLinear(nn.Linear):
         self, state_dict: Mapping[str, Tensor], prefix: str, missing: list[str], errors: list[str]
     ) -> set[str]:
         """A state dict of _save_to_state_dict on as many devices: each own part, copied in place; the names it has."""
-        parts = spread_tensors(self.quantized(), self.weight)  # type: ignore[arg-type]
+        parts = spread_tensors(as_stored(local(self.weight)), self.weight)  # type: ignore[arg-type]
         own = {prefix + SPREAD[name]: tensor for name, tensor in parts.items()}
         for key, tensor in own.items():
             given = local(state_dict[key]) if key in state_dict else None

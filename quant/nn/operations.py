@@ -17,7 +17,7 @@ from .tensor import (
     ScaledTensor,
     ScaledWeightLayout,
     alias,
-    from_tensor,
+    as_stored,
     is_scaled,
     layer_of,
     rewrapped,
@@ -89,7 +89,7 @@ def new_zeros(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
         return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
     found = shard_of(tensor)
     shard = Shard(found.whole if found else matrix(tensor), shape[0])
-    return rewrapped(tensor, parts.zeros(from_tensor(tensor), (shape[0], shape[1])), shard)
+    return rewrapped(tensor, parts.zeros(as_stored(tensor), (shape[0], shape[1])), shard)
 
 
 @operation("aten.new_empty.default")
@@ -119,14 +119,14 @@ def pad(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
     left, right, above, below = amounts
     if left or above or value:
         return op(tensor.dequantize(), *args[1:])
-    weight = parts.filled(from_tensor(tensor), 1, tensor.shape[1] + right)
+    weight = parts.filled(as_stored(tensor), 1, tensor.shape[1] + right)
     return rewrapped(tensor, parts.filled(weight, 0, tensor.shape[0] + below), shard_of(tensor))
 
 
 @operation("aten.cat.default")
 def cat(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
     tensors, dim = args[0], dimension((None, *args[1:]), 1)
-    weights = [from_tensor(tensor) for tensor in tensors if is_scaled(tensor)]
+    weights = [as_stored(tensor) for tensor in tensors if is_scaled(tensor)]
     if len(weights) < len(tensors):
         raise Refused("A scaled weight cannot be put beside one without scales; dequantize it first.")
     return rewrapped(tensors[0], parts.joined(weights, dim))
@@ -135,7 +135,7 @@ def cat(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
 def cut(tensor: Tensor, dim: int, start: int, stop: int, shard: Shard | None = None) -> ScaledTensor:
     """Rows or columns of a tensor; of a part that another device holds, nothing but its shape."""
     try:
-        weight = parts.part(from_tensor(tensor), dim, start, stop)  # type: ignore[arg-type]
+        weight = parts.part(as_stored(tensor), dim, start, stop)  # type: ignore[arg-type]
     except Refused as problem:
         name = layer_of(tensor)
         raise Refused(f"{name}: {problem}" if name else problem) from None
@@ -193,7 +193,7 @@ def components(tensor: QuantizedTensor) -> list[Tensor]:
 def all_gather(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
     """Every device's rows, one after another."""
     tensor, count = args[0], args[1]
-    weight = from_tensor(tensor)
+    weight = as_stored(tensor)
     own = {name: part.contiguous() for name, part in parts_of(weight).items()}
     found = {name: op(parts.as_bytes(part), *args[1:], **kwargs).view(part.dtype) for name, part in own.items()}
     return rewrapped(tensor, replace(weight, shape=(weight.shape[0] * count, weight.shape[1]), **found))
@@ -201,6 +201,6 @@ def all_gather(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
 
 @operation("_c10d_functional.wait_tensor.default")
 def wait(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
-    for part in parts_of(from_tensor(args[0])).values():
+    for part in parts_of(as_stored(args[0])).values():
         op(parts.as_bytes(part))
     return alias(args[0])

@@ -125,7 +125,7 @@ class ScaledWeightLayout(QuantizedLayout):
     @classmethod
     def pre_all_gather(cls, qtensor: QuantizedTensor, mesh: object = None) -> tuple[tuple[Tensor, ...], object]:
         """What a device gives to the others: bytes ``[rows, ...]`` of its part, and what all need to know of it."""
-        weight = from_tensor(qtensor)
+        weight = as_stored(qtensor)
         shard = shard_of(qtensor) or Shard(weight.shape, weight.shape[0])
         return given(weight, shard), (weight, shard)
 
@@ -142,7 +142,7 @@ class ScaledWeightLayout(QuantizedLayout):
         """The whole weight from what all devices gave; out: the one made before, which is a view of the same bytes."""
         weight = gathered(*metadata, all_gather_outputs)
         made = to_tensor(weight, param_dtype) if out is None else out
-        # the gathered scales themselves, in full: they are freed with the rest of what all gave
+        # the gathered scales themselves: they are freed with the rest of what all gave
         made._qdata, made._params = weight.codes, replace(made._params, scale=weight.scale, outer=weight.outer)
         return (made, all_gather_outputs) if out is None else None
 
@@ -203,6 +203,8 @@ def unsmoothed(weight: Tensor, smooth: Tensor | None) -> Tensor:
 
 def compact_scale(weight: QuantizedWeight) -> Tensor:
     """The scales in the bytes that they were made of: e4m3 under an outer scale, e8m0 where they are powers of two."""
+    if weight.scale.dtype.itemsize == 1:
+        return weight.scale
     if weight.outer is not None and (weight.format.outer_maximum or weight.format.grid):
         return inner_scale(weight.scale, weight.outer)
     return weight.scale.to(torch.float8_e8m0fnu) if weight.format.scale_of is power_of_two else weight.scale
@@ -280,6 +282,11 @@ def is_scaled(tensor: object) -> bool:
 def from_tensor(tensor: QuantizedTensor) -> QuantizedWeight:
     """The QuantizedWeight inside a tensor of this layout."""
     return scaled_weight(tensor._qdata, tensor._params)
+
+
+def as_stored(tensor: QuantizedTensor) -> QuantizedWeight:
+    """The same with its scales in the bytes that hold them: to be cut, joined and copied into, not to compute with."""
+    return replace(from_tensor(tensor), scale=tensor._params.scale)
 
 
 def choice_of(tensor: Any) -> Choice | None:

@@ -105,21 +105,25 @@ def beside(weight: QuantizedWeight) -> dict[str, Tensor | None]:
 def svdquant_w4a4(weight: QuantizedWeight) -> dict[str, Tensor]:
     """comfy-kitchen's natural order: scales ``[in / 64, out]``, and what the activations are divided by."""
     smooth = torch.ones(weight.shape[1]) if weight.smooth is None else 1 / weight.smooth
-    scale = halved(weight.scale.T.contiguous())
-    return {"weight": weight.codes, "weight_scale": scale, "smooth_factor": halved(smooth)}
+    # its kernel computes in the one dtype of all parts
+    dtypes = HALVES if weight.up is None else (weight.up.dtype,)
+    scale, smooth = halved((weight.scale.T.contiguous(), smooth), dtypes)
+    return {"weight": weight.codes, "weight_scale": scale, "smooth_factor": smooth}
 
 
 def awq_w4a16(weight: QuantizedWeight) -> dict[str, Tensor]:
     offset = torch.zeros_like(weight.scale) if weight.offset is None else weight.offset
-    rows = (weight.scale, offset)
-    scale, zero = (halved(part.T.contiguous()) for part in rows)
+    scale, zero = halved((weight.scale.T.contiguous(), offset.T.contiguous()), HALVES)
     return {"weight": weight.codes, "weight_scale": scale, "weight_zero": zero}
 
 
-def halved(values: Tensor) -> Tensor:
-    """Float32 values in the 16 bits that they came from, where they fit but for the rounding of a reciprocal."""
-    fitting = (values.to(dtype) for dtype in (torch.bfloat16, torch.float16))
-    return next((half for half in fitting if torch.allclose(half.float(), values, rtol=RECIPROCAL, atol=0)), values)
+def halved(parts: tuple[Tensor, ...], dtypes: tuple[torch.dtype, ...]) -> tuple[Tensor, ...]:
+    """Float32 parts in the first of these dtypes that they fit in but for the rounding of a reciprocal, or as given."""
+    for dtype in dtypes:
+        halves = tuple(part.to(dtype) for part in parts)
+        if all(torch.allclose(half.float(), part, RECIPROCAL, 0) for half, part in zip(halves, parts, strict=True)):
+            return halves
+    return parts
 
 
 def mxfp8(weight: QuantizedWeight) -> dict[str, Tensor]:
@@ -158,6 +162,7 @@ PARTS: dict[str, Callable[[QuantizedWeight], dict[str, Tensor]]] = {
 }
 FILLED = {"mxfp8": (32, 32), "nvfp4": (16, 16)}  # what rows and columns are filled up to multiples of
 RECIPROCAL = 4 * torch.finfo(torch.float32).eps  # what twice dividing 1 changes at most
+HALVES = (torch.bfloat16, torch.float16)
 SMOOTHED = ("nvfp4", "svdquant_w4a4", "awq_w4a16")  # that have smoothing of their own, or never any
 
 

@@ -14,12 +14,13 @@ MORE = (
     "plain-e5m2", "comfy-rows", "comfy-net", "legacy-prefixed", "legacy-e5m2", "lightx2v-transposed",
     "lightx2v-square-transposed", "ltx-mixed", "musubi-rows", "kijai-input", "ctq-rows", "ctq-blocks", "quanto-e5m2",
     "torchao-rows", "fnuz", "modelopt-bytes", "fbgemm", "mxfp8", "nvfp4", "int8", "int8-rows",
-    "int8-convrot",
+    "int8-convrot", "int8-blockwise-64", "int8-fast-convrot", "svdquant", "awq-w4a16", "nunchaku", "nvfp4-lightx2v",
+    "nvfp4-modelopt-svd", "nvfp4-convrot",
 )  # fmt: skip
 DIALECTS = (*CORE, *MORE)
 REFUSED = ("modelopt-native", "sdnq-no-config", "nunchaku-fp4", "transformer-engine", "nvfp4-bare")
 # Relative error of one forward: two mantissa bits against three; four bits with a scale for 16.
-ALLOWED = {"float8_e5m2": 0.10, "nvfp4": 0.25}
+ALLOWED = {"float8_e5m2": 0.10, "nvfp4": 0.25, "svdquant_w4a4": 0.25, "awq_w4a16": 0.25}
 
 
 @pytest.fixture(scope="module")

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 
 import torch
 import torch.distributed as dist
+from comfy_kitchen.tensor import QuantizedTensor
 from safetensors.torch import save_file
 from scaled_fp8 import quant
+from scaled_fp8.quant.nn.tensor import ScaledTensor
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -208,7 +211,37 @@ class Watched:
         return self.stored.read(start, stop)
 
 
+@torch.no_grad()
+def fsdp_by_hooks_of_the_layout() -> dict:
+    """As raylight patches comfy-kitchen: hooks on its tensor class, which ask the layout alone."""
+    from torch.distributed.fsdp import fully_shard
+
+    def before(self, mesh):
+        return self.layout_cls.pre_all_gather(self, mesh)
+
+    def after(self, outputs, metadata, param_dtype, *, out=None):
+        return self.layout_cls.post_all_gather(self, outputs, metadata, param_dtype, out=out)
+
+    hooks = {"fsdp_pre_all_gather": before, "fsdp_post_all_gather": after}
+    own = {name: vars(ScaledTensor)[name] for name in hooks}
+    mesh, x, found = own_mesh(), torch.randn(5, IN), {}
+    for name in hooks:
+        delattr(ScaledTensor, name)
+    try:
+        with patch.multiple(QuantizedTensor, create=True, **hooks):
+            for format, granularity in CASES:
+                net = model()
+                quant.patch_linears(net, quantized(net, format, granularity))
+                wanted = net(x)
+                fully_shard(net, mesh=mesh)
+                found[f"{format.name} {granularity}"] = torch.equal(net(x), wanted)
+    finally:
+        for name, hook in own.items():
+            setattr(ScaledTensor, name, hook)
+    return found
+
+
 def everything() -> dict:
     torch.manual_seed(1)
-    parts = (fsdp, fsdp_uneven, component, tensor_parallel, checkpointed, read_parts)
+    parts = (fsdp, fsdp_by_hooks_of_the_layout, fsdp_uneven, component, tensor_parallel, checkpointed, read_parts)
     return {part.__name__: part() for part in parts}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scaled_fp8 import quant
-from zoo import ZOO
+from zoo import ZOO, tiny_model
 
 LAYER = "blocks.0.attn.proj"
 BAD = {"NaN": float("nan"), "infinite": float("inf"), "negative": -1.0, "zero": 0.0}
@@ -31,6 +31,12 @@ COMPANIONS = {
     ("w4a8", "weight_s_rel"): ("NaN", "negative"),
 }
 CASES = [(name, key, bad) for (name, key), kinds in COMPANIONS.items() for bad in kinds]
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    """Two layers of the tiny model: the one that is damaged, and one that is not square."""
+    return {key: value for key, value in tiny_model().items() if key.startswith((LAYER, "blocks.0.mlp.0"))}
 
 
 def written(name, tiny, tmp_path):
@@ -72,6 +78,31 @@ def test_a_low_rank_part_far_too_large_is_refused(tiny, tmp_path):
     up = torch.full((128, 16), 1e4, dtype=torch.bfloat16)
     with pytest.raises(quant.Refused, match=f"{LAYER}: its weight would have"):
         quant.read_checkpoint(changed("svdquant", tiny, tmp_path, proj_up=up))
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "factor"),
+    [("svdquant", "weight_scale", 1e-5), ("svdquant", "smooth_factor", 1e5), ("nunchaku-flux", "wscales", 1e-5),
+     ("awq-w4a16", "weight_scale", 1e-5), ("awq-w4a16", "weight_zero", 1e5), ("nunchaku-awq", "wscales", 1e-4)],
+)  # fmt: skip
+def test_codes_that_vanish_beside_what_is_added_to_them_are_refused(name, key, factor, tiny, tmp_path):
+    """The sum is as large as weights are, and is not the weight."""
+    sound = load_file(written(name, tiny, tmp_path))[f"{LAYER}.{key}"]
+    with pytest.raises(quant.Refused, match=LAYER):
+        quant.read_checkpoint(changed(name, tiny, tmp_path, **{key: (sound.float() * factor).to(sound.dtype)}))
+
+
+@pytest.mark.parametrize("key", ["weight_scale", "smooth_factor", "proj_up"])
+def test_bits_of_bf16_that_are_called_f16_are_refused(key, tiny, tmp_path):
+    sound = load_file(written("svdquant", tiny, tmp_path))[f"{LAYER}.{key}"]
+    with pytest.raises(quant.Refused, match="a dtype in the header is wrong"):
+        quant.read_checkpoint(changed("svdquant", tiny, tmp_path, **{key: sound.view(torch.float16)}))
+
+
+def test_a_bias_that_fits_no_side_of_a_weight_is_refused(tiny, tmp_path):
+    codes = load_file(written("ltx-bare", tiny, tmp_path))[f"{LAYER}.weight"]
+    with pytest.raises(quant.Refused, match="its bias of 128 values fits no weight"):
+        quant.read_checkpoint(changed("ltx-bare", tiny, tmp_path, weight=codes[None].contiguous()))
 
 
 def test_a_smoothing_of_fp8_is_as_long_as_the_inputs_of_a_transposed_weight(tiny, tmp_path):

@@ -80,6 +80,19 @@ def test_what_is_written_natively_is_read_as_the_same_weights(name, tiny, tmp_pa
         assert near(again[layer].dequantize(), weight.dequantize(), 1e-6), layer
 
 
+def test_the_table_of_a_rotated_embedding_is_what_comfy_kitchen_unrotates(tmp_path):
+    from comfy_kitchen.tensor.int8 import TensorWiseINT8Layout as Layout
+
+    name = "model.embed_tokens"
+    table = torch.randn(192, 128, generator=torch.Generator().manual_seed(7)).bfloat16()
+    path = ZOO["int8-convrot"].write({f"{name}.weight": table}, tmp_path / "model.safetensors")
+    stored, read = load_file(path), quant.read_checkpoint(path)[name].dequantize()
+    scale = stored[f"{name}.weight_scale"]
+    params = Layout.Params(scale, torch.float32, tuple(table.shape), convrot=True, convrot_groupsize=64)
+    assert near(read, Layout.dequantize(stored[f"{name}.weight"], params), 1e-5)
+    assert near(read, table, 0.02)
+
+
 def test_natural_order_is_comfy_kitchens_own(tiny, tmp_path):
     """What a Nunchaku file becomes has the very tensors that comfy-kitchen's own file of the same layer has."""
     nunchaku, _, layer = layer_of("nunchaku", tiny, tmp_path)

@@ -23,6 +23,11 @@ def test_fsdp_gives_what_one_process_gives(ranks, name):
 
 
 @pytest.mark.parametrize("name", FORMATS)
+def test_hooks_that_another_engine_puts_on_the_tensor_class_ask_the_layout(ranks, name):
+    assert all(rank["fsdp_by_hooks_of_the_layout"][name] for rank in ranks)
+
+
+@pytest.mark.parametrize("name", FORMATS)
 def test_a_rank_holds_and_sends_its_share_of_bytes(ranks, name):
     for rank in ranks:
         assert rank["fsdp"][name]["share"] <= 1 / len(ranks) + 0.05
