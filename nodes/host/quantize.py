@@ -26,7 +26,7 @@ from ...quant.recipes.compile_warnings import get_quant_compile_warnings
 from ...quant.recipes.families import Family
 from ...quant.recipes.memory import compare_methods, estimates
 from ...quant.recipes.policy import Policy, recognise
-from ...quant.recipes.settings import FILE_NAME, find_settings
+from ...quant.recipes.settings import FILE_NAME, Setting, find_settings
 from ...quant.weights.encode import quantize
 from ...quant.weights.weight import QuantizedWeight
 from ..inputs import DEFAULT
@@ -53,8 +53,14 @@ class Recipe:
         method = settings.resolve(self.component, table, asked(self.method), NODES[self.component])
         granularity = settings.resolve("granularity", table, asked(self.granularity), NODES["granularity"])
         chosen = pick(method.value, model.load_device, activation_dtype(model), self.component)
-        reason = chosen.reason if asked(self.method) else f"{chosen.reason}; {method}"
-        return replace(chosen, reason=reason), granularity.value
+        return replace(chosen, reason=reason_of(chosen, method)), granularity.value
+
+
+def reason_of(chosen: Pick, method: Setting) -> str:
+    """Why this method: the user or a settings file names it, or one of them leaves it to the device."""
+    if method.origin == "argument" or method.is_default:
+        return chosen.reason
+    return method.origin if method.value != "auto" else f"{chosen.reason}; auto by {method.origin}"
 
 
 # What the nodes do where neither the user nor a settings file says otherwise: who adds one wants it to quantize.
