@@ -17,7 +17,8 @@ from ..quant.checkpoint.verdict import REFUSED
 from ..quant.errors import Refused
 from ..quant.files.sets import named_by, stamps_of
 from ..quant.files.sidecars import sidecars_of
-from ..quant.kernels.plan import FAMILIES, Choice, choose_foreseen, require
+from ..quant.kernels.choice import Choice
+from ..quant.kernels.plan import FAMILIES, choose_foreseen, require
 from ..quant.weights.native import runs_in_core
 from .host.plan import IN_CORE, device_name
 from .inputs import MODEL_FOLDERS, model_files

@@ -63,6 +63,7 @@ TESTED_BY = {
     "files/sidecars.py": "files/test_open.py",
     "files/stored.py": "files/test_open.py",
     "kernels/activations.py": "kernels/test_registry.py",
+    "kernels/choice.py": "kernels/test_speed.py",
     "kernels/diagnosis.py": "kernels/test_proof.py",
     "kernels/gemm.py": "kernels/test_registry.py",
     "kernels/probe.py": "kernels/test_proof.py",
