@@ -8,7 +8,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import folder_paths
 import torch
 
@@ -20,6 +19,7 @@ from ..quant.files.sidecars import sidecars_of
 from ..quant.kernels.choice import Choice
 from ..quant.kernels.plan import FAMILIES, choose_foreseen, require
 from ..quant.weights.native import runs_in_core
+from .host.machine import diffusion_place, encoder_place
 from .host.plan import IN_CORE, device_name
 from .inputs import MODEL_FOLDERS, model_files
 
@@ -28,7 +28,7 @@ FOLDERS = (*MODEL_FOLDERS, ENCODERS)
 LONGEST = 512  # characters of a folder and a name
 
 
-class NotListed(Exception):
+class NotListed(Refused):
     """A name that ComfyUI lists in none of FOLDERS; its text is one sentence for people."""
 
 
@@ -103,7 +103,7 @@ def without_folder(sentence: str, path: str) -> str:
 
 def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any]:
     """What will run on this machine's device, or the sentence why compute cannot be had; layers with their kernels."""
-    device, dtype = target(purpose)
+    device, dtype = encoder_place() if purpose == ENCODERS else diffusion_place()
     compute = "upcast" if purpose == ENCODERS else compute
     names = [layer.name for layer in checkpoint.verdict.layers if layer.decision != REFUSED]
     core = {name: core_kernel(checkpoint, name) for name in names if in_core(checkpoint, name)}
@@ -139,15 +139,6 @@ def as_json(choice: Choice) -> dict[str, Any]:
 
 def core_kernel(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     return {"kernel": f"ComfyUI core {checkpoint.spec(name).format.name}", "reason": IN_CORE, "slow": False}
-
-
-def target(purpose: str) -> tuple[torch.device, torch.dtype]:
-    """Where ComfyUI will run such a model, and in which dtype it computes there."""
-    management = comfy.model_management
-    if purpose == ENCODERS:
-        return management.text_encoder_device(), torch.float32
-    device = management.get_torch_device()
-    return device, torch.bfloat16 if management.should_use_bf16(device) else torch.float32
 
 
 def memory(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
