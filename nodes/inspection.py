@@ -65,7 +65,7 @@ def check_parts(file: str, path: str) -> None:
     roots = folder_paths.get_folder_paths(file.partition("/")[0])
     for part in (*named_by(Path(path)), *sidecars_of(Path(path))):
         if not any(folder_paths.is_within_directory(root, str(part)) for root in roots):
-            raise NotListed(f"{part.name!r}, which belongs to {file!r}, is a link that leads out of the folder.")
+            raise NotListed(f"{file}: {part.name} of it is a link that leads out of the folder; put the file itself there.")
 
 
 @lru_cache(maxsize=64)
