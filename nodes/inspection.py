@@ -14,8 +14,7 @@ import torch
 from ..quant.checkpoint.read import Checkpoint, survey
 from ..quant.checkpoint.verdict import REFUSED
 from ..quant.errors import Refused
-from ..quant.files.sets import named_by, stamps_of
-from ..quant.files.sidecars import sidecars_of
+from ..quant.files.sets import files_of, stamps_of
 from ..quant.kernels.choice import Choice
 from ..quant.kernels.plan import FAMILIES, choose_foreseen, require
 from ..quant.weights.native import runs_in_core
@@ -63,7 +62,7 @@ def inspect_file(file: str, compute: str = "auto") -> dict[str, Any]:
 def check_parts(file: str, path: str) -> None:
     """NotListed where a shard or what lies beside is a link that leads out of the folder that ComfyUI lists."""
     roots = folder_paths.get_folder_paths(file.partition("/")[0])
-    for part in (*named_by(Path(path)), *sidecars_of(Path(path))):
+    for part in files_of(Path(path)):
         if not any(folder_paths.is_within_directory(root, str(part)) for root in roots):
             raise NotListed(f"{file}: {part.name} of it is a link that leads out of the folder; put the file itself there.")
 
