@@ -64,7 +64,7 @@ def check_parts(file: str, path: str) -> None:
     roots = folder_paths.get_folder_paths(file.partition("/")[0])
     for part in files_of(Path(path)):
         if not any(folder_paths.is_within_directory(root, str(part)) for root in roots):
-            raise NotListed(f"{file}: {part.name} of it is a link that leads out of the folder; put the file itself there.")
+            raise NotListed(f"{file}: {part.name} is a link out of the folder; put the file itself there.")
 
 
 @lru_cache(maxsize=64)
