@@ -1,4 +1,4 @@
-"""All measurements of this machine: ``python -m benchmarks [--only linears,load] [--quick]``.
+"""All measurements of this machine: ``python -m benchmarks [--only linears,load] [--quick] [--out FOLDER]``.
 
 Writes benchmarks/results/MACHINE.json and docs/benchmarks.md; parts that are left out keep the figures
 they had.
@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import torch
 
@@ -53,11 +54,13 @@ def bench(device: torch.device, budget: float, limit: float) -> Bench:
     return Bench(device, budget, time.monotonic() + limit)
 
 
-def run(makers: dict[str, Maker], wanted: list[str]) -> list[Part]:
-    found = []
+def run(makers: dict[str, Maker], wanted: list[str], save: Callable[[list[Part]], object]) -> list[Part]:
+    """The parts wanted; saved after each, so that a run that is cut short leaves what it found."""
+    found: list[Part] = []
     for name in wanted:
         start = time.monotonic()
         found += measured(name, makers[name])
+        save(found)
         sys.stdout.write(f"{name}: {time.monotonic() - start:.0f} s\n")
         sys.stdout.flush()
     return found
@@ -76,9 +79,8 @@ def measured(name: str, make: Maker) -> list[Part]:
             torch.cuda.empty_cache()
 
 
-def merged(facts: dict[str, object], found: list[Part], names: list[str]) -> Results:
-    """The new parts in the places of old ones of this machine."""
-    path = FOLDER / f"{slug(str(facts['name']))}.json"
+def merged(facts: dict[str, object], found: list[Part], names: list[str], path: Path) -> Results:
+    """The new parts in the places of those that path has of this machine."""
     kept = {part.name: part for part in read(path).parts} if path.exists() else {}
     both = {**kept, **{part.name: part for part in found}}
     order = [name for each in names for name in (each, f"{each}-graph")]
@@ -88,16 +90,21 @@ def merged(facts: dict[str, object], found: list[Part], names: list[str]) -> Res
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="names of parts, by commas; all of them by default")
+    parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the results, saved after each part")
     parser.add_argument("--quick", action="store_true", help="smallest shapes; prints, and writes nothing")
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(min(os.cpu_count() or 1, 16))
     makers = parts(device, arguments.quick)
-    found = run(makers, [name for name in arguments.only.split(",") if name] or list(makers))
-    facts = machine()
-    results = merged(facts, found, list(makers))
-    if not arguments.quick:
-        path = results.save(FOLDER / f"{slug(str(facts['name']))}.json")
+    facts, names = machine(), list(makers)
+    path = arguments.out / f"{slug(str(facts['name']))}.json"
+
+    def save(found: list[Part]) -> None:
+        if not arguments.quick:
+            merged(facts, found, names, path).save(path)
+
+    run(makers, [name for name in arguments.only.split(",") if name] or names, save)
+    if not arguments.quick and arguments.out == FOLDER:
         write_document(every())
         sys.stdout.write(f"{path.relative_to(ROOT)} and {TARGET.relative_to(ROOT)} are written\n")
 

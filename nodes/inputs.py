@@ -5,13 +5,14 @@ from __future__ import annotations
 import folder_paths
 from comfy_api.v0_0_2 import io
 
+from ..quant.errors import one_of
 from ..quant.kernels.plan import ACTIVATION_SCALES, FAMILIES
 from ..quant.recipes.methods import CHOICES, METHODS
+from .host.quantize import DEFAULT
 
 CATEGORY = "Scaled FP8"
 MODEL_FOLDERS = ("diffusion_models", "checkpoints")
 NONE = "none"
-DEFAULT = "default"
 
 
 def model_files() -> list[str]:
@@ -26,11 +27,9 @@ def shard_indexes(folder: str) -> list[str]:
 
 
 def model_path(choice: str) -> str:
-    """Path of a file as model_files lists it; an error of ComfyUI's own for any other."""
+    """Path of a file as model_files lists it; an error of ComfyUI's own where the folder has none of that name."""
     folder, _, name = choice.partition("/")
-    if folder not in MODEL_FOLDERS:
-        raise ValueError(f"{choice!r} is in none of {', '.join(MODEL_FOLDERS)}.")
-    return folder_paths.get_full_path_or_raise(folder, name)
+    return folder_paths.get_full_path_or_raise(one_of("folder", folder, MODEL_FOLDERS), name)
 
 
 def compute_input() -> io.Combo.Input:
@@ -56,10 +55,10 @@ def activation_scale_input() -> io.Combo.Input:
     )
 
 
-def method_input(names: list[str]) -> io.Combo.Input:
+def method_input(names: list[str], default: str) -> io.Combo.Input:
     titles = "; ".join(f"{name}: {METHODS[name].title}" for name in names)
     tip = f"{titles}; auto and default: what scaled_fp8.toml in ComfyUI's user folder says for this model, if it does."
-    return io.Combo.Input("method", options=[*names, DEFAULT], default=names[1], tooltip=tip)
+    return io.Combo.Input("method", options=[*names, DEFAULT], default=default, tooltip=tip)
 
 
 def granularity_input() -> io.Combo.Input:

@@ -8,17 +8,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import comfy.model_management
 import folder_paths
 import torch
 
 from ..quant.checkpoint.read import Checkpoint, survey
 from ..quant.checkpoint.verdict import REFUSED
 from ..quant.errors import Refused
-from ..quant.files.sets import named_by, stamps_of
-from ..quant.files.sidecars import sidecars_of
-from ..quant.kernels.plan import FAMILIES, Choice, choose_foreseen, require
+from ..quant.files.sets import files_of, stamps_of
+from ..quant.kernels.choice import Choice
+from ..quant.kernels.plan import FAMILIES, choose_foreseen, require
 from ..quant.weights.native import runs_in_core
+from .host.machine import diffusion_place, encoder_place
 from .host.plan import IN_CORE, device_name
 from .inputs import MODEL_FOLDERS, model_files
 
@@ -27,7 +27,7 @@ FOLDERS = (*MODEL_FOLDERS, ENCODERS)
 LONGEST = 512  # characters of a folder and a name
 
 
-class NotListed(Exception):
+class NotListed(Refused):
     """A name that ComfyUI lists in none of FOLDERS; its text is one sentence for people."""
 
 
@@ -62,9 +62,9 @@ def inspect_file(file: str, compute: str = "auto") -> dict[str, Any]:
 def check_parts(file: str, path: str) -> None:
     """NotListed where a shard or what lies beside is a link that leads out of the folder that ComfyUI lists."""
     roots = folder_paths.get_folder_paths(file.partition("/")[0])
-    for part in (*named_by(Path(path)), *sidecars_of(Path(path))):
+    for part in files_of(Path(path)):
         if not any(folder_paths.is_within_directory(root, str(part)) for root in roots):
-            raise NotListed(f"{part.name!r}, which belongs to {file!r}, is a link that leads out of the folder.")
+            raise NotListed(f"{file}: {part.name} is a link out of the folder; put the file itself there.")
 
 
 @lru_cache(maxsize=64)
@@ -102,7 +102,7 @@ def without_folder(sentence: str, path: str) -> str:
 
 def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any]:
     """What will run on this machine's device, or the sentence why compute cannot be had; layers with their kernels."""
-    device, dtype = target(purpose)
+    device, dtype = encoder_place() if purpose == ENCODERS else diffusion_place()
     compute = "upcast" if purpose == ENCODERS else compute
     names = [layer.name for layer in checkpoint.verdict.layers if layer.decision != REFUSED]
     core = {name: core_kernel(checkpoint, name) for name in names if in_core(checkpoint, name)}
@@ -138,15 +138,6 @@ def as_json(choice: Choice) -> dict[str, Any]:
 
 def core_kernel(checkpoint: Checkpoint, name: str) -> dict[str, Any]:
     return {"kernel": f"ComfyUI core {checkpoint.spec(name).format.name}", "reason": IN_CORE, "slow": False}
-
-
-def target(purpose: str) -> tuple[torch.device, torch.dtype]:
-    """Where ComfyUI will run such a model, and in which dtype it computes there."""
-    management = comfy.model_management
-    if purpose == ENCODERS:
-        return management.text_encoder_device(), torch.float32
-    device = management.get_torch_device()
-    return device, torch.bfloat16 if management.should_use_bf16(device) else torch.float32
 
 
 def memory(checkpoint: Checkpoint, dtype: torch.dtype) -> int:

@@ -7,19 +7,12 @@ from pathlib import Path
 import folder_paths
 from comfy_api.v0_0_2 import io
 
-import nodes
-
 from ..quant.files.sets import stamps_of
 from .host.load import load_text_encoder
+from .host.machine import encoder_types
 from .host.plan import load_report
 from .inputs import CATEGORY, NONE
 from .runs import remember
-
-
-def encoder_types() -> list[str]:
-    """The types of ComfyUI's own loaders for one and for two text encoders."""
-    loaders = (nodes.CLIPLoader, nodes.DualCLIPLoader)
-    return list(dict.fromkeys(name for loader in loaders for name in loader.INPUT_TYPES()["required"]["type"][0]))
 
 
 def encoder_paths(text_encoder: str, text_encoder_2: str) -> tuple[str, ...]:

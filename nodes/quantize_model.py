@@ -23,7 +23,7 @@ class QuantizeModel(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The model to quantize; layers that are quantized already are left."),
-                method_input(list(METHODS)),
+                method_input(list(METHODS), "auto"),
                 granularity_input(),
                 keep_input(),
             ],

@@ -22,7 +22,7 @@ class QuantizeTextEncoder(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder to quantize, in any precision."),
-                method_input(list(METHODS)),
+                method_input(list(METHODS), "auto"),
                 granularity_input(),
                 keep_input(),
             ],

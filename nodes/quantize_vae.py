@@ -20,7 +20,7 @@ class QuantizeVAE(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE to quantize, in any precision."),
-                method_input(["none", "int8"]),
+                method_input(["none", "int8"], "int8"),
                 granularity_input(),
                 keep_input(),
             ],

@@ -6,7 +6,7 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..quant.kernels.plan import Choice
+from ..quant.kernels.choice import Choice
 from ..quant.nn.report import Report, Row, report_choices
 from ..quant.nn.stats import Stats
 from ..quant.nn.tensor import from_tensor

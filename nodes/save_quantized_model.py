@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from comfy.cli_args import args
 from comfy_api.v0_0_2 import io
 
+from .host.machine import writes_metadata
 from .host.save import save_model
 from .inputs import CATEGORY
 
@@ -41,7 +41,7 @@ class SaveQuantizedModel(io.ComfyNode):
     @classmethod
     def workflow(cls) -> dict[str, str]:
         """Prompt and workflow as header metadata, unless ComfyUI was told to write none."""
-        if args.disable_metadata or cls.hidden is None:
+        if cls.hidden is None or not writes_metadata():
             return {}
         entries = {"prompt": cls.hidden.prompt, **(cls.hidden.extra_pnginfo or {})}
         return {name: json.dumps(value) for name, value in entries.items() if value is not None}

@@ -167,7 +167,7 @@ class Pattern:
             negated = value[0][0] is ops.NEGATE
             tests = [self.test(kind, item, flags) for kind, item in value[negated:]]
             return lambda c: any(test(c) for test in tests) != negated
-        raise Refused(f"{self.shown} looks around or refers back, which cannot be searched in bounded time.")
+        raise Refused(f"{self.shown} looks around or refers back, which takes unbounded time; write it without.")
 
     ##### Searching
 

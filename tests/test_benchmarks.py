@@ -98,6 +98,21 @@ def test_shapes_are_timed_once():
     assert sum(map(len, found.values())) == sum(len(model.linears) for model in shapes.MODELS)
 
 
+def test_a_run_that_is_cut_short_leaves_what_it_found(stored, tmp_path):
+    first, second = stored.parts[:2]
+    path = tmp_path / "machine.json"
+
+    def interrupted():
+        raise KeyboardInterrupt
+
+    def save(found):
+        main.merged(stored.machine, found, [first.name, second.name], path).save(path)
+
+    with pytest.raises(KeyboardInterrupt):
+        main.run({first.name: lambda: iter([first]), second.name: interrupted}, [first.name, second.name], save)
+    assert results.read(path).parts == (first,)
+
+
 def test_spread_is_the_median_and_the_quartiles():
     assert results.spread([5.0, 1.0, 3.0, 2.0, 4.0]) == results.Timing(3.0, 2.0, 4.0, 5)
     assert results.spread([2.0]) == results.Timing(2.0, 2.0, 2.0, 1)

@@ -63,6 +63,7 @@ TESTED_BY = {
     "files/sidecars.py": "files/test_open.py",
     "files/stored.py": "files/test_open.py",
     "kernels/activations.py": "kernels/test_registry.py",
+    "kernels/choice.py": "kernels/test_speed.py",
     "kernels/diagnosis.py": "kernels/test_proof.py",
     "kernels/gemm.py": "kernels/test_registry.py",
     "kernels/probe.py": "kernels/test_proof.py",
@@ -94,6 +95,35 @@ def imported(path: Path) -> Iterator[tuple[str, ...]]:
             base = above[: len(above) - node.level + 1]
             module = (*base, *(node.module or "").split(".")) if node.module else base
             yield from {module, *((*module, alias.name) for alias in node.names)}
+
+
+NODES = Path(__file__).parents[1] / "nodes"
+# what ComfyUI gives to packs; everything else of it is its own
+OFFERED = ("comfy_api", "folder_paths", "server")
+INSIDE = ("comfy", "comfy_extras", "execution", "nodes", "latent_preview", "app")
+
+
+@pytest.mark.parametrize("path", sorted(NODES.rglob("*.py")), ids=lambda path: path.relative_to(NODES).as_posix())
+def test_only_the_host_touches_what_is_comfyuis_own(path):
+    """And the host is below the nodes: it imports nothing of theirs."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom) and not getattr(node, "level", 0):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module]
+            own = [name for name in names if name.split(".")[0] in INSIDE]
+            assert not own or path.parent.name == "host", f"{own} is ComfyUI's own: ask nodes/host for what it says"
+        elif isinstance(node, ast.ImportFrom) and path.parent.name == "host":
+            above = node.level == 2 or (node.level == 3 and not (node.module or "quant").startswith("quant"))
+            assert not above, f"nodes/host imports {node.module} from above: move what both need into the host"
+
+
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[1] / "quant").rglob("*.py")), ids=lambda path: path.stem
+)
+def test_the_engine_knows_nothing_of_comfyui(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        assert not {name.split(".")[0] for name in names} & {*INSIDE, *OFFERED}
 
 
 def test_every_room_is_drawn():

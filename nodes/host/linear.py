@@ -12,7 +12,9 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ...quant.errors import Refused
-from ...quant.kernels.plan import Choice, choose_for
+from ...quant.kernels.choice import Choice
+from ...quant.kernels.plan import choose_for, elsewhere
+from ...quant.kernels.speed import Unmeasured
 from ...quant.nn.forward import apply
 from ...quant.nn.tensor import from_tensor, is_scaled, with_choice
 from ...quant.weights.native import core_runs, native_tensors
@@ -68,10 +70,11 @@ class ScaledLinear(Scaled):
         """The kernel planned for the weight, by the same wish wherever ComfyUI runs it."""
         planned = self.weight._params.choice
         if planned is None:
-            planned = choose_for(from_tensor(self.weight), x.device, x.dtype)
+            with Unmeasured():
+                planned = choose_for(from_tensor(self.weight), x.device, x.dtype)
             self.weight = Parameter(with_choice(self.weight, planned), requires_grad=False)
         here = (x.device, x.dtype) == (planned.layer.device, planned.layer.dtype)
-        return planned if here else planned.on(from_tensor(self.weight), x.device, x.dtype)
+        return planned if here else elsewhere(planned, from_tensor(self.weight), x.device, x.dtype)
 
 
 class ScaledConvolution(Scaled):

@@ -87,8 +87,10 @@ def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
     absent = [name.removeprefix("diffusion_model.") for name, module in linears(model) if module.weight is None]
     lines = [verdict.sentence() for verdict in verdicts]
     plain = ", ".join(model.get_attachment(NOTES) or ())
-    lines += [f"Dequantized while loading, because no layer of the model holds it scaled: {plain}."] * bool(plain)
-    lines += [f"Not in the file, and an error where the model uses them: {', '.join(absent)}."] * bool(absent)
+    if plain:
+        lines.append(f"Dequantized while loading, because no layer of the model holds it scaled: {plain}.")
+    if absent:
+        lines.append(f"Not in the file, and an error where the model uses them: {', '.join(absent)}.")
     return "\n".join((*lines, "", model_report(model).table()))
 
 

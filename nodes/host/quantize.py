@@ -29,10 +29,11 @@ from ...quant.recipes.policy import Policy, recognise
 from ...quant.recipes.settings import FILE_NAME, Setting, find_settings
 from ...quant.weights.encode import quantize
 from ...quant.weights.weight import QuantizedWeight
-from ..inputs import DEFAULT
 from .layers import base_tensor, own_convolution, own_core_linear, own_linear, put, settle
 from .linear import left_to_core
 from .plan import activation_dtype, linears, modules, planned
+
+DEFAULT = "default"  # of a choice: what the settings say
 
 
 @dataclass(frozen=True)

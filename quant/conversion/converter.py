@@ -166,7 +166,13 @@ def check_accounted(ckpt: Checkpoint) -> None:
 def with_companions(names: Iterable[str]) -> set[str]:
     """Weights beside which tensors lie that say what they mean, so that they cannot become others."""
     parts = (split(name) for name in names)
-    return {f"{module}.weight" if module else "weight" for module, suffix in parts if SUFFIXES.get(suffix) in MEANING}
+    return {f"{module}.weight" if module else "weight" for module, suffix in parts if says_more(suffix)}
+
+
+def says_more(suffix: str) -> bool:
+    """Whether a tensor of this suffix changes what ``.weight`` beside it means, or is another weight."""
+    role = SUFFIXES.get(suffix)
+    return role in MEANING or (role == "weight" and suffix != ".weight")
 
 
 def values_of(ckpt: Checkpoint, layer: str) -> Values:
@@ -221,6 +227,9 @@ def read_back(tasks: list[Task], output: Output, options: Options, dst: Path) ->
     if not result.verdict.accepted:
         reason = result.verdict.reasons[0]
         raise Refused(f"{dst}: what was written would be refused: {reason} Nothing was left there; keep such layers.")
+    lost = [task.name for task in tasks if not isinstance(task, Cast) and layer_of(task) not in result]
+    if lost:
+        raise Refused(f"{dst}: {few(lost, 3)} would not be read as quantized again; keep them. Nothing was left there.")
     everything = options.check == "all"
     chosen = tasks if everything else sampled(tasks)
 
@@ -230,6 +239,10 @@ def read_back(tasks: list[Task], output: Output, options: Options, dst: Path) ->
 
     run_all(chosen, look, lambda task: task.cost * (2 if isinstance(task, Pass) else 1), len_of, options.threads)
     return len(chosen)
+
+
+def layer_of(task: Task) -> str:
+    return task.name.removesuffix("weight").removesuffix(".")
 
 
 def with_neighbours(stored: dict[str, Stored], dst: Path) -> Source:

@@ -45,10 +45,14 @@ def indices_naming(files: Iterable[Path]) -> set[Path]:
     return {index for index in beside if named_by(index) & paths}
 
 
+def files_of(main: Path) -> list[Path]:
+    """A checkpoint's own files: itself, its shards, what lies beside and belongs to it."""
+    return sorted({main, *sidecars_of(main), *(named_by(main) if main.name.endswith(".json") else ())})
+
+
 def stamps_of(main: Path) -> tuple[tuple[str, Stamp], ...]:
-    """What tells whether any file of a checkpoint was changed or exchanged: itself, its shards, what lies beside."""
-    files = sorted({main, *sidecars_of(main), *(named_by(main) if main.name.endswith(".json") else ())})
-    return tuple((path.name, stamped(path.stat())) for path in files if path.is_file())
+    """What tells whether any file of a checkpoint was changed or exchanged."""
+    return tuple((path.name, stamped(path.stat())) for path in files_of(main) if path.is_file())
 
 
 def is_ours(index: Path) -> bool:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from math import inf
 
 import torch
 from torch import Tensor
@@ -14,85 +14,23 @@ from ..weights.formats import FORMATS, Format, float8_e4m3fn
 from ..weights.granularity import Granularity, PerRow
 from ..weights.weight import QuantizedWeight
 from .activations import implausible
+from .choice import Choice, Way
 from .demotion import demoted
 from .int8 import MOST_LOST, NAME, Judge, encode_int8, is_float8, output_judge
 from .proof import prove, quantizer_of
 from .proof_cache import Proof
 from .registry import KERNELS, Kernel, Workload
+from .speed import TOKENS, Unmeasured, measuring, order, ratios
 
-# compute -> kernel families in the order in which they are asked
-FAMILIES: dict[str, tuple[str, ...]] = {
-    "auto": ("scaled_mm", "int8", "block", "upcast"),
-    "scaled_mm": ("scaled_mm", "int8", "block", "upcast"),
-    "int8": ("int8", "block", "upcast"),
-    "upcast": ("upcast",),
+# compute -> families among which the fastest kernel is taken, and those that are asked where none of them is proven
+FAMILIES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "auto": (("scaled_mm", "int8", "block", "upcast"),),
+    "scaled_mm": (("scaled_mm", "int8"), ("block", "upcast")),
+    "int8": (("int8",), ("block", "upcast")),
+    "upcast": (("upcast",),),
 }
 # dynamic: one scale a token as they come; dynamic-per-tensor: one for all of them; static: the file's input_scale
 ACTIVATION_SCALES = ("dynamic", "dynamic-per-tensor", "static")
-
-
-@dataclass(eq=False)
-class Choice:
-    """The kernel of one layer, or why not a better one.
-
-    refused: the kernels asked before, each with its reason; activation: how activations are scaled, None where they
-    are not; quantizer: who does it; compute: what was asked for; calls: kernel name -> how often it ran, here and
-    elsewhere; elsewhere: the choices for other devices and dtypes of activations that the layer has met. Changes where
-    a kernel raises: the next one takes its place.
-    """
-
-    kernel: Kernel
-    reason: str
-    refused: dict[str, str]
-    layer: Workload
-    activation: str | None
-    quantizer: str = "eager"
-    compute: str = "auto"
-    calls: Counter[str] = field(default_factory=Counter)
-    elsewhere: dict[tuple[torch.device, torch.dtype], Choice] = field(default_factory=dict, repr=False)
-
-    def __deepcopy__(self, memo: dict[int, object]) -> Choice:
-        """Itself: torch.compile guards a weight by comparing its parts with a copy of them."""
-        return self
-
-    def next_kernel(self) -> None:
-        """Plan again without the kernels that were demoted; Refused where none is left."""
-        found = decide(self.layer, self.compute, None)
-        raised = demoted(self.kernel, self.layer)
-        self.reason = f"{self.kernel.name} {raised}; {found.kernel.name}: {found.reason}"
-        self.kernel, self.refused, self.quantizer = found.kernel, found.refused, found.quantizer
-        self.activation = found.activation
-
-    def count(self, name: str) -> None:
-        """Note that a kernel ran; not inside a compiled graph, which would be compiled anew for each count."""
-        if not torch.compiler.is_compiling():
-            self.calls[name] += 1
-
-    def on(self, weight: QuantizedWeight, device: torch.device, dtype: torch.dtype) -> Choice:
-        """The choice for activations of dtype on device, by the same wish; planned once, counted with this one."""
-        if (device, dtype) == (self.layer.device, self.layer.dtype):
-            return self
-        if (device, dtype) not in self.elsewhere:
-            planned = choose_for(weight, device, dtype, self.compute, self.layer.activation)
-            self.elsewhere[device, dtype] = replace(planned, calls=self.calls)
-        return self.elsewhere[device, dtype]
-
-    @property
-    def works_in_fp8(self) -> bool:
-        """Whether FP8 codes themselves are multiplied."""
-        return self.kernel.family == "scaled_mm"
-
-    @property
-    def format(self) -> Format:
-        return self.layer.format
-
-    @property
-    def granularity(self) -> Granularity:
-        return self.layer.granularity
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self.layer.shape
 
 
 def choose(
@@ -145,9 +83,9 @@ def choose_held(
         return weight, choice
     anew, reason = encode_int8(weight.to(device), judge_of(weight.to(device), choice, compute))
     if anew is None:
-        return weight, replace(choice, reason=reason)
+        return weight, because(choice, reason)
     found = choose_for(anew, device, dtype, compute)
-    return anew.to(weight.codes.device), replace(found, reason=f"{reason}; {found.reason}")
+    return anew.to(weight.codes.device), because(found, f"{reason}; {found.reason}")
 
 
 def choose_foreseen(
@@ -158,7 +96,7 @@ def choose_foreseen(
     if compute != "int8" or not is_float8(format):
         return choose(format, granularity, shape, device, dtype, compute, has_transform=has_transform)
     found = choose(FORMATS["int8"], PerRow(), shape, device, dtype, compute)
-    return replace(found, reason=f"{NAME} where that loses at most {MOST_LOST} dB of the weight; {found.reason}")
+    return because(found, f"{NAME} where that loses at most {MOST_LOST} dB of the weight; {found.reason}")
 
 
 def int8_asked(weight: QuantizedWeight, choice: Choice, compute: str) -> bool:
@@ -188,53 +126,104 @@ def judge_of(weight: QuantizedWeight, choice: Choice, compute: str) -> Judge:
 
 
 def decide(layer: Workload, compute: str, doubt: str | None) -> Choice:
+    """The fastest of the proven kernels for each number of tokens."""
     refused: dict[str, str] = {}
-    for kernel in (known.scaled_by(layer.activation) for known in KERNELS):
-        if kernel.family not in FAMILIES[compute]:
-            continue
-        proof = asked(kernel, layer, compute)
-        if isinstance(proof, Proof) and proof.works:
-            lost = joined(refused, layer, kernel.family)
-            reason = why(kernel, compute, lost, (proven(proof), *remarks(layer, doubt)))
-            return Choice(kernel, reason, refused, layer, scaling(kernel, layer), quantizer_of(kernel, layer), compute)
-        refused[kernel.name] = str(proof.reason if isinstance(proof, Proof) else proof)
+    for families in FAMILIES[compute]:
+        fitting = able(families, layer, refused)
+        fastest = {tokens: first_proven(fitting, layer, tokens, refused) for tokens in TOKENS}
+        main = fastest[TOKENS[-1]]
+        if main is not None:
+            refused = outrun(main, fitting, layer) | refused
+            others = {
+                tokens: way_of(kernel, layer, f"the fastest for about {tokens} tokens")
+                for tokens, kernel in fastest.items()
+                if kernel is not None and kernel != main
+            }
+            way = way_of(main, layer, why(main, layer, compute, refused, doubt))
+            return Choice(way, refused, layer, compute, others)
     raise Refused(f"No kernel computes {layer.format.name} weights on {layer.device}: {joined(refused, layer)}.")
 
 
-def asked(kernel: Kernel, layer: Workload, compute: str) -> Proof | str:
-    """The proof that kernel computes such layers, or why it is not asked for one."""
-    reason = kernel.refuses(layer) or demoted(kernel, layer) or (slower(kernel, layer) if compute == "auto" else None)
-    return reason or prove(kernel, layer)
+def able(families: tuple[str, ...], layer: Workload, refused: dict[str, str]) -> list[Kernel]:
+    """The kernels of these families that fit a layer; why the others do not goes into refused."""
+    asked = [kernel.scaled_by(layer.activation) for kernel in KERNELS if kernel.family in families]
+    reasons = {kernel: kernel.refuses(layer) or demoted(kernel, layer) for kernel in asked}
+    refused |= {kernel.name: reason for kernel, reason in reasons.items() if reason}
+    return [kernel for kernel, reason in reasons.items() if not reason]
+
+
+def first_proven(kernels: list[Kernel], layer: Workload, tokens: int, refused: dict[str, str]) -> Kernel | None:
+    """The fastest that computes such layers right; why faster ones do not goes into refused."""
+    for kernel in order(ratios(kernels, layer, tokens)):
+        proof = prove(kernel, layer)
+        if proof.works:
+            return kernel
+        refused[kernel.name] = str(proof.reason)
+    return None
+
+
+def outrun(main: Kernel, kernels: list[Kernel], layer: Workload) -> dict[str, str]:
+    """Why those that stand before the chosen kernel are not taken."""
+    times = ratios(kernels, layer, TOKENS[-1])
+    before = kernels[: kernels.index(main)]
+    return {kernel.name: behind(kernel, main, times[kernel] / times[main], layer) for kernel in before}
+
+
+def behind(kernel: Kernel, main: Kernel, times: float, layer: Workload) -> str:
+    if times == inf:
+        return str(prove(kernel, layer).reason)
+    return (
+        f"takes {times:.1f} times as long as {main.name}" if measuring() else f"usually takes longer than {main.name}"
+    )
+
+
+def way_of(kernel: Kernel, layer: Workload, reason: str) -> Way:
+    return Way(kernel, reason, scaling(kernel, layer), quantizer_of(kernel, layer))
+
+
+def elsewhere(choice: Choice, weight: QuantizedWeight, device: torch.device, dtype: torch.dtype) -> Choice:
+    """The choice for activations of dtype on device, by the same wish; planned once, counted with this one."""
+    if (device, dtype) == (choice.layer.device, choice.layer.dtype):
+        return choice
+    if (device, dtype) not in choice.elsewhere:
+        # this may be the middle of a forward
+        with Unmeasured():
+            planned = choose_for(weight, device, dtype, choice.compute, choice.layer.activation)
+        choice.elsewhere[device, dtype] = replace(planned, calls=choice.calls)
+    return choice.elsewhere[device, dtype]
+
+
+def next_kernel(choice: Choice, kernel: Kernel) -> None:
+    """Plan again without the kernels that were demoted, kernel among them; Refused where none is left."""
+    with Unmeasured():
+        found = decide(choice.layer, choice.compute, None)
+    if choice.kernel.name == kernel.name:
+        reason = f"{kernel.name} {demoted(kernel, choice.layer)}; {found.kernel.name}: {found.reason}"
+        found = because(found, reason)
+    choice.main, choice.others, choice.refused = found.main, found.others, found.refused
+
+
+def because(choice: Choice, reason: str) -> Choice:
+    """The same with another reason."""
+    return replace(choice, main=replace(choice.main, reason=reason))
 
 
 def scaling(kernel: Kernel, layer: Workload) -> str | None:
     """How this kernel's activations are scaled, None where they are not."""
-    if kernel.scheme is None:
+    if not kernel.rounds:
         return None
     return layer.activation if kernel.static else "dynamic"
 
 
-def why(kernel: Kernel, compute: str, lost: str, remarks: tuple[str, ...]) -> str:
+def why(kernel: Kernel, layer: Workload, compute: str, refused: dict[str, str], doubt: str | None) -> str:
     """The reason as people read it: asked for, or what did not fit, or the proof and what else is to know."""
     if kernel.on_codes:
-        return "; ".join(remarks)
-    return "as asked" if compute == "upcast" else lost
+        return "; ".join((proven(prove(kernel, layer)), *([f"dynamic because {doubt}"] if doubt else [])))
+    return "as asked" if compute == "upcast" else joined(refused, layer, kernel.family)
 
 
 def proven(proof: Proof) -> str:
     return f"proven here, error {proof.error:.1g}"
-
-
-def slower(kernel: Kernel, layer: Workload) -> str | None:
-    """Why a kernel that may be right is not what auto takes."""
-    if layer.device.type != "cpu" or kernel.family != "scaled_mm" or not layer.format.dtype.is_floating_point:
-        return None
-    # one thread, 1 to 256 tokens, 64^2 to 3072^2: 1.6 to 9 times with FP8 units, 50 to 900 times without
-    return "takes longer than upcast on a CPU, and rounds the activations"
-
-
-def remarks(layer: Workload, doubt: str | None) -> list[str]:
-    return [f"dynamic because {doubt}"] if doubt else []
 
 
 def joined(refused: dict[str, str], layer: Workload, chosen: str = "") -> str:
@@ -245,7 +234,7 @@ def joined(refused: dict[str, str], layer: Workload, chosen: str = "") -> str:
             best = closest.get(kernel.family, kernel)
             closest[kernel.family] = kernel if kernel.passed(layer) >= best.passed(layer) else best
     # what a kernel is not made for says nothing where another one was measured or asked
-    telling = [kernel for kernel in closest.values() if not refused[kernel.name].startswith("needs ")]
+    telling = [kernel for kernel in closest.values() if not kernel.refuses(layer)]
     return "; ".join(f"{kernel.name} {refused[kernel.name]}" for kernel in telling or closest.values())
 
 

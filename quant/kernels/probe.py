@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..weights.encode import quantize
-from ..weights.formats import FORMATS, Format, scale_from_amax
+from ..weights.formats import Format, scale_from_amax
 from ..weights.granularity import Granularity, PerGroup
 from ..weights.rotation import rotate
 from ..weights.weight import QuantizedWeight
@@ -63,15 +63,14 @@ def worst_token(got: Tensor, expected: Tensor) -> float:
 
 def as_multiplied(kernel: Kernel, x: Tensor, scale: Tensor | None, rotation: int = 0) -> Tensor:
     """The activations as this kernel's GEMM sees them, float32."""
-    if kernel.scheme is None:
+    if not kernel.rounds:
         return x.float()
     if rotation:
         # what is quantized is rotated, and rounded to the activations' dtype; the matrix is its own inverse
         return rotate(as_multiplied(kernel, rotate(x.float(), rotation).to(x.dtype), scale), rotation)
-    if kernel.scheme not in SCHEMES:
-        format = FORMATS[kernel.scheme]
-        return quantize(x.float(), format, format.granularities[0]).dequantize()
-    codes, x_scale = SCHEMES[kernel.scheme if scale is None else "float8 static"](x, scale)
+    if kernel.into is not None:
+        return quantize(x.float(), kernel.into, kernel.into.granularities[0]).dequantize()
+    codes, x_scale = SCHEMES[str(kernel.scheme) if scale is None else "float8 static"](x, scale)
     return codes.float()[:, : x.shape[1]] * per_element(x_scale, x)
 
 

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..weights.formats import Format
+from ..weights.formats import FORMATS, Format
 from ..weights.granularity import Granularity, PerBlock, PerGroup, PerRow, PerTensor
 from ..weights.rotation import rotated
 from ..weights.weight import QuantizedWeight
@@ -47,10 +47,11 @@ BOUND = 0.015
 class Kernel:
     """One way to compute a Linear. rules: each answers None or a clause completing "{name} ...".
 
-    compute: (activations or their Codes, weight, bias) -> output; scheme: how its activations are quantized, None where
-    they are not; static: whether it can use a scale that is given; deep: whether its error grows with the layer's
-    inputs, so that the probe needs as many; bound: of the relative error that the probe allows; exact: the kernel whose
-    output that error is measured from, float32 arithmetic's without.
+    compute: (activations or their Codes, weight, bias) -> output; scheme: of SCHEMES, by which its activations are
+    quantized for it; into: the format into which it quantizes them itself; static: whether it can use a scale that is
+    given; deep: whether its error grows with the layer's inputs, so that the probe needs as many; bound: of the
+    relative error that the probe allows; exact: the kernel whose output that error is measured from, float32
+    arithmetic's without.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Kernel:
     rules: tuple[Requirement, ...]
     compute: Callable[..., Tensor] = field(repr=False)
     scheme: str | None = None
+    into: Format | None = None
     static: bool = False
     deep: bool = False
     bound: float = BOUND
@@ -67,6 +69,11 @@ class Kernel:
     def on_codes(self) -> bool:
         """Whether it multiplies the codes themselves; else the weight is dequantized."""
         return self.family in ("scaled_mm", "int8")
+
+    @property
+    def rounds(self) -> bool:
+        """Whether it quantizes activations, or has them quantized."""
+        return self.scheme is not None or self.into is not None
 
     def refuses(self, layer: Workload) -> str | None:
         """None where it fits, else the reason."""
@@ -83,15 +90,16 @@ class Kernel:
 
     def schemes(self, activation: str) -> list[str]:
         """The schemes of activation.py that it needs for "static" or "dynamic" activations."""
-        wanted = "float8 static" if activation == "static" and self.static else self.scheme
-        return [wanted] if wanted in SCHEMES else []
+        if self.scheme is None:
+            return []
+        return ["float8 static" if activation == "static" and self.static else self.scheme]
 
     def run(
         self, x: Tensor, weight: QuantizedWeight, bias: Tensor | None, input_scale: Tensor | None,
         quantizer: str = "eager",
     ) -> Tensor:  # fmt: skip
         """``[tokens, in] -> [tokens, out]`` in x's dtype; input_scale: ``[]`` for static activations, else None."""
-        if self.scheme not in SCHEMES:
+        if self.scheme is None:
             return self.compute(x, weight, bias)
         x = rotated(x, weight.rotation) if weight.rotation else x
         given = static_scale(input_scale, weight.format) if input_scale is not None and self.static else None
@@ -237,11 +245,17 @@ KERNELS: tuple[Kernel, ...] = (
         "scaled_mm block", "scaled_mm",
         (*CODES, partial(format_is, "float8_e4m3fn"), square_blocks, torch_scaled_mm), gemm.blocks, "float8 1x128",
     ),
-    Kernel("scaled_mm mxfp8", "scaled_mm", (*CODES, partial(format_is, "mxfp8"), blackwell), gemm.mx, "mxfp8"),
-    Kernel("scaled_mm nvfp4", "scaled_mm", (*CODES, partial(format_is, "nvfp4"), blackwell), gemm.nv, "nvfp4"),
-    Kernel("scaled_mm int8 fused", "int8", (*INT8, cuda), gemm.kitchen_int8, "int8"),
+    Kernel(
+        "scaled_mm mxfp8", "scaled_mm", (*CODES, partial(format_is, "mxfp8"), blackwell), gemm.mx,
+        into=FORMATS["mxfp8"],
+    ),
+    Kernel(
+        "scaled_mm nvfp4", "scaled_mm", (*CODES, partial(format_is, "nvfp4"), blackwell), gemm.nv,
+        into=FORMATS["nvfp4"],
+    ),
+    Kernel("scaled_mm int8 fused", "int8", (*INT8, cuda), gemm.kitchen_int8, into=FORMATS["int8"]),
     Kernel("scaled_mm int8", "int8", INT8, gemm.int8_rows, "int8 per-token"),
-    Kernel("scaled_mm int8 convrot fused", "int8", (*CONVROT, cuda), gemm.kitchen_int8, "int8"),
+    Kernel("scaled_mm int8 convrot fused", "int8", (*CONVROT, cuda), gemm.kitchen_int8, into=FORMATS["int8"]),
     Kernel("scaled_mm int8 convrot", "int8", CONVROT, gemm.int8_rows, "int8 per-token"),
     Kernel("upcast fused", "upcast", (untransformed, float_activations, triton_bytes), upcast.fused),
     Kernel(

@@ -10,8 +10,9 @@ from torch import Tensor
 
 from ..errors import Refused
 from ..kernels.activations import same_device
+from ..kernels.choice import Choice, Way
 from ..kernels.demotion import demote, demoted, passing, rehabilitate
-from ..kernels.plan import Choice
+from ..kernels.plan import next_kernel
 from ..kernels.registry import Kernel
 from ..weights.weight import QuantizedWeight
 
@@ -47,7 +48,7 @@ def flat(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice
         y = Frozen.apply(x, bias, weight, choice)
     else:
         y = forward(x, weight, bias, choice)
-    choice.count(choice.kernel.name)
+    choice.count(choice.way(len(x)).kernel.name)
     return y
 
 
@@ -56,23 +57,27 @@ def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Cho
     if not x.numel() or not choice.shape[0]:
         empty = x.new_zeros(x.shape[0], choice.shape[0])
         return empty if bias is None else empty + bias
-    # a graph keeps what was traced
-    return run_kernel(x, weight, bias, choice) if torch.compiler.is_compiling() else run_any(x, weight, bias, choice)
+    # a graph keeps what was traced, for any number of tokens
+    if torch.compiler.is_compiling():
+        return run_way(x, weight, bias, choice.main)
+    return run_any(x, weight, bias, choice)
 
 
-def run_kernel(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
-    input_scale = same_device(weight.input_scale, x) if choice.activation == "static" else None
-    return choice.kernel.run(x, weight, bias, input_scale, choice.quantizer)
+def run_way(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, way: Way) -> Tensor:
+    input_scale = same_device(weight.input_scale, x) if way.activation == "static" else None
+    return way.kernel.run(x, weight, bias, input_scale, way.quantizer)
 
 
 def run_any(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
     """By the planned kernel; where one raises, by the next, for the rest of the process and with the reason."""
     planned, raised = dict(vars(choice)), list[tuple[Kernel, Exception]]()
     while True:
+        way = choice.way(len(x))
         try:
-            if demoted(choice.kernel, choice.layer):
-                choice.next_kernel()
-            return run_kernel(x, weight, bias, choice)
+            if demoted(way.kernel, choice.layer):
+                next_kernel(choice, way.kernel)
+                way = choice.way(len(x))
+            return run_way(x, weight, bias, way)
         except Refused:
             # none is left, so that it was not the kernels' fault
             for kernel, _ in raised:
@@ -84,8 +89,8 @@ def run_any(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Cho
         except Exception as problem:
             if passing(problem):
                 raise
-            raised.append((choice.kernel, problem))
-            demote(choice.kernel, choice.layer, problem)
+            raised.append((way.kernel, problem))
+            demote(way.kernel, choice.layer, problem)
 
 
 class Frozen(torch.autograd.Function):

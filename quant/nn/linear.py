@@ -10,7 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..distributed.parallel import is_parallel, local, parallel_linear, spread_tensors
-from ..kernels.plan import Choice, choose_for
+from ..kernels.choice import Choice
+from ..kernels.plan import choose_for
+from ..kernels.speed import Unmeasured
 from ..weights.native import PARTS, native_tensors
 from ..weights.weight import QuantizedWeight
 from .forward import apply, computed_dtype
@@ -40,7 +42,9 @@ class Patch:
         """The kernel for activations of dtype on device; chosen once."""
         place = (device, dtype, weight.shape)
         if place not in self.choices:
-            self.choices[place] = choose_for(weight, device, dtype, self.compute, self.activation_scale)
+            # this may be the middle of a forward
+            with Unmeasured():
+                self.choices[place] = choose_for(weight, device, dtype, self.compute, self.activation_scale)
         return self.choices[place]
 
 

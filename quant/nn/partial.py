@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..kernels.activations import ACTIVATION, INT8, SCHEMES
+from ..kernels.choice import Choice
 from ..kernels.gemm import Codes
-from ..kernels.plan import Choice
 from ..weights.rotation import rotated
 from ..weights.weight import QuantizedWeight
 

@@ -22,7 +22,8 @@ from ..distributed.parallel import (
 )
 from ..distributed.parts import chunk, part
 from ..errors import Refused
-from ..kernels.plan import Choice, check_names, choose_held, require
+from ..kernels.choice import Choice
+from ..kernels.plan import check_names, choose_for, choose_held, require
 from ..names import MODEL
 from ..patterns import compiled
 from ..text import few
@@ -208,7 +209,7 @@ def planned(linear: nn.Linear, weight: QuantizedWeight, request: tuple[str, str]
     """The patch of one Linear, with the kernel for activations of the weight's own dtype and device."""
     place = (weight.codes.device, reads_as(linear))
     patch = unplanned(linear, place, request, token)
-    patch.choice(weight, *place)
+    patch.choices[(*place, weight.shape)] = choose_for(weight, *place, *request)
     return patch
 
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 
-from ..kernels.plan import Choice
+from ..kernels.choice import Choice
 from ..text import text_table
 
 
@@ -53,7 +53,8 @@ class Report:
     def table(self) -> str:
         """Totals, then one line a layer."""
         columns = ("layer", "kernel", "activation", "format", "granularity", "shape", "calls", "reason")
-        lines = [[str(getattr(row, name)) for name in columns] for row in self.rows]
+        cells = [{**vars(row), "calls": told(row.ran)} for row in self.rows]
+        lines = [[str(of[name]) for name in columns] for of in cells]
         return "\n".join((*self.totals(), "", text_table(columns, lines)))
 
     def totals(self) -> list[str]:
@@ -73,21 +74,28 @@ def report_choices(choices: Mapping[str, Choice] | Iterable[tuple[str, Choice]])
 
 
 def row(name: str, choice: Choice) -> Row:
-    kernel, ran = choice.kernel, dict(choice.calls)
+    ran = dict(choice.calls)
+    most = most_run(ran, choice.kernel.name)
+    way = choice.named(most) or choice.main
     return Row(
         layer=name,
-        kernel=kernel.name,
-        reason=choice.reason,
+        kernel=way.kernel.name,
+        reason=way.reason,
         format=choice.format.name,
         granularity=choice.granularity.name,
         shape=choice.shape,
-        activation=choice.activation or "as they are",
+        activation=way.activation or "as they are",
         calls=choice.calls.total(),
         ran=ran,
-        slow=not kernel.on_codes or most_run(ran, kernel.name) != kernel.name,
+        slow=not way.kernel.on_codes or most != way.kernel.name,
     )
 
 
 def most_run(ran: Mapping[str, int], planned: str) -> str:
     """The kernel that ran most often, the planned one before anything ran."""
     return max(ran, key=lambda kernel: ran[kernel], default=planned)
+
+
+def told(ran: Mapping[str, int]) -> str:
+    """How often a layer ran, by kernel where it was more than one."""
+    return ", ".join(f"{count} {kernel}" for kernel, count in ran.items()) if len(ran) > 1 else str(sum(ran.values()))

@@ -24,7 +24,7 @@ from ..weights.granularity import Granularity, PerTensor
 from ..weights.weight import QuantizedWeight
 
 if TYPE_CHECKING:
-    from ..kernels.plan import Choice
+    from ..kernels.choice import Choice
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from pathlib import Path
@@ -12,6 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from scaled_fp8.quant import Refused, inspect_checkpoint, open_source, read_checkpoint
+from scaled_fp8.quant.checkpoint.keys import SUFFIXES
+from scaled_fp8.quant.conversion.converter import convert
 from scaled_fp8.quant.files import header, sets
 from scaled_fp8.quant.kernels import proof_cache
 
@@ -150,10 +153,45 @@ def test_without_a_home_proofs_are_kept_nowhere(monkeypatch: pytest.MonkeyPatch)
     assert proof_cache.cache_file() is None
 
 
-@pytest.mark.parametrize("text", ["\x1b[2J", "\x1b]0;title\x07", "\u202egnp", "\u2066x", "a\rb", "\x9b31m"])
-def test_names_do_not_command_a_terminal(tmp_path: Path, text: str) -> None:
-    assert str(Refused(f"layer {text}")).isprintable()
-    save_file({f"{text}.weight": torch.ones(4, 4).to(torch.int8)}, tmp_path / "m.safetensors")
-    with pytest.raises(Refused) as refusal:
-        read_checkpoint(tmp_path / "m.safetensors")
-    assert str(refusal.value).isprintable()
+def refused_or_read(state: dict[str, torch.Tensor], path: Path) -> None:
+    """Whatever is in a file, reading, looking and converting end well or in a refusal."""
+    save_file(state, path)
+    for work in (read_checkpoint, inspect_checkpoint, lambda p: convert(p, p.with_name("o.safetensors"), "bfloat16")):
+        with contextlib.suppress(Refused):
+            work(path)
+
+
+SHAPES = [(), (1,), (2, 0), (0,), (16, 1), (4, 4), (1, 1, 1)]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.float8_e4m3fn, torch.float8_e5m2], ids=str)
+@pytest.mark.parametrize("shape", [(0, 16), (16, 0), (0,), (0, 0), (16, 16), (3, 5), ()], ids=str)
+def test_shapes_that_fit_nothing_crash_nothing(tmp_path: Path, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    codes = torch.ones(shape).to(dtype)
+    for scale in SHAPES:
+        refused_or_read({"a.weight": codes, "a.weight_scale": torch.ones(scale)}, tmp_path / "m.safetensors")
+        api = {f"a.{name}": torch.ones(scale) for name in ("scale", "scale_reciprocal", "input_scale")}
+        refused_or_read({"a.float8_data": codes, **api}, tmp_path / "m.safetensors")
+
+
+@SETTINGS
+@given(
+    companion=st.sampled_from(sorted(SUFFIXES)),
+    value=st.floats(width=32),
+    shape=st.lists(st.integers(0, 64), max_size=3),
+    kind=st.sampled_from([torch.float32, torch.float16, torch.float8_e4m3fn, torch.int8, torch.uint8]),
+)
+def test_any_companion_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, companion: str, value: float, shape: list[int], kind: torch.dtype
+) -> None:
+    """Beside a sound scaled weight: what is read is that weight, or finite at least where a factor was added."""
+    codes = torch.randn(64, 64, generator=torch.Generator().manual_seed(0)).mul(100).to(torch.float8_e4m3fn)
+    state = {"a.weight": codes, "a.weight_scale": torch.tensor(5e-4)}
+    state[f"a{companion}"] = torch.full(shape[:2], value).to(kind)
+    path = tmp_path_factory.mktemp("c") / "m.safetensors"
+    save_file(state, path)
+    try:
+        weight = read_checkpoint(path)["a"].dequantize()
+    except (Refused, KeyError):
+        return
+    assert bool(weight.isfinite().all())

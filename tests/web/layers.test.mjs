@@ -76,6 +76,14 @@ test("csv quotes what must be quoted and defuses formulas", () => {
   assert.equal(text.split("\r\n")[1], `'=x,upcast,float8_e4m3fn,per-tensor,8x16,dynamic,2,0.5,,"a ""b"", c\nd"`);
 });
 
+test("csv: no cell begins a formula, and numbers stay numbers", () => {
+  for (const name of ["-1+cmd", " =x", "\t=x", "+x", "@x", "  -x", "\r=x"]) {
+    const row = csv([layer(name, { scale: -2 })]).split("\r\n")[1];
+    assert.match(row, /^"?'/, name);
+    assert.ok(row.includes(",-2,"), row);
+  }
+});
+
 test("an inspected file has a layer for each of the verdict", () => {
   const verdict = { name: "b.0.q", shape: [8, 4], format: "float8_e4m3fn", granularity: "block", decision: "scaled", reason: "x" };
   const refused = { ...verdict, name: "b.1.q", format: null, granularity: null, decision: "refused", reason: "no scale" };

@@ -16,7 +16,7 @@ import torch
 from comfy.sd1_clip import SDClipModel
 from inside import BASE, REQUEST, answer, call, error, pack, save_file
 from produced import LOG, StateDict, difference, linear_names, plain, randomise, written
-from small_encoders import CLIP, ENCODERS, LLAMA, T5, SmallEncoder
+from small_encoders import CLIP, ENCODERS, LLAMA, T5, TOO_LARGE, SmallEncoder
 
 FOLDER = BASE / "models" / "text_encoders"
 TEXT = "a red fox, 7"
@@ -177,5 +177,5 @@ pack()
 built_here = {kind for small in ENCODERS.values() for kind in small.kinds}
 answer({
     "figures": {name: figures(name) for name in REQUEST["names"]},
-    "new": sorted({kind.name for kind in comfy.sd.TEModel} - built_here),
+    "new": sorted({kind.name for kind in comfy.sd.TEModel} - built_here - TOO_LARGE.keys()),
 })  # fmt: skip

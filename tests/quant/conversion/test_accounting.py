@@ -13,6 +13,7 @@ from scaled_fp8.quant.conversion.converter import convert
 from torch import Tensor
 
 WEIGHTS = {suffix for suffix, role in SUFFIXES.items() if role in ("weight", "bias")}
+OTHERS = sorted(suffix for suffix in WEIGHTS if SUFFIXES[suffix] == "weight" and suffix != ".weight")
 BESIDE = sorted(set(SUFFIXES) - WEIGHTS - {".comfy_quant"}) + [".scale", ".something", ".svd", ".codes_scale"]
 FORMATS = ("float8_e4m3fn", "mxfp8", "int8", "float32", "bfloat16")
 
@@ -46,6 +47,15 @@ def test_what_lies_beside_an_unquantized_weight_is_there_or_refused(
         if out is not None:
             assert torch.equal(out[key].float(), companion.to(out[key].dtype).float()), format
             assert "blocks.0.attn.q.weight" in out and "blocks.1.attn.q.weight" in out
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (2, 2), (1,)], ids=str)
+@pytest.mark.parametrize("suffix", OTHERS)
+def test_another_weight_of_a_layer_is_there_or_refused(tmp_path: Path, suffix: str, shape: tuple[int, ...]) -> None:
+    state = {"q.weight": weight(), f"q{suffix}": torch.full(shape, 3.0)}
+    for format in FORMATS:
+        out = converted(tmp_path, state, format)
+        assert out is None or set(out) >= {"q.weight", f"q{suffix}".removesuffix(":_data")}
 
 
 @pytest.mark.parametrize("suffix", [".something", ".input_scale", ".k_scale"])

@@ -37,7 +37,7 @@ def raising(handle, problem: Exception) -> None:
         raise problem
 
     choice = choice_of(handle)
-    choice.kernel = replace(choice.kernel, compute=compute)
+    choice.main = replace(choice.main, kernel=replace(choice.kernel, compute=compute))
 
 
 X, TRUTH = activation(1.0, 5, 64), product(activation(1.0, 5, 64), quantized(VALUES))

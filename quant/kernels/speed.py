@@ -1,0 +1,144 @@
+"""How long each kernel takes on a device beside bfloat16, by tokens and class of shapes: measured once, and kept."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
+from contextvars import ContextVar
+from dataclasses import replace
+from functools import cache
+from math import inf, log2
+
+import torch
+import torch.nn.functional as F
+
+from .place import on
+from .probe import encoded_anyhow
+from .proof import quantizer_of
+from .proof_cache import Time, recall, remembered
+from .registry import Kernel, Workload
+from .timing import beside
+
+# numbers of tokens that are measured; each stands for those that are nearer to it, as a ratio, than to the next
+TOKENS = (1, 16, 64, 512, 4096)
+BETWEEN = tuple(round((less * more) ** 0.5) for less, more in zip(TOKENS, TOKENS[1:], strict=False))
+# The most tokens, and the least and the most rows and columns, that are measured: what a CPU does in milliseconds
+BOUNDS = {"cpu": (64, 256, 512)}
+GPU_BOUNDS = (4096, 512, 4096)
+# A kernel that takes so many times as long as another is not tried with more tokens
+HOPELESS = 30.0
+# The part of an earlier kernel's time that a later one may take to go first: less is a clock's noise
+MARGIN = 0.8
+# On CPUs the products of float8 codes are slower than what dequantizes, where nothing was measured
+FLOAT8_ON_CPU = 50.0
+
+MEASURING: ContextVar[bool] = ContextVar("MEASURING", default=True)
+
+
+class Unmeasured(AbstractContextManager[None]):
+    """Inside, what is known decides and nothing is measured: for planning in the middle of a forward."""
+
+    def __enter__(self) -> None:
+        self.token = MEASURING.set(False)
+
+    def __exit__(self, *_: object) -> None:
+        MEASURING.reset(self.token)
+
+
+def nearest(tokens: int) -> int:
+    """Which of TOKENS stands for a number of tokens."""
+    return TOKENS[bisect_left(BETWEEN, tokens)]
+
+
+def order(times: Mapping[Kernel, float]) -> list[Kernel]:
+    """Fastest first; where times are near each other, as they are given."""
+    ranked: list[Kernel] = []
+    for kernel, time in times.items():
+        ahead = next((i for i, other in enumerate(ranked) if time < MARGIN * times[other]), len(ranked))
+        ranked.insert(ahead, kernel)
+    return ranked
+
+
+def ratios(kernels: Iterable[Kernel], layer: Workload, tokens: int) -> dict[Kernel, float]:
+    """Kernel -> its time over that of a bfloat16 Linear, for as many tokens as are measured on this device."""
+    found = dict.fromkeys(kernels, 0.0)
+    if len(found) < 2:
+        return found
+    most = bounds(layer.device)[0]
+    for count in (count for count in TOKENS if count <= min(tokens, most)):
+        best = min(found.values())
+        # what was hopeless for fewer tokens keeps the time it had then
+        found |= {k: time_of(k, layer, count) for k, time in found.items() if time <= HOPELESS * best or not best}
+    return found
+
+
+def time_of(kernel: Kernel, layer: Workload, tokens: int) -> float:
+    """As measured, or as it is known to be about where nothing is to be measured now."""
+    alike = class_of(layer)
+    if measuring():
+        return ratio(kernel, alike, tokens)
+    if in_group():
+        return presumed(kernel, layer)
+    known = recall(question(kernel, alike, tokens), alike.device, Time)
+    return known.ratio if known else presumed(kernel, layer)
+
+
+def measuring() -> bool:
+    return MEASURING.get() and not in_group()
+
+
+def in_group() -> bool:
+    """Whether processes compute together: they must take one kernel, and clocks would tell each another."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
+def presumed(kernel: Kernel, layer: Workload) -> float:
+    slow = layer.device.type == "cpu" and kernel.family == "scaled_mm" and layer.format.dtype.is_floating_point
+    return FLOAT8_ON_CPU if slow else 1.0
+
+
+def bounds(device: torch.device) -> tuple[int, int, int]:
+    return BOUNDS.get(device.type, GPU_BOUNDS)
+
+
+def class_of(layer: Workload) -> Workload:
+    """The layer that stands for all of about its shape: powers of two within what is measured."""
+    _, least, most = bounds(layer.device)
+    outputs, inputs = (min(max(2 ** round(log2(max(side, 1))), least), most) for side in layer.shape)
+    device = torch.empty(0, device=layer.device).device
+    return replace(layer, shape=(outputs, inputs), device=device, has_transform=False)
+
+
+def question(kernel: Kernel, layer: Workload, tokens: int) -> str:
+    place = f"{layer.format.name} {layer.granularity} {layer.shape} {layer.dtype} {layer.activation} {layer.rotation}"
+    return f"time of {kernel.name} [{quantizer_of(kernel, layer)}] for {tokens} tokens: {place}"
+
+
+@torch.compiler.disable
+@cache
+def ratio(kernel: Kernel, layer: Workload, tokens: int) -> float:
+    """Time of kernel over that of a bfloat16 Linear of layer's shape; infinite where it raises."""
+    return remembered(question(kernel, layer, tokens), layer.device, lambda: measured(kernel, layer, tokens)).ratio
+
+
+def measured(kernel: Kernel, layer: Workload, tokens: int) -> tuple[Time, bool]:
+    """A few runs of each by turns, and whether the answer will be the same next time."""
+    device = layer.device
+    try:
+        with on(device), torch.inference_mode(), torch.autocast(device.type, enabled=False):
+            return Time(beside_bfloat16(kernel, layer, tokens)), True
+    except Exception:  # whatever a device throws: the proof will tell
+        return Time(inf), False
+
+
+def beside_bfloat16(kernel: Kernel, layer: Workload, tokens: int) -> float:
+    """On random values: contents are no matter of time."""
+    (outputs, inputs), device = layer.shape, layer.device
+    plain = torch.randn(outputs, inputs, device=device)
+    weight = replace(encoded_anyhow(plain, layer.format, layer.granularity), rotation=layer.rotation)
+    x = torch.randn(tokens, inputs, device=device)
+    mine, its, base = x.to(layer.dtype), x.bfloat16(), plain.bfloat16()
+    scale = torch.full((), 0.01, device=device) if layer.activation == "static" else None
+    quantizer = quantizer_of(kernel, layer)
+    return beside(lambda: kernel.run(mine, weight, None, scale, quantizer), lambda: F.linear(its, base), device)
