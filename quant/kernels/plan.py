@@ -20,7 +20,7 @@ from .int8 import MOST_LOST, NAME, Judge, encode_int8, is_float8, output_judge
 from .proof import prove, quantizer_of
 from .proof_cache import Proof
 from .registry import KERNELS, Kernel, Workload
-from .speed import TOKENS, Unmeasured, measuring, order, ratios
+from .speed import TOKENS, Unmeasured, measuring, order, ratios, release
 
 # compute -> families among which the fastest kernel is taken, and those that are asked where none of them is proven
 FAMILIES: dict[str, tuple[tuple[str, ...], ...]] = {
@@ -50,7 +50,10 @@ def choose(
     doubt = implausible(input_scale) if activation_scale == "static" else None
     activation = "dynamic" if doubt else activation_scale
     layer = Workload(format, granularity, shape, torch.device(device), dtype, has_transform, activation, rotation)
-    return decide(layer, compute, doubt)
+    try:
+        return decide(layer, compute, doubt)
+    finally:
+        release()
 
 
 def choose_for(
@@ -154,7 +157,7 @@ def able(families: tuple[str, ...], layer: Workload, refused: dict[str, str]) ->
 
 def first_proven(kernels: list[Kernel], layer: Workload, tokens: int, refused: dict[str, str]) -> Kernel | None:
     """The fastest that computes such layers right; why faster ones do not goes into refused."""
-    for kernel in order(ratios(kernels, layer, tokens)):
+    for kernel in order(ratios(kernels, layer, tokens), layer.device):
         proof = prove(kernel, layer)
         if proof.works:
             return kernel

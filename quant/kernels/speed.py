@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import replace
-from functools import cache
+from functools import cache, lru_cache
 from math import inf, log2
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
+from ..weights.weight import QuantizedWeight
 from .place import on
 from .probe import encoded_anyhow
 from .proof import quantizer_of
@@ -23,13 +26,25 @@ from .timing import beside
 # numbers of tokens that are measured; each stands for those that are nearer to it, as a ratio, than to the next
 TOKENS = (1, 16, 64, 512, 4096)
 BETWEEN = tuple(round((less * more) ** 0.5) for less, more in zip(TOKENS, TOKENS[1:], strict=False))
-# The most tokens, and the least and the most rows and columns, that are measured: what a CPU does in milliseconds
-BOUNDS = {"cpu": (64, 256, 512)}
-GPU_BOUNDS = (4096, 512, 4096)
-# A kernel that takes so many times as long as another is not tried with more tokens
-HOPELESS = 30.0
-# The part of an earlier kernel's time that a later one may take to go first: less is a clock's noise
-MARGIN = 0.8
+
+
+class Bounds(NamedTuple):
+    """What is measured on a device: the most tokens, the least and the most rows and columns.
+
+    margin: the part of an earlier kernel's time that a later one may take to go first; more is a clock's noise;
+    hopeless: a kernel that takes so many times as long as another is not tried with more tokens.
+    """
+
+    tokens: int
+    least: int
+    most: int
+    margin: float
+    hopeless: float
+
+
+# A CPU's largest is beyond its caches, as layers of models are: within them a table is as fast as arithmetic
+BOUNDS = {"cpu": Bounds(64, 256, 2048, 0.6, 8.0)}
+GPU_BOUNDS = Bounds(4096, 512, 4096, 0.85, 30.0)
 # On CPUs the products of float8 codes are slower than what dequantizes, where nothing was measured
 FLOAT8_ON_CPU = 50.0
 
@@ -51,11 +66,11 @@ def nearest(tokens: int) -> int:
     return TOKENS[bisect_left(BETWEEN, tokens)]
 
 
-def order(times: Mapping[Kernel, float]) -> list[Kernel]:
+def order(times: Mapping[Kernel, float], device: torch.device) -> list[Kernel]:
     """Fastest first; where times are near each other, as they are given."""
-    ranked: list[Kernel] = []
+    ranked, margin = list[Kernel](), bounds(device).margin
     for kernel, time in times.items():
-        ahead = next((i for i, other in enumerate(ranked) if time < MARGIN * times[other]), len(ranked))
+        ahead = next((i for i, other in enumerate(ranked) if time < margin * times[other]), len(ranked))
         ranked.insert(ahead, kernel)
     return ranked
 
@@ -65,11 +80,11 @@ def ratios(kernels: Iterable[Kernel], layer: Workload, tokens: int) -> dict[Kern
     found = dict.fromkeys(kernels, 0.0)
     if len(found) < 2:
         return found
-    most = bounds(layer.device)[0]
+    most, hopeless = bounds(layer.device).tokens, bounds(layer.device).hopeless
     for count in (count for count in TOKENS if count <= min(tokens, most)):
         best = min(found.values())
         # what was hopeless for fewer tokens keeps the time it had then
-        found |= {k: time_of(k, layer, count) for k, time in found.items() if time <= HOPELESS * best or not best}
+        found |= {k: time_of(k, layer, count) for k, time in found.items() if time <= hopeless * best or not best}
     return found
 
 
@@ -98,14 +113,14 @@ def presumed(kernel: Kernel, layer: Workload) -> float:
     return FLOAT8_ON_CPU if slow else 1.0
 
 
-def bounds(device: torch.device) -> tuple[int, int, int]:
+def bounds(device: torch.device) -> Bounds:
     return BOUNDS.get(device.type, GPU_BOUNDS)
 
 
 def class_of(layer: Workload) -> Workload:
     """The layer that stands for all of about its shape: powers of two within what is measured."""
-    _, least, most = bounds(layer.device)
-    outputs, inputs = (min(max(2 ** round(log2(max(side, 1))), least), most) for side in layer.shape)
+    measured = bounds(layer.device)
+    outputs, inputs = (min(max(2 ** round(log2(max(side, 1))), measured.least), measured.most) for side in layer.shape)
     device = torch.empty(0, device=layer.device).device
     return replace(layer, shape=(outputs, inputs), device=device, has_transform=False)
 
@@ -134,11 +149,22 @@ def measured(kernel: Kernel, layer: Workload, tokens: int) -> tuple[Time, bool]:
 
 def beside_bfloat16(kernel: Kernel, layer: Workload, tokens: int) -> float:
     """On random values: contents are no matter of time."""
-    (outputs, inputs), device = layer.shape, layer.device
-    plain = torch.randn(outputs, inputs, device=device)
-    weight = replace(encoded_anyhow(plain, layer.format, layer.granularity), rotation=layer.rotation)
-    x = torch.randn(tokens, inputs, device=device)
-    mine, its, base = x.to(layer.dtype), x.bfloat16(), plain.bfloat16()
+    device, (weight, base) = layer.device, stand_in(layer)
+    x = torch.randn(tokens, layer.shape[1], device=device)
+    mine, its = x.to(layer.dtype), x.bfloat16()
     scale = torch.full((), 0.01, device=device) if layer.activation == "static" else None
     quantizer = quantizer_of(kernel, layer)
-    return beside(lambda: kernel.run(mine, weight, None, scale, quantizer), lambda: F.linear(its, base), device)
+    return beside(lambda: kernel.run(mine, weight, None, scale, quantizer), lambda: F.linear(its, base), device, 3)
+
+
+@lru_cache(maxsize=1)
+def stand_in(layer: Workload) -> tuple[QuantizedWeight, Tensor]:
+    """A weight like layer's, and as bfloat16; kept until the layer is planned."""
+    plain = torch.randn(*layer.shape, device=layer.device)
+    weight = encoded_anyhow(plain, layer.format, layer.granularity)
+    return replace(weight, rotation=layer.rotation), plain.bfloat16()
+
+
+def release() -> None:
+    """Give back the memory of what was measured."""
+    stand_in.cache_clear()
