@@ -34,6 +34,6 @@ def test_model_never_reads_as_fp8_and_stays_small(sampled):
 
 
 def test_report_says_how_activations_are_scaled(sampled):
-    assert "dynamic" in sampled["auto-dynamic"]["report"]
+    assert "dynamic" in sampled["scaled_mm-dynamic"]["report"]
     assert "static" in sampled["scaled_mm-static"]["report"]
-    assert "static" not in sampled["auto-dynamic"]["report"]
+    assert "static" not in sampled["scaled_mm-dynamic"]["report"]

@@ -59,6 +59,7 @@ for way in REQUEST["ways"]:
     assert clip is None and vae is None
     measure = MEASURES.get(compute, sample)
     figures[way] = {"error": error(measure(model), measure(bf16)), "report": report}
+figures["scaled_mm-dynamic"] = {"report": fp8(file.name, compute="scaled_mm")[3]}
 first = fp8(file.name)[0]
 load(first)
 loaded = predict(first)
