@@ -38,7 +38,7 @@ Model = dict[str, bytes]
 
 def model(path: Path, seed: int) -> None:
     generator = torch.Generator().manual_seed(seed)
-    layers = {f"blocks.{i}.q.weight": torch.randn(512, 512, generator=generator).bfloat16() for i in range(6)}
+    layers = {f"blocks.{i}.q.weight": (torch.randn(512, 512, generator=generator) * 0.02).bfloat16() for i in range(6)}
     save_file(layers, path, {"format": "pt"})
 
 

@@ -10,6 +10,7 @@ CODES = "W = codes * scale"
 # what ComfyUI core 0.33 does with a file
 LOADS = "loads it"
 NOISE = "takes the codes for weights: noise, no error"
+HALF = "finds weights of half their inputs: an error"
 UNKNOWN = "does not know the format: an error"
 
 

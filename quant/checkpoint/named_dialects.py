@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .dialect import CODES, NOISE, Dialect
+from .dialect import CODES, HALF, NOISE, Dialect
 from .signs import (
     compressed_nvfp4,
     has,
@@ -97,7 +97,7 @@ NAMED = (
         formula="W = codes * scale / global_scale, or * alpha * input_global_scale",
         example="Wan-NVFP4 of lightx2v",
         told="weight with weight_global_scale, or with alpha and input_global_scale",
-        core=NOISE,
+        core=HALF,
     ),
     Dialect(
         "D24d", "NVFP4 of ModelOpt", "NVIDIA ModelOpt", modelopt_nvfp4,
@@ -108,7 +108,7 @@ NAMED = (
         formula="W = (codes * scale * scale_2 + lora_b @ lora_a) * pre_quant_scale",
         example="hf_quant_config.json {quant_algo: NVFP4} or NVFP4_SVD",
         told="weight_scale_2 and ModelOpt's config",
-        core=NOISE,
+        core=HALF,
     ),
     Dialect(
         "D24e", "NVFP4 of unknown order", "unknown", nvfp4_triple,
@@ -116,7 +116,7 @@ NAMED = (
         formula="not decoded",
         example="repacks without metadata",
         told="weight_scale_2 without marker or config",
-        core=NOISE,
+        core=HALF,
         advice=(
             "nothing says whether its nibbles and block scales lie in ComfyUI's or in ModelOpt's order: get the file "
             "with its markers, or with ModelOpt's config.json beside it"

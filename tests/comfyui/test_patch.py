@@ -51,5 +51,6 @@ def compiled(contract, figure) -> dict:
 @pytest.mark.parametrize(("name", "allowed"), [("patch scaled_mm", 0.025), ("loader upcast", 0.001)])
 def test_torch_compile(compiled, name, allowed):
     assert "failure" not in compiled[name], compiled[name]["failure"]
+    assert compiled[name]["graphs"] > 0
     assert compiled[name]["error"] <= allowed
     assert compiled[name]["after_same"]

@@ -186,7 +186,7 @@ REFUSALS = {
     "scaled_mm per-tensor": [
         ({"has_transform": True}, "needs a weight without smoothing or rotation"),
         ({"granularity": quant.PerRow()}, "needs a per-tensor scale, not per-row"),
-        ({"granularity": quant.PerTensor()}, "needs a static activation scale"),
+        ({"granularity": quant.PerTensor()}, "needs one scale for all activations"),
         ({"format": quant.FORMATS["int8"]}, "needs float8_e4m3fn or float8_e5m2 codes, not int8"),
         ({"dtype": torch.float64}, "needs bfloat16, float16 or float32 activations"),
     ],
@@ -198,7 +198,7 @@ REFUSALS = {
     ],
     "scaled_mm emulated per-row": [({"granularity": quant.PerGroup()}, "needs per-row scales, not group"), ({}, None)],
     "scaled_mm per-tensor fast": [
-        ({"granularity": quant.PerTensor()}, "needs a static activation scale"),
+        ({"granularity": quant.PerTensor()}, "needs one scale for all activations"),
         ({"granularity": quant.PerTensor(), "activation": "static"}, "needs an NVIDIA GPU, not cpu"),
     ],
     "scaled_mm per-row fast": [
