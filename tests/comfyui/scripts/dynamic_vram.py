@@ -12,6 +12,7 @@ import comfy.utils
 import torch
 from inside import (
     BF16,
+    FEW_TOKENS,
     REQUEST,
     answer,
     call,
@@ -126,7 +127,7 @@ figures = {
         "dynamic-ltx.safetensors",
         noise=lambda m: m,
         upcast=lambda m: healed(m, compute="upcast"),
-        lora=lambda m: lora(healed(m, compute="scaled_mm", layers="single_blocks")),
+        lora=lambda m: lora(healed(m, compute="scaled_mm", layers=FEW_TOKENS)),
         bypass=lambda m: lora(healed(m), "LoraLoaderBypassModelOnly"),
     ),
     "quantizing": measure(

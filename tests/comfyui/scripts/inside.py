@@ -26,6 +26,8 @@ DATA = Path(REQUEST["data"])
 MODELS = BASE / "models" / "diffusion_models"
 BF16 = "digits-flux2-bf16.safetensors"
 CPU = torch.device("cpu")
+# layers that see the image alone, not a prompt padded to 512 tokens: a CPU without FP8 units multiplies one by one
+FEW_TOKENS = "img_attn"
 
 
 def answer(figures: dict) -> None:

@@ -10,6 +10,7 @@ import folder_paths
 import torch
 from inside import (  # fmt: skip
     CPU,
+    FEW_TOKENS,
     REQUEST,
     answer,
     forward,
@@ -51,8 +52,8 @@ def clone(model):
 
 
 def patch(model):
-    compute = chance.choice(("auto", "upcast", "scaled_mm"))
-    layers = chance.choice((".*", "single_blocks", "qkv|linear1"))
+    compute = chance.choice(("auto", "upcast", "scaled_mm", "int8"))
+    layers = FEW_TOKENS if compute == "scaled_mm" else chance.choice((".*", "single_blocks", "qkv|linear1"))
     grown(patched(model, compute, chance.choice(("dynamic", "static")), layers, FILE)[0])
 
 

@@ -10,6 +10,7 @@ import torch
 from inside import (
     BF16,
     CPU,
+    FEW_TOKENS,
     REQUEST,
     answer,
     call,
@@ -42,10 +43,10 @@ QUANTIZE = [
     for keep in ("", "single_blocks")
 ]  # fmt: skip
 LORA = [(way, strength) for way in ("LoraLoaderModelOnly", "LoraLoaderBypassModelOnly") for strength in (1.0, -0.5)]
-# a CPU without FP8 units multiplies FP8 codes one by one: of one layer only
-PATCH = [("patch", "upcast", ".*"), ("patch", "upcast", "double_blocks"), ("patch", "int8", ".*"),
-         ("patch", "scaled_mm", "single_blocks.1.linear2")]  # fmt: skip
-PARTS = (QUANTIZE, LORA, PATCH)
+PATCH = [("patch", compute, layers) for compute in ("upcast", "int8") for layers in (".*", "double_blocks")]
+PATCH.append(("patch", "scaled_mm", FEW_TOKENS))
+# what stands behind which file, with how often it is changed: the rest is mostly refused
+PARTS = {BF16: ((QUANTIZE, LORA, PATCH), (4, 4, 1)), LTX: ((QUANTIZE, LORA, PATCH), (1, 4, 6))}
 REGIMES = ("loaded", "evicted") if REQUEST["dynamic"] else ("loaded", "lowvram")
 
 
@@ -114,13 +115,15 @@ def fresh(file: str, chain: tuple, regime: str, seed: int) -> torch.Tensor | str
     return fresh_outcomes[key]
 
 
-def changed(parts: list) -> list:
+def changed(file: str, parts: list) -> list:
     """One node put in, taken out or given another input; or two nodes in the other order."""
     if len(parts) > 1 and chance.random() < 0.2:
         return parts[::-1]
-    choices = chance.choice(PARTS)
+    choices = chance.choices(*PARTS[file])[0]
     left = [part for part in parts if part not in choices]
-    if len(left) < len(parts) and chance.random() < 0.3:
+    # what is refused is soon taken out again
+    refused = choices == QUANTIZE and file == LTX or choices == PATCH and file == BF16
+    if len(left) < len(parts) and chance.random() < (0.8 if refused else 0.3):
         return left
     left.insert(chance.randint(0, len(left)), chance.choice(choices))
     return left
@@ -143,7 +146,7 @@ class Walk:
         if chance.random() < 0.2:
             self.file = chance.choice((BF16, LTX))
         if chance.random() < 0.85:
-            self.chains[self.file] = changed(self.chains[self.file])
+            self.chains[self.file] = changed(self.file, self.chains[self.file])
         if chance.random() < 0.1:
             unload()
         state = (self.file, tuple(self.chains[self.file]), chance.choice(REGIMES), chance.choice((7, 8)))
