@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,6 +10,7 @@ from torch import Tensor
 from ..errors import Refused
 from ..weights.encode import quantize
 from ..weights.formats import FORMATS, Format
+from ..weights.fuse import in_rows, rows_of
 from ..weights.granularity import PerRow
 from ..weights.weight import QuantizedWeight
 from .bits import CODINGS
@@ -80,10 +80,10 @@ def output_judge(
 
     run: (activations ``[tokens, in]``, candidate) -> output, by the kernel that will.
     """
-    truth = rows_of(weight).dequantize()
+    truth = some_rows(weight).dequantize()
 
     def judge(candidate: QuantizedWeight) -> str | None:
-        part = rows_of(candidate)
+        part = some_rows(candidate)
         for name, x in activations(weight.shape[1], truth.device, dtype):
             want = x.float() @ truth.T
             signal = float(20 * torch.log10(want.norm() / (run(x, part).float() - want).norm()))
@@ -102,11 +102,6 @@ def activations(inputs: int, device: torch.device, dtype: torch.dtype) -> list[t
     return [(name, x.to(device, dtype)) for name, x in kinds.items()]
 
 
-def rows_of(weight: QuantizedWeight) -> QuantizedWeight:
-    """Some rows of a weight; all where scales belong to blocks of them."""
-    if weight.granularity.name not in ("per-tensor", "per-row"):
-        return weight
-    some = slice(0, OUTPUTS)
-    scale = weight.scale if weight.granularity.name == "per-tensor" else weight.scale[some]
-    codes = weight.codes[some]
-    return replace(weight, codes=codes, scale=scale, shape=(codes.shape[0], weight.shape[1]))
+def some_rows(weight: QuantizedWeight) -> QuantizedWeight:
+    """The first rows of a weight; all where scales belong to blocks of them."""
+    return rows_of(weight, 0, min(OUTPUTS, weight.shape[0])) if in_rows(weight) else weight

@@ -241,14 +241,11 @@ def joined(refused: dict[str, str], layer: Workload, chosen: str = "") -> str:
     return "; ".join(f"{kernel.name} {refused[kernel.name]}" for kernel in telling or closest.values())
 
 
-INSISTED = {"scaled_mm": ("scaled_mm", "int8"), "int8": ("int8",)}
-
-
 def require(choices: Iterable[Choice], compute: str) -> None:
     """Refuse where compute was asked for by name and not one layer can have it."""
     choices = list(choices)
-    wanted = INSISTED.get(compute)
-    if not wanted or not choices or any(c.kernel.family in wanted for c in choices):
+    wanted, *instead = FAMILIES[compute]
+    if not instead or not choices or any(c.kernel.family in wanted for c in choices):
         return
     reasons = "; ".join(dict.fromkeys(c.reason for c in choices))
     raise Refused(f"compute {compute!r} fits none of {len(choices)} layers: {reasons}; choose 'auto' or 'upcast'.")
