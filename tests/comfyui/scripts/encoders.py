@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import sys
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import comfy.sd1_clip
 import torch
 from comfy.sd1_clip import SDClipModel
 from inside import BASE, REQUEST, answer, call, error, pack, save_file
-from produced import LOG, StateDict, difference, linear_names, plain, randomise, written
+from produced import LOG, StateDict, linear_names, randomise, tensors_in, worst, written
 from small_encoders import CLIP, ENCODERS, LLAMA, T5, TOO_LARGE, SmallEncoder
 
 FOLDER = BASE / "models" / "text_encoders"
@@ -110,21 +109,8 @@ def file_of(part: torch.nn.Module) -> StateDict:
 
 
 def tensors_of(clip) -> StateDict:
-    found = {}
-    for i, part in enumerate(parts_of(clip)):
-        for name, module in part.named_modules():
-            held = [*module._parameters.items(), *module._buffers.items()]
-            found |= {f"{i}.{name}.{key}": tensor.data for key, tensor in held if tensor is not None}
+    found = {k: v for i, part in enumerate(parts_of(clip)) for k, v in tensors_in(part, f"{i}.").items()}
     return {k: v for k, v in found.items() if not any(tower in k for tower in TOWERS)}
-
-
-def worst(clip, reference) -> tuple[float, str]:
-    """The largest relative error of any tensor, and its name."""
-    ours, want = tensors_of(clip), tensors_of(reference)
-    missing = sorted(want.keys() - ours.keys())
-    if missing:
-        return math.inf, f"missing: {missing[0]}"
-    return max((difference(plain(ours[name]), plain(want[name])), name) for name in want)
 
 
 def conditioning(clip) -> torch.Tensor:
@@ -141,7 +127,7 @@ def loaded(small: SmallEncoder, dialect: str, parts: list[tuple[StateDict, set[s
     try:
         given = dict(zip(("text_encoder", "text_encoder_2"), files, strict=False))
         clip, report = call("LoadFP8TextEncoder", type=small.type, **given)
-        off, where = worst(clip, reference)
+        off, where = worst(tensors_of(clip), tensors_of(reference))
         found = {"weights": off, "where": where, "report": report}
         found["log"] = [line for line in LOG.lines if not any(tower in line for tower in TOWERS)][:3]
         if small.text:
@@ -149,7 +135,7 @@ def loaded(small: SmallEncoder, dialect: str, parts: list[tuple[StateDict, set[s
             found["error"] = error(conditioning(clip), want)
         if dialect == "marker":
             core = by_core(small, [dict(stored) for stored, _, _ in produced])
-            found["core"] = worst(core, reference)[0]
+            found["core"] = worst(tensors_of(core), tensors_of(reference))[0]
             if small.text:
                 found["core_error"] = error(conditioning(core), want)
         return found

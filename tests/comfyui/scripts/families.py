@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import math
 import sys
 import time
 from pathlib import Path
@@ -19,7 +18,7 @@ import torch
 from architectures import SMALL, TOO_LARGE, WEIGHTS_ONLY, Small
 from comfy.quant_ops import QuantizedTensor
 from inside import BASE, MODELS, REQUEST, answer, call, error, load, pack, save_file, unload
-from produced import E4M3, LOG, StateDict, difference, linear_names, plain, randomise, written
+from produced import E4M3, LOG, StateDict, linear_names, randomise, tensors_in, worst, written
 
 ##### A model
 
@@ -129,23 +128,7 @@ def file_names(name: str, tensors: StateDict) -> StateDict:
 
 
 def tensors_of(model) -> StateDict:
-    module = model.model.diffusion_model
-    found = {}
-    for name, sub in module.named_modules():
-        for key, tensor in [*sub._parameters.items(), *sub._buffers.items()]:
-            if tensor is not None:
-                found[f"{name}.{key}"] = tensor.data
-    return found
-
-
-def worst(model, reference) -> tuple[float, str]:
-    """The largest relative error of any tensor, and its name."""
-    ours, want = tensors_of(model), tensors_of(reference)
-    missing = sorted(want.keys() - ours.keys())
-    if missing:
-        return math.inf, f"missing: {missing[0]}"
-    found = [(difference(plain(ours[name]), plain(want[name])), name) for name in want]
-    return max(found)
+    return tensors_in(model.model.diffusion_model)
 
 
 def core_model(tensors: StateDict, metadata: dict[str, str]):
@@ -168,7 +151,7 @@ def loaded(name: str, dialect: str, tensors: StateDict, linears: set[str], besid
         model, _, _, report = call(
             "LoadFP8Checkpoint", checkpoint=f"diffusion_models/{file}", compute="auto", activation_scale="dynamic"
         )
-        off, where = worst(model, reference)
+        off, where = worst(tensors_of(model), tensors_of(reference))
         want, got = forward(reference, name), forward(model, name)
         found = {
             "weights": off,
@@ -208,7 +191,7 @@ def saved(name: str, tensors: StateDict, beside: StateDict) -> dict:
         LOG.lines.clear()
         core = comfy.sd.load_diffusion_model(str(path))
         lines = LOG.lines[:3]
-        off, where = worst(core, model)
+        off, where = worst(tensors_of(core), tensors_of(model))
         found = {
             "weights": off,
             "where": where,

@@ -92,6 +92,24 @@ def difference(got: torch.Tensor, want: torch.Tensor) -> float:
     return error(got, want)
 
 
+def tensors_in(module: torch.nn.Module, prefix: str = "") -> StateDict:
+    """Every parameter and buffer that a module holds, scaled ones as they are."""
+    return {
+        f"{prefix}{name}.{key}": tensor.data
+        for name, part in module.named_modules()
+        for key, tensor in [*part._parameters.items(), *part._buffers.items()]
+        if tensor is not None
+    }
+
+
+def worst(ours: StateDict, want: StateDict) -> tuple[float, str]:
+    """The largest relative error of any tensor, and its name."""
+    missing = sorted(want.keys() - ours.keys())
+    if missing:
+        return math.inf, f"missing: {missing[0]}"
+    return max((difference(plain(ours[name]), plain(want[name])), name) for name in want)
+
+
 ##### What a user would read
 
 
