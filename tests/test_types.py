@@ -36,7 +36,7 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
         "--follow-imports=silent",
         "user.py",
     )
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=1200, check=False)
     lines = re.findall(r"^user\.py:(\d+): \w+: (.*)$", done.stdout, re.M)
     assert lines, done.stdout + done.stderr
     return {int(number): text for number, text in lines}

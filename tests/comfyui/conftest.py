@@ -95,7 +95,7 @@ def contract(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         scripts = HERE / "scripts"
         command = [str(PYTHON), str(scripts / "start.py"), str(scripts / f"{name}.py"), str(asked), str(answered)]
         done = subprocess.run(
-            command, cwd=base, env=inside_environment(), capture_output=True, text=True, timeout=900, check=False
+            command, cwd=base, env=inside_environment(), capture_output=True, text=True, timeout=1800, check=False
         )
         assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}"
         return json.loads(answered.read_text())

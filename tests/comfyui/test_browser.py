@@ -108,7 +108,7 @@ def seen(request, server, frontend, playwright, tmp_path_factory, figure, base) 
     }  # fmt: skip
     (folder / "request.json").write_text(json.dumps(asked))
     command = [NODE, str(HERE / "browser" / "session.mjs"), str(folder / "request.json")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200, check=False)
     assert done.returncode == 0, done.stderr + server.log.read_text()[-2000:]
     found = json.loads(done.stdout)
     version = "newest" if frontend else "pinned"

@@ -57,7 +57,7 @@ def comfy(server, tmp_path_factory):
         pytest.skip(f"no comfy-cli at {cli}")
 
     def run(*words: str) -> subprocess.CompletedProcess:
-        return subprocess.run([str(cli), *words], env=env, cwd=home, capture_output=True, text=True, timeout=400)
+        return subprocess.run([str(cli), *words], env=env, cwd=home, capture_output=True, text=True, timeout=1200)
 
     run("--skip-prompt", "tracking", "disable")
     return run

@@ -22,7 +22,7 @@ LANGUAGES = ("en", "zh")
 @pytest.mark.skipif(NODE is None, reason="no node to run the web units with")
 @pytest.mark.parametrize("file", sorted(path.name for path in HERE.glob("*.test.mjs")))
 def test_web_unit(file: str) -> None:
-    done = subprocess.run([NODE, "--test", str(HERE / file)], capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run([NODE, "--test", str(HERE / file)], capture_output=True, text=True, timeout=600, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.search(r"^# pass [1-9]", done.stdout, re.M) or re.search(r"ℹ pass [1-9]", done.stdout)
 
@@ -32,7 +32,7 @@ def test_colours_are_those_of_the_servers_picture() -> None:
     asked = f"import {{ colours }} from {json.dumps((WEB / 'colours.mjs').as_uri())};"
     asked += f"console.log(JSON.stringify([...colours({json.dumps(list(COLOURS))})]));"
     done = subprocess.run(
-        [NODE, "--input-type=module", "-e", asked], capture_output=True, text=True, timeout=60, check=True
+        [NODE, "--input-type=module", "-e", asked], capture_output=True, text=True, timeout=600, check=True
     )
     assert dict(json.loads(done.stdout)) == COLOURS
 

@@ -1,6 +1,9 @@
 // The editor in a real browser: opened, driven and read. Waits for conditions, never for time.
 import { createRequire } from "node:module";
 
+// ms that a page may need on a machine with other work; nothing waits longer than it must
+const PATIENCE = 120_000;
+
 export async function launch({ playwright, chromium }) {
   const { chromium: engine } = createRequire(`${playwright}/`)("playwright-core");
   return engine.launch({ executablePath: chromium, args: ["--no-sandbox", "--disable-gpu"] });
@@ -9,6 +12,7 @@ export async function launch({ playwright, chromium }) {
 /** A page with the editor ready; settings: ComfyUI's own; noise: what the pack's files wrote to the console. */
 export async function open(browser, url, settings, { blocked = false, viewport = { width: 1400, height: 900 } } = {}) {
   const context = await browser.newContext({ viewport, permissions: ["clipboard-read", "clipboard-write"], acceptDownloads: true });
+  context.setDefaultTimeout(PATIENCE);
   const page = await context.newPage();
   const noise = [];
   page.on("console", (message) => {

@@ -213,7 +213,7 @@ async function help(page, name) {
     app.canvas.selectNode(made[name]);
   }, name);
   const asked = page.waitForResponse((answer) => /\/docs\/LoadFP8Checkpoint\//.test(answer.url()));
-  await page.locator(`[data-testid="info-button"]`).click({ timeout: 10000 });
+  await page.locator(`[data-testid="info-button"]`).click();
   const answer = await asked;
   const [title] = (await answer.text()).split("\n");
   await page.getByRole("heading", { name: title.slice(2) }).first().waitFor();

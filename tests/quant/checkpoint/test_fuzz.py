@@ -170,7 +170,7 @@ def test_the_command_line_refuses_with_one_line_and_exit_code_2(mutation, tmp_pa
         [sys.executable, "-m", "scaled_fp8.quant.cli", "inspect", str(path)],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert ran.returncode == 2, ran.stderr
     assert len(ran.stderr.strip().splitlines()) == 1
