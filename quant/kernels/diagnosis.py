@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
+from math import isinf
 
 import torch
 
 from ..text import text_table
 from ..weights.formats import FORMATS, HADAMARD_GROUPS, float8_e4m3fn
 from ..weights.granularity import PerBlock, PerRow, PerTensor
-from .probe import operands
-from .proof import SHAPE, prove, prove_quantizer, quantizer_of
+from .proof import SHAPE, prove, prove_quantizer
 from .proof_cache import Proof
 from .quantizers import QUANTIZERS, Quantizer
 from .registry import KERNELS, Kernel, Workload
-from .timing import beside
+from .speed import beside_linear, measured, release
 
 ##### This machine, for people
 
@@ -72,6 +72,7 @@ def doctor() -> Diagnosis:
         findings = [
             finding for device in found for dtype in (torch.bfloat16, torch.float32) for finding in probe(device, dtype)
         ]
+    release()
     return Diagnosis(versions, found, tuple(findings))
 
 
@@ -123,24 +124,16 @@ def timed_shape(device: torch.device) -> tuple[int, tuple[int, int]]:
     return (64, (512, 512)) if device.type == "cpu" else (4096, (3072, 3072))
 
 
-def beside_bfloat16(run: Callable[[], object], device: torch.device) -> float:
-    """Time of run over that of F.linear in bfloat16, both of timed_shape."""
-    tokens, (outputs, inputs) = timed_shape(device)
-    x, weight = (torch.randn(rows, inputs, device=device).bfloat16() for rows in (tokens, outputs))
-    with torch.inference_mode():
-        return beside(run, lambda: torch.nn.functional.linear(x, weight), device)
-
-
-def kernel_time(kernel: Kernel, layer: Workload) -> float:
+def kernel_time(kernel: Kernel, layer: Workload) -> float | None:
+    """Time of kernel over that of a bfloat16 Linear, None where it raises after all."""
     tokens, shape = timed_shape(layer.device)
-    weight, _, _ = operands(replace(layer, shape=shape))
-    weight, quantizer = weight.to(layer.device), quantizer_of(kernel, layer)
-    x = torch.randn(tokens, shape[1], device=layer.device).to(layer.dtype)
-    scale = torch.full((), 0.01, device=layer.device) if layer.activation == "static" else None
-    return beside_bfloat16(lambda: kernel.run(x, weight, None, scale, quantizer), layer.device)
+    found, _ = measured(kernel, replace(layer, shape=shape), tokens)
+    return None if isinf(found.ratio) else found.ratio
 
 
 def quantizer_time(quantizer: Quantizer, scheme: str, device: torch.device, dtype: torch.dtype) -> float:
-    tokens, (_, inputs) = timed_shape(device)
-    x, scale = torch.randn(tokens, inputs, device=device).to(dtype), torch.full((1, 1), 0.01, device=device)
-    return beside_bfloat16(lambda: quantizer.schemes()[scheme](x, scale), device)
+    tokens, (outputs, inputs) = timed_shape(device)
+    x, weight = (torch.randn(rows, inputs, device=device).bfloat16() for rows in (tokens, outputs))
+    given, scale = x.to(dtype), torch.full((1, 1), 0.01, device=device)
+    with torch.inference_mode():
+        return beside_linear(lambda: quantizer.schemes()[scheme](given, scale), x, weight)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from dataclasses import replace
@@ -151,10 +151,14 @@ def beside_bfloat16(kernel: Kernel, layer: Workload, tokens: int) -> float:
     """On random values: contents are no matter of time."""
     device, (weight, base) = layer.device, stand_in(layer)
     x = torch.randn(tokens, layer.shape[1], device=device)
-    mine, its = x.to(layer.dtype), x.bfloat16()
-    scale = torch.full((), 0.01, device=device) if layer.activation == "static" else None
+    given, scale = x.to(layer.dtype), torch.full((), 0.01, device=device) if layer.activation == "static" else None
     quantizer = quantizer_of(kernel, layer)
-    return beside(lambda: kernel.run(mine, weight, None, scale, quantizer), lambda: F.linear(its, base), device, 3)
+    return beside_linear(lambda: kernel.run(given, weight, None, scale, quantizer), x.bfloat16(), base)
+
+
+def beside_linear(run: Callable[[], object], x: Tensor, weight: Tensor) -> float:
+    """Time of run over that of F.linear of these activations and weight."""
+    return beside(run, lambda: F.linear(x, weight), x.device, 3)
 
 
 @lru_cache(maxsize=1)
