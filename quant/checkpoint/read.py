@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from ..distributed.parts import chunk
+from ..distributed.parts import Share
 from ..errors import Refused, one_of
 from ..files.header import TensorInfo, info_of
 from ..files.open import open_source
@@ -59,22 +59,6 @@ def read_checkpoint(
     return found
 
 
-@dataclass(frozen=True)
-class Share:
-    """Which part of every weight is this process's: the index'th of count, as torch.chunk makes them."""
-
-    index: int
-    count: int
-
-    @classmethod
-    def of(cls, mesh: DeviceMesh) -> Share:
-        if mesh.ndim != 1:
-            raise Refused(
-                f"mesh {tuple(mesh.shape)} has no one order of parts; give one dimension, such as mesh['tp']."
-            )
-        return cls(mesh.get_local_rank(), mesh.size())
-
-
 class Checkpoint(Mapping[str, QuantizedWeight]):
     """Module name -> QuantizedWeight, decoded anew each time it is asked for and kept nowhere.
 
@@ -95,9 +79,8 @@ class Checkpoint(Mapping[str, QuantizedWeight]):
     def part(self, name: str, dim: int) -> QuantizedWeight:
         """This process's rows (dim 0) or columns (1) of a weight ``[out, in]``, all that it reads of the codes."""
         layer, share = self.layers[name], self.share or Share(0, 1)
-        start, stop = chunk(layer.shape[dim], share.count, share.index)
         try:
-            return layer.part(dim, start, stop)
+            return layer.part(dim, *share.span(layer.shape[dim]))
         except Refused as problem:
             raise Refused(f"{name}: {problem}") from None
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..errors import Refused
 from ..weights.weight import QuantizedWeight
 from .gathering import parts_of
-from .parts import ALONG, TILED, scale_step
+from .parts import ALONG, TILED, Share, scale_step
 
 if TYPE_CHECKING:
     from torch.distributed.tensor import DTensor, Placement
@@ -122,12 +122,11 @@ def full_size(weight: QuantizedWeight, name: str, whole: DTensor) -> dict[str, A
 ##### Into the place of ordinary weights
 
 
-def place_in_mesh(weight: DTensor) -> tuple[int, int, int]:
-    """Along which dimension a weight is cut, which part this device holds, and of how many."""
+def place_in_mesh(weight: DTensor) -> tuple[int, Share]:
+    """Along which dimension a weight is cut, and which part this device holds."""
     placement = placement_of(weight)
     dim = getattr(placement, "dim", 0)
-    mesh = weight.device_mesh
-    return (dim, mesh.get_local_rank(), mesh.size()) if placement.is_shard() else (0, 0, 1)
+    return (dim, Share.of(weight.device_mesh)) if placement.is_shard() else (0, Share(0, 1))
 
 
 def in_place_of(before: Tensor, part: nn.Parameter) -> nn.Parameter:

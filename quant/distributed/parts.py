@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from math import ceil, lcm
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,9 @@ from torch import Tensor
 from ..errors import Refused
 from ..weights.granularity import PerBlock, PerRow
 from ..weights.weight import QuantizedWeight
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 # what of a weight lies along each dimension, beside its codes: field -> its own dimension; and what a tile has one of
 ALONG = {0: {"outer": 0, "up": 0}, 1: {"smooth": 0, "down": 1}}
@@ -76,10 +79,25 @@ def check_border(weight: QuantizedWeight, dim: int, at: int) -> None:
         )
 
 
-def chunk(size: int, count: int, index: int) -> tuple[int, int]:
-    """[start, stop) of one of count parts as torch.chunk makes them: equal ones, the last shorter, some empty."""
-    step = ceil(size / count)
-    return min(index * step, size), min((index + 1) * step, size)
+@dataclass(frozen=True)
+class Share:
+    """Which part of every weight is this process's: the index'th of count, as torch.chunk makes them."""
+
+    index: int
+    count: int
+
+    @classmethod
+    def of(cls, mesh: DeviceMesh) -> Share:
+        if mesh.ndim != 1:
+            raise Refused(
+                f"mesh {tuple(mesh.shape)} has no one order of parts; give one dimension, such as mesh['tp']."
+            )
+        return cls(mesh.get_local_rank(), mesh.size())
+
+    def span(self, size: int) -> tuple[int, int]:
+        """[start, stop) of this part of size rows or columns: parts are equal, the last shorter, some empty."""
+        step = ceil(size / self.count)
+        return min(self.index * step, size), min((self.index + 1) * step, size)
 
 
 ##### Filled up, and put together

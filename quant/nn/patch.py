@@ -20,7 +20,7 @@ from ..distributed.parallel import (
     spread_like,
     unscaled_class,
 )
-from ..distributed.parts import chunk, part
+from ..distributed.parts import part
 from ..errors import Refused
 from ..kernels.choice import Choice
 from ..kernels.plan import check_names, choose_for, choose_held, require
@@ -152,11 +152,11 @@ def own_part(checkpoint: Mapping[str, QuantizedWeight], name: str, linear: nn.Li
     parameter = linear._parameters.get("weight")
     if not is_parallel(parameter):
         return checkpoint[name]
-    dim, index, count = place_in_mesh(parameter)  # type: ignore[arg-type]
+    dim, share = place_in_mesh(parameter)  # type: ignore[arg-type]
     if getattr(checkpoint, "share", None) is not None:
         return checkpoint.part(name, dim)  # type: ignore[attr-defined]
     whole = checkpoint[name]
-    return part(whole, dim, *chunk(whole.shape[dim], count, index))
+    return part(whole, dim, *share.span(whole.shape[dim]))
 
 
 def fitting(name: str, weight: QuantizedWeight, linear: nn.Linear) -> QuantizedWeight:

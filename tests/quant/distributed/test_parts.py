@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from scaled_fp8 import quant
@@ -56,7 +58,12 @@ def test_a_part_begins_on_a_border():
 
 
 @pytest.mark.parametrize(("size", "count"), ((10, 4), (333, 2), (3, 4), (1024, 8)))
-def test_chunks_are_torchs(size, count):
+def test_shares_are_torchs_chunks(size, count):
     wanted = [len(chunk) for chunk in torch.arange(size).chunk(count)]
-    found = [stop - start for start, stop in (parts.chunk(size, count, i) for i in range(count))]
+    found = [stop - start for start, stop in (parts.Share(i, count).span(size) for i in range(count))]
     assert [n for n in found if n] == wanted and sum(found) == size
+
+
+def test_a_mesh_of_two_dimensions_has_no_one_order_of_parts():
+    with pytest.raises(quant.Refused, match=r"mesh \(2, 4\) has no one order of parts; give one dimension"):
+        parts.Share.of(SimpleNamespace(ndim=2, shape=(2, 4)))
