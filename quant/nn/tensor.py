@@ -21,7 +21,7 @@ from ..distributed.gathering import Shard, gathered, given
 from ..weights.encode import Job, generator, quantize
 from ..weights.formats import Format, float8_e4m3fn, inner_scale, power_of_two
 from ..weights.granularity import Granularity, PerTensor
-from ..weights.weight import QuantizedWeight
+from ..weights.weight import COMPANIONS, Companions, QuantizedWeight
 
 if TYPE_CHECKING:
     from ..kernels.choice import Choice
@@ -45,7 +45,7 @@ class ScaledWeightLayout(QuantizedLayout):
     NAME = "ScaledWeightLayout"
 
     @dataclass(frozen=True)
-    class Params(BaseLayoutParams):
+    class Params(Companions, BaseLayoutParams):
         """What a QuantizedWeight holds beside its codes, and the kernel chosen for it (a plan.Choice).
 
         scale: of a format whose block scales are small floats, these alone (compact_scale); float32 of all others;
@@ -54,21 +54,12 @@ class ScaledWeightLayout(QuantizedLayout):
 
         format: Format = float8_e4m3fn
         granularity: Granularity = PerTensor()
-        input_scale: Tensor | None = None
-        smooth: Tensor | None = None
-        rotation: int = 0
-        outer: Tensor | None = None
-        codebook: Tensor | None = None
         shard: Shard | None = None
-        offset: Tensor | None = None
-        up: Tensor | None = None
-        down: Tensor | None = None
         # not compared: it counts calls, and torch.compile would take a new count for a new weight
         choice: Choice | None = field(default=None, compare=False)
 
         def _tensor_fields(self) -> list[str]:
-            names = ("scale", "input_scale", "smooth", "outer", "codebook", "offset", "up", "down")
-            return [name for name in names if getattr(self, name) is not None]
+            return [name for name in ("scale", *COMPANIONS) if isinstance(getattr(self, name), Tensor)]
 
     @classmethod
     def quantize(
@@ -94,13 +85,15 @@ class ScaledWeightLayout(QuantizedLayout):
             smooth = None if smooth is None else smooth.to(tensor.device)
             rest = tensor.flatten(1) if beside is None else beside.rest(tensor)
             weight = quantize(unsmoothed(rest, smooth), format, granularity, seed=seed)
-            weight = replace(weight, smooth=smooth, **({} if beside is None else vars(beside)))
-            return weight.codes, params_of(weight, tensor.dtype, choice, input_scale, tuple(tensor.shape))
+            low_rank = {} if beside is None else vars(beside)
+            weight = replace(weight, smooth=smooth, input_scale=input_scale, **low_rank)
+            return weight.codes, params_of(weight, tensor.dtype, choice, tuple(tensor.shape))
         values = tensor.flatten(1).float()
         scale = scale.float().reshape(granularity.scale_shape((values.shape[0], values.shape[1])))
         codes = Job(format, granularity, generator=generator(seed, tensor.device)).codes(values, scale)
         shape = tuple(tensor.shape)
-        return codes, cls.Params(scale, tensor.dtype, shape, format, granularity, input_scale, choice=choice)
+        params = cls.Params(scale, tensor.dtype, shape, format, granularity, input_scale=input_scale, choice=choice)
+        return codes, params
 
     @classmethod
     def requantize_kwargs(cls, qtensor: QuantizedTensor) -> dict[str, object]:
@@ -179,7 +172,7 @@ def kept(tensor: QuantizedTensor) -> QuantizedTensor:
 
 def rewrapped(tensor: Any, weight: QuantizedWeight, shard: Shard | None = None) -> ScaledTensor:
     """Another weight in the place of a scaled tensor's own; no kernel is chosen for it yet."""
-    params = params_of(weight, tensor._params.orig_dtype, None, weight.input_scale)
+    params = params_of(weight, tensor._params.orig_dtype)
     return ScaledTensor(weight.codes, tensor._layout_cls, replace(params, shard=shard))
 
 
@@ -224,22 +217,14 @@ def scaled_weight(codes: Tensor, params: ScaledWeightLayout.Params) -> Quantized
         scale=full_scale(params),
         granularity=params.granularity,
         shape=(params.orig_shape[0], prod(params.orig_shape[1:])),
-        input_scale=params.input_scale,
-        smooth=params.smooth,
-        rotation=params.rotation,
-        outer=params.outer,
-        codebook=params.codebook,
-        offset=params.offset,
-        up=params.up,
-        down=params.down,
+        **params.companions(),
     )
 
 
 def params_of(
     weight: QuantizedWeight,
     dtype: torch.dtype,
-    choice: Choice | None,
-    input_scale: Tensor | None,
+    choice: Choice | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> ScaledWeightLayout.Params:
     return ScaledWeightLayout.Params(
@@ -248,14 +233,7 @@ def params_of(
         orig_shape=shape or weight.shape,
         format=weight.format,
         granularity=weight.granularity,
-        input_scale=input_scale,
-        smooth=weight.smooth,
-        rotation=weight.rotation,
-        outer=weight.outer,
-        codebook=weight.codebook,
-        offset=weight.offset,
-        up=weight.up,
-        down=weight.down,
+        **weight.companions(),
         choice=choice,
     )
 
@@ -270,7 +248,7 @@ def to_tensor(
 
     shape: of a convolution's weight, ``[out, ...]`` with in elements after the first dimension; else ``[out, in]``.
     """
-    params = params_of(weight, dtype, choice, weight.input_scale, shape)
+    params = params_of(weight, dtype, choice, shape)
     return ScaledTensor(weight.codes, ScaledWeightLayout.NAME, params)
 
 

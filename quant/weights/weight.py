@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
@@ -13,8 +13,29 @@ from .granularity import Granularity
 from .rotation import rotate
 
 
+@dataclass(frozen=True, kw_only=True)
+class Companions:
+    """What may belong to a weight beside its codes and scales, as QuantizedWeight says; all None where nothing does."""
+
+    input_scale: Tensor | None = None
+    smooth: Tensor | None = None
+    rotation: int = 0
+    outer: Tensor | None = None
+    codebook: Tensor | None = None
+    offset: Tensor | None = None
+    up: Tensor | None = None
+    down: Tensor | None = None
+
+    def companions(self) -> dict[str, Any]:
+        """Name -> value, for another that holds the same."""
+        return {name: getattr(self, name) for name in COMPANIONS}
+
+
+COMPANIONS = tuple(field.name for field in fields(Companions))
+
+
 @dataclass(frozen=True)
-class QuantizedWeight:
+class QuantizedWeight(Companions):
     """Codes and scales of one weight: ``W = values(codes) * scale``, always ``[out, in]``.
 
     format: what a code means; codes: as stored, ``[out, in / format.per_byte]``; scale: float32 of
@@ -33,14 +54,6 @@ class QuantizedWeight:
     scale: Tensor
     granularity: Granularity
     shape: tuple[int, int]
-    input_scale: Tensor | None = None
-    smooth: Tensor | None = None
-    rotation: int = 0
-    outer: Tensor | None = None
-    codebook: Tensor | None = None
-    offset: Tensor | None = None
-    up: Tensor | None = None
-    down: Tensor | None = None
 
     @property
     def transformed(self) -> bool:
