@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import doctest
 import importlib.util
+import json
 import re
 import subprocess
 import sys
+from argparse import _SubParsersAction
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from scaled_fp8 import quant
+from scaled_fp8.quant import cli
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -88,8 +92,37 @@ def test_example_patches_and_restores() -> None:
     assert error and 0 < float(error[1]) < 0.06
 
 
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+
+
 def test_the_readme_fits_a_screen_or_three() -> None:
-    lines = (ROOT / "README.md").read_text().splitlines()
-    assert len(lines) <= 150
-    for target in re.findall(r"\]\((?!http)([^)#]+)\)", "\n".join(lines)):
-        assert (ROOT / target).exists(), target
+    assert len(README.splitlines()) <= 150
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere_and_pictures_are_pictures(page: Path) -> None:
+    for sign, target in re.findall(r"(!?)\[[^\]]*\]\((?!http)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), target
+        if sign:
+            with Image.open(page.parent / target) as picture:
+                assert min(picture.size) > 100, target
+
+
+def test_the_readme_has_every_command_and_no_option_that_is_none() -> None:
+    (commands,) = (action.choices for action in cli.parser()._actions if isinstance(action, _SubParsersAction))
+    assert set(re.findall(r"^\| `scaled-fp8 (\w+)", README, re.M)) == set(commands)
+    known = {option for command in commands.values() for option in command._option_string_actions}
+    section = README.partition("## Command line")[2].partition("\n## ")[0]
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]+", section)) <= known
+
+
+def test_the_readme_has_every_node_with_inputs_it_has() -> None:
+    nodes = json.loads((ROOT / "locales" / "en" / "nodeDefs.json").read_text()).values()
+    known = {node["display_name"]: set(node["inputs"]) for node in nodes}
+    section = README.partition("## Nodes")[2].partition("\n`compute`")[0]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in section.splitlines() if line[:1] == "|"]
+    named = [(row[0].split(", "), set(re.findall(r"`(\w+)`", row[-1]))) for row in rows[2:]]
+    assert sorted(name for names, _ in named for name in names) == sorted(known)
+    for names, inputs in named:
+        assert inputs and inputs <= set().union(*(known[name] for name in names)), names

@@ -135,9 +135,3 @@ def test_the_project_table_is_what_the_registry_reads(project: dict) -> None:
 def test_comfyui_users_install_nothing_more() -> None:
     lines = (REPOSITORY / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if line.strip() and not line.startswith("#")] == []
-
-
-def test_the_readme_shows_the_picture_and_how_to_make_it() -> None:
-    text = (REPOSITORY / "README.md").read_text()
-    assert "docs/images/demo.png" in text and "scaled-fp8 demo" in text
-    assert (REPOSITORY / "docs" / "images" / "demo.png").is_file()
