@@ -79,7 +79,7 @@ def test_looking_for_a_key_twice_is_linear() -> None:
 
 def test_first_bytes_of_a_file_that_is_no_checkpoint_are_not_told(tmp_path: Path) -> None:
     (tmp_path / "m.safetensors").write_bytes(b"SECRET-PASSWORD" * 100)
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(Refused, match="header should be longer than the whole file") as refusal:
         open_source(tmp_path / "m.safetensors")
     assert str(int.from_bytes(b"SECRET-P", "little")) not in str(refusal.value)
 
@@ -139,7 +139,7 @@ def test_pipes_hold_nothing_up(tmp_path: Path) -> None:
     for name in ("probes.json", "m.safetensors", "m.safetensors.index.json", "m.pt"):
         os.mkfifo(tmp_path / name)
         assert proof_cache.read(tmp_path / name) == {}
-        with pytest.raises(Refused):
+        with pytest.raises(Refused, match="not a regular file"):
             open_source(tmp_path / name)
 
 

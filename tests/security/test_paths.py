@@ -26,9 +26,9 @@ def source(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
 def test_odd_names_of_targets_and_sources_are_a_sentence(source: Path, name: str) -> None:
     before = sorted(os.listdir(source.parent))
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="cannot be written|not a regular file"):
         convert(source, f"{source.parent}/{name}", "float8_e4m3fn")
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="cannot be read|no such file|holds no checkpoint"):
         open_source(f"{source.parent}/{name}" if name else source.parent / "none")
     assert sorted(os.listdir(source.parent)) == before
 
@@ -60,5 +60,5 @@ def test_shards_are_beside_their_index(source: Path) -> None:
     for shard in ("../m.safetensors", "/etc/passwd", "sub/m.safetensors", "..", "x\0.safetensors"):
         index.write_text('{"weight_map": {"a": "%s"}}' % shard.replace("\0", "\\u0000"))  # noqa: UP031
         assert [path.parent for path in files_of(index)] == [source.parent] * len(files_of(index))
-        with pytest.raises(Refused):
+        with pytest.raises(Refused, match=r"index\.json: the shard .*(not the name of a safetensors file|is missing)"):
             open_source(index)

@@ -52,7 +52,7 @@ def test_it_is_a_sentence_and_costs_nothing(tmp_path: Path, name: str, kind: str
     archive(tmp_path / name, HOSTILE[kind])
     save_file({"a.weight": torch.ones(4, 4)}, tmp_path / "model.safetensors")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    with pytest.raises(Refused) as refusal:
+    with pytest.raises(Refused, match=rf"{name}: .*; save it as safetensors\.$") as refusal:
         open_source(tmp_path / ("model.safetensors" if "map" in name else name))
     assert "\n" not in str(refusal.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000

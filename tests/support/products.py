@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import torch
 from scaled_fp8 import quant
+from scaled_fp8.quant.kernels.registry import Workload
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torchao.quantization.quant_primitives import (
@@ -39,6 +40,12 @@ def weight(outputs: int, inputs: int, format: quant.Format = E4M3, granularity=N
     """A random weight with rows of unlike size."""
     values = torch.randn(outputs, inputs, generator=rng(1)) * torch.logspace(-2, 0, outputs)[:, None]
     return quantized(values, format, granularity)
+
+
+def weight_for(layer: Workload, values: Tensor) -> quant.QuantizedWeight:
+    """Values ``[out, in]`` in a layer's format and granularity."""
+    make = quantized if layer.format == E4M3 else quant.quantize
+    return make(values, layer.format, layer.granularity)
 
 
 def activation(spread: float | str, *shape: int) -> Tensor:

@@ -94,7 +94,7 @@ def test_square_weights_in_a_dialect_that_turns_them_stay_doubtful():
     verdict = inspect_checkpoint(stored(model({"a": (128, 128), "b": (128, 128)})))
     assert not verdict.accepted
     assert "square" in verdict.sentence()
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="square"):
         read_checkpoint(stored(model({"a": (128, 128)})))
 
 

@@ -169,7 +169,7 @@ def test_a_shard_of_the_source_is_not_overwritten(tmp_path: Path, tiny: dict[str
 
 def test_a_refused_file_leaves_nothing(tmp_path: Path) -> None:
     stored(tmp_path, a__weight_scale=torch.tensor(0.0))
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="a: a scale is zero"):
         convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", "bfloat16")
     assert os.listdir(tmp_path) == ["m.safetensors"]
 
@@ -350,7 +350,7 @@ def test_a_vae_alone_is_refused_in_fp8_and_written_in_int8_on_request(tmp_path: 
         for name in ("conv_in", "mid.block_1.conv1")
     }
     save_file(state, tmp_path / "m.safetensors")
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="VAE"):
         convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", Request("float8_e4m3fn", unsupported=True))
     convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", Request("int8", unsupported=True))
     ckpt = read_checkpoint(tmp_path / "out.safetensors")

@@ -242,7 +242,7 @@ def test_pipes_and_links_among_the_temporaries_are_not_touched(tmp_path: Path) -
     os.symlink(source, tmp_path / atomic.TEMPORARY.format("1-3"))
     os.mkfifo(tmp_path / "other.safetensors.index.json")
     os.mkfifo(tmp_path / "out.safetensors.index.json")
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match="not a regular file"):
         convert(source, tmp_path / "out.safetensors.index.json", "float16", SHARDED)
     os.unlink(tmp_path / "out.safetensors.index.json")
     convert(source, target, "float16")

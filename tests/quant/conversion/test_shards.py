@@ -94,7 +94,7 @@ def test_a_refused_conversion_leaves_no_shard(tmp_path: Path) -> None:
     state = model(tmp_path)
     state["blocks.5.q.weight"][0, 0] = float("nan")
     save_file(state, tmp_path / "m.safetensors")
-    with pytest.raises(Refused):
+    with pytest.raises(Refused, match=r"blocks\.5\.q\.weight: has NaN"):
         convert(tmp_path / "m.safetensors", tmp_path / INDEX, Request("float8_e4m3fn"), Options(shard_size=5000))
     assert os.listdir(tmp_path) == ["m.safetensors"]
 

@@ -7,8 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from products import DTYPES, E4M3, quantized
-from scaled_fp8 import quant
+from products import DTYPES, E4M3, weight_for
 from scaled_fp8.quant.kernels.diagnosis import typical
 from scaled_fp8.quant.kernels.probe import as_multiplied
 from scaled_fp8.quant.kernels.proof import prove
@@ -20,11 +19,6 @@ CHANCE = random.Random(4)
 SHAPES = [(CHANCE.randint(4, 40), CHANCE.randint(1, 96), CHANCE.randint(1, 160)) for _ in range(200)]
 
 
-def weight_of(values: Tensor, layer: Workload) -> quant.QuantizedWeight:
-    make = quantized if layer.format == E4M3 else quant.quantize
-    return make(values, layer.format, layer.granularity)
-
-
 def noises(kernel: Kernel, layer: Workload, shape: tuple[int, int, int]) -> Tensor:
     """Energy of the signal, of the kernel's noise and of its scheme's in float32, all against unquantized values."""
     tokens, outputs, inputs = shape
@@ -33,7 +27,7 @@ def noises(kernel: Kernel, layer: Workload, shape: tuple[int, int, int]) -> Tens
     rng = torch.Generator().manual_seed(tokens * outputs * inputs)
     x = (torch.randn(tokens, inputs, generator=rng) * torch.logspace(1, -1, tokens)[:, None]).to(layer.dtype)
     values, bias = torch.randn(outputs, inputs, generator=rng), torch.randn(outputs, generator=rng).to(layer.dtype)
-    weight = weight_of(values, layer)
+    weight = weight_for(layer, values)
     scale = x.float().abs().amax() / E4M3.maximum if layer.activation == "static" else None
     truth = x.float() @ values.T + bias.float()
     scheme = as_multiplied(kernel, x, scale, weight.rotation) @ weight.dequantize().T + bias.float()

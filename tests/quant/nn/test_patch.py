@@ -339,7 +339,7 @@ class Walk:
             self.handles.pop(self.random.randrange(len(self.handles))).restore()
 
     def refuse(self) -> None:
-        with pytest.raises(quant.Refused):
+        with pytest.raises(quant.Refused, match="^head: "):
             quant.patch_linears(self.model, {**self.weights[0], "head": small()})
 
     def move(self) -> None:
