@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,9 +88,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def contract(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., dict]:
     """Runs a script of scripts/ inside ComfyUI's python; what it answered."""
-    folder = tmp_path_factory.mktemp("answers")
 
     def run(name: str, **request: object) -> dict:
+        folder = tmp_path_factory.mktemp("answers")
         asked, answered = folder / f"{name}.request.json", folder / f"{name}.json"
         asked.write_text(json.dumps({"base": str(base), "data": str(DATA), **request}))
         scripts = HERE / "scripts"
@@ -99,6 +100,21 @@ def contract(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         )
         assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}"
         return json.loads(answered.read_text())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def sweep(contract) -> Callable[..., dict]:
+    """Runs a script that sweeps over names in a few processes, two at a time; their figures, and what is new."""
+
+    def run(script: str, names: tuple[str, ...], dialects: tuple[str, ...]) -> dict:
+        each = 16  # well inside a process's time
+        parts = [names[start : start + each] for start in range(0, len(names), each)]
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(lambda part: contract(script, names=part, dialects=dialects), parts))
+        figures = {name: found for answer in answers for name, found in answer["figures"].items()}
+        return {"figures": figures, "new": answers[0]["new"]}
 
     return run
 

@@ -14,23 +14,22 @@ WISH = os.environ.get("SCALED_FP8_FAMILIES", "")
 DIALECTS = ("marker", "header", "ltx", "rows", "blocks", "cast") if WISH else ("marker", "ltx", "cast")
 SLICE = (*DROPPED_BY_CORE, "UMT5-XXL", "Qwen 3 4B", "Llama 3 8B")
 NAMES = tuple(ENCODERS) if WISH == "all" else tuple(name for name in ENCODERS if name in WISH.split(",")) or SLICE
+DROPPED = tuple(name for name in DROPPED_BY_CORE if name in NAMES)
 # bf16 rounds a weight by at most 2^-9 of itself; conditioning passes up to 64 layers of it
 WEIGHT, CONDITIONING = 0.004, 0.03
 
 
 @pytest.fixture(scope="module")
-def swept(contract, figure) -> dict:
-    parts = [NAMES[start : start + 16] for start in range(0, len(NAMES), 16)]
-    answers = [contract("encoders", names=part, dialects=DIALECTS) for part in parts]
-    figures = {k: v for answer in answers for k, v in answer["figures"].items()}
+def swept(sweep, figure) -> dict:
+    answered = sweep("encoders", NAMES, DIALECTS)
+    figures = answered["figures"]
     cases = [case for found in figures.values() for case in found.values()]
     right = sum(not wrong(case) for case in cases)
     figure(f"text encoders: {len(figures)} in {len(DIALECTS)} ways: {right} of {len(cases)} right")
-    for name in DROPPED_BY_CORE:
-        if name in figures and "core" in figures[name]["marker"]:
-            core, here = figures[name]["marker"]["core"], figures[name]["marker"]["weights"]
-            figure(f"{name} in core's own format: a weight is {core:.0f} times its size off in core, {here:.4f} here")
-    return {"figures": figures, "new": answers[0]["new"]}
+    for name in DROPPED:
+        core, here = figures[name]["marker"]["core"], figures[name]["marker"]["weights"]
+        figure(f"{name} in core's own format: a weight is {core:.0f} times its size off in core, {here:.4f} here")
+    return answered
 
 
 def wrong(case: dict) -> str:
@@ -50,7 +49,7 @@ def test_right(swept, name, dialect):
     assert not wrong(swept["figures"][name][dialect])
 
 
-@pytest.mark.parametrize("name", DROPPED_BY_CORE)
+@pytest.mark.parametrize("name", DROPPED)
 def test_core_drops_the_scales_of_its_own_format(swept, name):
     """Where this fails, core has learnt it: then the README's sentence about it goes."""
     assert swept["figures"][name]["marker"]["core"] > 10

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -118,7 +119,8 @@ def conditioning(clip) -> torch.Tensor:
 
 
 def loaded(small: SmallEncoder, dialect: str, parts: list[tuple[StateDict, set[str]]]) -> dict:
-    files = [f"small-{i}.safetensors" for i in range(len(parts))]
+    # beside those of another process
+    files = [f"small-{os.getpid()}-{i}.safetensors" for i in range(len(parts))]
     produced = [written(dialect, *part) for part in parts]
     for file, (stored, header, _) in zip(files, produced, strict=True):
         save_file({k: v.contiguous() for k, v in stored.items()}, FOLDER / file, header or None)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-import time
+from functools import partial
 from pathlib import Path
 
 sys.path.append(str(Path(__file__).parents[2] / "support"))
@@ -15,7 +15,7 @@ import comfy.ops
 import comfy.sd
 import comfy.supported_models
 import torch
-from architectures import SMALL, TOO_LARGE, WEIGHTS_ONLY, Small
+from architectures import SMALL, TOO_LARGE, Small
 from comfy.quant_ops import QuantizedTensor
 from inside import BASE, MODELS, REQUEST, answer, call, error, load, pack, save_file, unload
 from produced import E4M3, LOG, StateDict, linear_names, randomise, tensors_in, worst, written
@@ -72,45 +72,71 @@ def company(name: str) -> StateDict:
     return found
 
 
-def inputs(small: Small) -> dict[str, object]:
-    torch.manual_seed(1)
-    given = {"x": small.x, "context": small.context, **small.more}
-    return {name: made(value) for name, value in given.items() if name != "context" or value is not None}
-
-
 def made(value):
     """(1, 2) is noise of that shape, "zeros:1,2" and "ones:1,2" are integers; a list is one of each."""
     if isinstance(value, list):
         return [made(v) for v in value]
     if isinstance(value, tuple):
         return torch.randn(value)
-    if not isinstance(value, str):
+    kind, _, sizes = str(value).partition(":")
+    if kind not in CONSTANTS:
         return value
-    kind, _, sizes = value.partition(":")
-    shape = [int(size) for size in sizes.split(",")]
-    return torch.full(shape, 0.0 if kind[0] == "f" else 0) + (1 if kind.endswith("ones") else 0)
+    return CONSTANTS[kind](*[int(size) for size in sizes.split(",")])
 
 
-def forward(model, name: str) -> torch.Tensor | None:
-    """What the whole model makes of the inputs of the table, None where it has none."""
+def grid(size: int) -> torch.Tensor:
+    """Every voxel of a cube: its batch, x, y and z."""
+    return torch.cartesian_prod(torch.arange(1), *[torch.arange(size)] * 3)
+
+
+CONSTANTS = {
+    "zeros": partial(torch.zeros, dtype=torch.int64),
+    "ones": partial(torch.ones, dtype=torch.int64),
+    "fones": torch.ones,
+    "grid": grid,
+}
+
+
+def forward(model, name: str) -> torch.Tensor:
+    """What the whole model makes of the inputs of the table."""
     small = SMALL[name]
-    if small.x is None or name in WEIGHTS_ONLY:
-        return None
     load(model)
-    given = inputs(small)
-    x = given.pop("x")
-    t = torch.full(((x[0] if isinstance(x, list) else x).shape[0],), small.t)
-    dtype = model.model.get_dtype_inference()
-    cast = {k: v.to(dtype) if torch.is_tensor(v) and v.is_floating_point() else v for k, v in given.items()}
-    x = [v.to(dtype) for v in x] if isinstance(x, list) else x.to(dtype)
-    out = model.model.diffusion_model(
-        x, t, transformer_options={k: torch.tensor(v) for k, v in small.options.items()}, **cast
-    )
+    torch.manual_seed(1)
+    given = {"x": small.x, "context": small.context, **small.more}
+    given = {key: value for key, value in given.items() if key != "context" or value is not None}
+    out = [flat(one_pass(model, small, given | other)) for other in ({}, *small.also)]
     unload()
-    return flat(out)
+    return torch.cat([part.flatten() for part in out])
+
+
+def one_pass(model, small: Small, shapes: dict[str, object]):
+    dtype = model.model.get_dtype_inference()
+    given = {name: cast(made(value), dtype) for name, value in shapes.items()}
+    x = given.pop("x")
+    first = x[0] if isinstance(x, list) else x
+    options = {key: torch.tensor(value) if key.endswith("sigmas") else value for key, value in small.options.items()}
+    t = torch.full((first.shape[0],), small.t)
+    return model.model.diffusion_model(x, t, transformer_options=options, **given, **conditioning(model, small, first))
+
+
+def cast(value, dtype: torch.dtype):
+    if isinstance(value, list):
+        return [cast(part, dtype) for part in value]
+    return value.to(dtype) if torch.is_tensor(value) and value.is_floating_point() else value
+
+
+def conditioning(model, small: Small, noise: torch.Tensor) -> dict[str, object]:
+    """What core makes of a prompt for models that read its tokens themselves."""
+    if not small.conditioning:
+        return {}
+    asked = {name: torch.tensor(value) for name, value in small.conditioning.items()}
+    made = model.model.extra_conds(noise=noise, device=noise.device, **asked)
+    return {name: value.cond for name, value in made.items()}
 
 
 def flat(out) -> torch.Tensor:
+    if isinstance(out, dict):
+        return flat(list(out.values()))
     if isinstance(out, (tuple, list)):
         return torch.cat([flat(part).flatten() for part in out if part is not None])
     return out.float()
@@ -153,17 +179,15 @@ def loaded(name: str, dialect: str, tensors: StateDict, linears: set[str], besid
         )
         off, where = worst(tensors_of(model), tensors_of(reference))
         want, got = forward(reference, name), forward(model, name)
-        found = {
+        return {
             "weights": off,
             "where": where,
             "log": LOG.lines[:3],
             "report": report,
             "kept": len(quantized(model)),
             "of": sum(v.dtype == E4M3 and v.ndim == 2 for v in stored.values()),
+            "error": error(got, want),
         }
-        if want is not None:
-            found |= {"error": error(got, want), "size": want.std().item()}
-        return found
     except Exception as problem:
         return {"refused": f"{type(problem).__name__}: {problem}"[:300]}
     finally:
@@ -198,9 +222,8 @@ def saved(name: str, tensors: StateDict, beside: StateDict) -> dict:
             "log": lines,
             "kept": len(quantized(core)),
             "settings": settings(core) == settings(original),
+            "error": error(forward(core, name), want),
         }
-        if want is not None:
-            found |= {"error": error(forward(core, name), want)}
         path.unlink()
         return found
     except Exception as problem:
@@ -221,7 +244,7 @@ def settings(model) -> dict:
 
 
 def figures(name: str) -> dict:
-    _started, found = time.time(), {}
+    found = {}
     model, beside = built(name)
     tensors = {k: v.clone() for k, v in model.diffusion_model.state_dict().items() if torch.is_tensor(v)}
     linears = linear_names(model.diffusion_model)
