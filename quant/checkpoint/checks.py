@@ -9,7 +9,7 @@ import torch
 from .companions import companion_problem
 from .kinds import MXFP4, NUNCHAKU_AWQ, NVFP4, NVFP4_LOW, W4A8, as_float
 from .layer import Layer
-from .plausibility import NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible, negligible
+from .plausibility import AGAIN, NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible, negligible
 from .sampling import chunks, sample, scale_values
 
 LARGEST = 1 << 25  # elements of a layer that is read whole
@@ -61,12 +61,15 @@ def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:
     if broken := bad_codes(seen.raw):
         return broken
     if low and not seen.zero and not bool(seen.scaled.any()):
-        return "its codes are not zero but their scales are: the scales are of another layer, or were never filled in"
+        return (
+            "its codes are not zero but their scales are: the scales are of another layer, or were never filled in; "
+            + AGAIN
+        )
     if layer.format.grid and float(seen.scaled.abs().max()) <= SMALLEST:
         return ""
     exempt = bool(EXEMPT.search(layer.name)) or len(layer.full) > 2
     if seen.whole is not None and negligible(seen.scaled, layer.inputs):
-        return "its codes vanish beside what is added to them: the scales are of another layer"
+        return f"its codes vanish beside what is added to them: the scales are of another layer; {AGAIN}"
     whole = seen.scaled if seen.whole is None else seen.whole
     problem = implausible(whole, layer.inputs, exempt, low and seen.whole is None)
     if not problem:
@@ -97,8 +100,8 @@ def lost_scale(problem: str) -> str:
 
 def wrong_scale(layer: Layer, seen: Sample, problem: str) -> str:
     if inverted_fits(layer, seen):
-        return f"its weight would have {problem}, but be sound if divided: the scale is a reciprocal"
-    return f"its weight would have {problem}: the scale is of another layer or format, or a placeholder"
+        return f"its weight would have {problem}, but be sound if divided: the scale is a reciprocal; {AGAIN}"
+    return f"its weight would have {problem}: the scale is of another layer or format, or a placeholder; {AGAIN}"
 
 
 def inverted_fits(layer: Layer, seen: Sample) -> bool:

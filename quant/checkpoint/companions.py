@@ -11,7 +11,7 @@ from torch import Tensor
 from .kinds import NUNCHAKU, SVDQUANT_TILES, as_e4m3
 from .layer import Layer
 from .mma import ROWS
-from .plausibility import bad_scale
+from .plausibility import AGAIN, bad_factor
 
 
 @dataclass(frozen=True)
@@ -29,11 +29,11 @@ def unsound(values: Tensor) -> str:
 
 
 def positive(values: Tensor) -> str:
-    return bad_scale(as_e4m3(values)).removeprefix("a scale ").removesuffix(" (float16 underflow, or never filled in)")
+    return bad_factor(as_e4m3(values))
 
 
 def not_negative(values: Tensor) -> str:
-    return bad_scale(as_e4m3(values), zeros=True).removeprefix("a scale ")
+    return bad_factor(as_e4m3(values), zeros=True)
 
 
 def flat(values: Tensor) -> str:
@@ -71,7 +71,7 @@ def problem_of(companion: Companion, layer: Layer) -> str:
     if info.dtype not in FLOATING:
         return f"{key} is {info.dtype}, which no scale is"
     found = companion.problem(layer.module.source.tensor(key))
-    return f"{key} {found}" if found else ""
+    return f"{key} {found}; {AGAIN}" if found else ""
 
 
 FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "U8")

@@ -9,7 +9,6 @@ from .named_dialects import NAMED
 from .scaled_dialects import SCALED
 
 DIALECTS: tuple[Dialect, ...] = (*MARKED, *NAMED, *SCALED)
-PLAIN = DIALECTS[-1]
 
 
 def dialect_of(module: Module) -> Dialect | None:

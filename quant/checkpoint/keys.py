@@ -12,7 +12,7 @@ class Role:
     """One part a tensor can play for a weight.
 
     suffixes: key endings that say so; binding: the weight cannot be rebuilt without it, so one that no weight
-    consumes refuses the file; formula: how it enters ``W``, for people.
+    consumes refuses the file; formula: how it enters ``W``, for docs/dialects.md.
     """
 
     name: str

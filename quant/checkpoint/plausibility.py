@@ -33,7 +33,10 @@ LIMITS = {
 }  # fmt: skip
 
 
-NAN_CODES = "its codes hold NaN or infinity, which a scaled cast never writes: damaged, or bits of another FP8 format"
+AGAIN = "get the file again, or from its producer"
+NAN_CODES = (
+    "its codes hold NaN or infinity, which a scaled cast never writes: damaged, or bits of another FP8 format; " + AGAIN
+)
 
 
 def limit(name: str) -> float:
@@ -58,13 +61,19 @@ class Sample:
 
 def bad_scale(scale: Tensor, zeros: bool = False) -> str:
     """What is wrong with scales in any shape, "" for nothing; zeros: a zero is sound (blocks of zeros)."""
-    scale = scale.float()
-    if not bool(torch.isfinite(scale).all()):
-        return "a scale is NaN or infinite"
-    if bool((scale < 0).any()):
-        return "a scale is negative"
-    if not zeros and bool((scale == 0).any()):
-        return "a scale is zero (float16 underflow, or never filled in)"
+    found = bad_factor(scale, zeros)
+    return f"a scale {found}; {AGAIN}" if found else ""
+
+
+def bad_factor(values: Tensor, zeros: bool = False) -> str:
+    """The same of anything that multiplies, as what completes its name."""
+    values = values.float()
+    if not bool(torch.isfinite(values).all()):
+        return "is NaN or infinite"
+    if bool((values < 0).any()):
+        return "is negative"
+    if not zeros and bool((values == 0).any()):
+        return "is zero (float16 underflow, or never filled in)"
     return ""
 
 
