@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
-from . import routes
 from .fp8_report import FP8Report
 from .load_checkpoint import LoadFP8Checkpoint
 from .load_text_encoder import LoadFP8TextEncoder
+from .panel import routes
 from .quantize_model import QuantizeModel
 from .quantize_text_encoder import QuantizeTextEncoder
 from .quantize_vae import QuantizeVAE

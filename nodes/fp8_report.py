@@ -15,7 +15,7 @@ from PIL import Image
 from ..quant.nn.heatmap import draw_report
 from .host.quantize import warnings
 from .inputs import CATEGORY
-from .runs import Run, run_of
+from .panel.runs import Run, run_of
 
 PREFIX = "scaled_fp8/report"
 

@@ -10,7 +10,7 @@ from ..quant.files.sets import stamps_of
 from .host.load import load_checkpoint, load_diffusion_model
 from .host.plan import load_report
 from .inputs import CATEGORY, activation_scale_input, compute_input, model_files, model_path
-from .runs import remember
+from .panel.runs import remember
 
 
 class LoadFP8Checkpoint(io.ComfyNode):

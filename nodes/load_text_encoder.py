@@ -12,7 +12,7 @@ from .host.load import load_text_encoder
 from .host.machine import encoder_types
 from .host.plan import load_report
 from .inputs import CATEGORY, NONE
-from .runs import remember
+from .panel.runs import remember
 
 
 def encoder_paths(text_encoder: str, text_encoder_2: str) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from ..quant.recipes.methods import METHODS
 from .host.plan import model_report
 from .host.quantize import Recipe, needs, quantize_model, settings_stamp
 from .inputs import CATEGORY, granularity_input, keep_input, method_input
-from .runs import remember
+from .panel.runs import remember
 
 
 class QuantizeModel(io.ComfyNode):

@@ -7,7 +7,7 @@ from comfy_api.v0_0_2 import io
 from ..quant.recipes.methods import METHODS
 from .host.quantize import Recipe, quantize_text_encoder, settings_stamp
 from .inputs import CATEGORY, granularity_input, keep_input, method_input
-from .runs import remember
+from .panel.runs import remember
 
 
 class QuantizeTextEncoder(io.ComfyNode):

@@ -10,7 +10,7 @@ from ..quant.files.sets import stamps_of
 from .host.patch import patch_model
 from .host.plan import model_report
 from .inputs import CATEGORY, NONE, activation_scale_input, compute_input, model_files, model_path
-from .runs import remember
+from .panel.runs import remember
 
 
 class ScaledLinearPatch(io.ComfyNode):

@@ -170,9 +170,12 @@ def test_modules_of_a_room_import_each_other_without_circles():
         walk(path, ())
 
 
-@pytest.mark.parametrize("room", ROOMS)
-def test_a_room_says_what_it_is_for(room):
-    said = ast.get_docstring(ast.parse((QUANT / room / "__init__.py").read_text()))
+FOLDERS = (*(QUANT / room for room in ROOMS), NODES, *(path.parent for path in sorted(NODES.glob("*/__init__.py"))))
+
+
+@pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
+def test_a_room_says_what_it_is_for(folder):
+    said = ast.get_docstring(ast.parse((folder / "__init__.py").read_text()))
     assert said and "\n" not in said and said.endswith(".")
 
 

@@ -16,7 +16,7 @@ from inside import BASE, MODELS, answer, pack, write_fp8
 from safetensors.torch import load_file, save_file
 
 pack()
-NAME = next(name for name in sys.modules if name.endswith(".nodes.inspection") and "scaled" in name)
+NAME = next(name for name in sys.modules if name.endswith(".nodes.panel.inspection") and "scaled" in name)
 inspection = sys.modules[NAME]
 routes = importlib.import_module(NAME.replace(".inspection", ".routes"))
 SECRET = b"SECRET-PASSWORD" * 100

@@ -11,16 +11,16 @@ from typing import Any
 import folder_paths
 import torch
 
-from ..quant.checkpoint.read import Checkpoint, survey
-from ..quant.checkpoint.verdict import REFUSED
-from ..quant.errors import Refused
-from ..quant.files.sets import files_of, stamps_of
-from ..quant.kernels.choice import Choice
-from ..quant.kernels.plan import FAMILIES, choose_foreseen, require
-from ..quant.weights.native import runs_in_core
-from .host.machine import diffusion_place, encoder_place
-from .host.plan import IN_CORE, device_name
-from .inputs import MODEL_FOLDERS, model_files
+from ...quant.checkpoint.read import Checkpoint, survey
+from ...quant.checkpoint.verdict import REFUSED
+from ...quant.errors import Refused
+from ...quant.files.sets import files_of, stamps_of
+from ...quant.kernels.choice import Choice
+from ...quant.kernels.plan import FAMILIES, choose_foreseen, require
+from ...quant.weights.native import runs_in_core
+from ..host.machine import diffusion_place, encoder_place
+from ..host.plan import IN_CORE, device_name
+from ..inputs import MODEL_FOLDERS, model_files
 
 ENCODERS = "text_encoders"
 FOLDERS = (*MODEL_FOLDERS, ENCODERS)

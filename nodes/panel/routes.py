@@ -9,7 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
-from ..quant.kernels.diagnosis import doctor
+from ...quant.kernels.diagnosis import doctor
 from .inspection import NotListed, inspect_file
 from .runs import RUNS
 

@@ -6,11 +6,11 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from ..quant.kernels.choice import Choice
-from ..quant.nn.report import Report, Row, report_choices
-from ..quant.nn.stats import Stats
-from ..quant.nn.tensor import from_tensor
-from .host.plan import core_rows, device_name, scaled_weights
+from ...quant.kernels.choice import Choice
+from ...quant.nn.report import Report, Row, report_choices
+from ...quant.nn.stats import Stats
+from ...quant.nn.tensor import from_tensor
+from ..host.plan import core_rows, device_name, scaled_weights
 
 KEPT = 16  # nodes
 KEPT_KERNEL = "high precision"
