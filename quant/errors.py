@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import reprlib
 from collections.abc import Iterable
+from pathlib import Path
 from typing import TypeVar
 
 from .text import printable
@@ -16,11 +17,21 @@ T = TypeVar("T")
 
 
 class Refused(Exception):
-    """A file, layer or request that cannot be handled right, as one sentence: what, where, got, do."""
+    """A file, layer or request that cannot be handled right, as one sentence: what, where, got, do.
 
-    def __init__(self, sentence: object = "") -> None:
-        # names from a file may hold line breaks, and what a terminal obeys
-        super().__init__(printable(" ".join(str(sentence).splitlines())))
+    file: the place of the sentence, which does not say it then; by_name: the sentence for those who are not to know in
+    which folder the file lies.
+    """
+
+    def __init__(self, sentence: object = "", file: Path | None = None) -> None:
+        clause = str(sentence)
+        super().__init__(one_line(f"{file}: {clause}" if file else clause))
+        self.by_name = one_line(f"{file.name}: {clause}" if file else clause)
+
+
+def one_line(text: str) -> str:
+    # names from a file may hold line breaks, and what a terminal obeys
+    return printable(" ".join(text.splitlines()))
 
 
 def one_of(what: str, value: T, known: Iterable[T]) -> T:

@@ -15,7 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ... import quant
-from ...quant.files.memory import loaded
+from ...quant.files.memory import Loaded, loaded
 from ...quant.files.stored import STORES
 from ...quant.nn.tensor import is_scaled, to_tensor
 from .architecture import fits_unet, unet_names, without_prefix
@@ -49,22 +49,21 @@ def resident(checkpoint: quant.Checkpoint, name: str, note: Note) -> Tensor:
 
 def open_checkpoint(path: str) -> quant.Checkpoint:
     """A checkpoint whose tensors ComfyUI itself maps from disk, so that it streams them as its own."""
-    source = quant.open_source(path)
     # in messages, which may leave this machine, the file's name is enough
-    source.name = Path(path).name
+    source = quant.open_source(path, Path(path).name)
     # before they are mapped: looking into a mapped file reads megabytes around every place from a cold disk
     checkpoint = quant.read_checkpoint(source, fits=partial(fits_unet, metadata=dict(source.metadata)))
-    for name, tensor in mapped_tensors(path).items():
-        source.stored[name] = loaded(name, tensor, source.origin(name))
+    source.exchange(mapped_tensors(path))
     return checkpoint
 
 
-def mapped_tensors(path: str) -> dict[str, Tensor]:
+def mapped_tensors(path: str) -> dict[str, Loaded]:
     try:
-        return comfy.utils.load_torch_file(path) if path.endswith(STORES) else {}
+        tensors = comfy.utils.load_torch_file(path) if path.endswith(STORES) else {}
     except KeyError:
         # a dtype that ComfyUI's reader has no name for; this pack's own reads it
         return {}
+    return {name: loaded(name, tensor, Path(path).name) for name, tensor in tensors.items()}
 
 
 def unet_tensors(checkpoint: quant.Checkpoint, note: Note) -> dict[str, Tensor]:

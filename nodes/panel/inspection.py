@@ -14,6 +14,7 @@ import torch
 from ...quant.checkpoint.read import Checkpoint, survey
 from ...quant.checkpoint.verdict import REFUSED
 from ...quant.errors import Refused
+from ...quant.files.open import open_source
 from ...quant.files.sets import files_of, stamps_of
 from ...quant.kernels.choice import Choice
 from ...quant.kernels.plan import FAMILIES, choose_foreseen, require
@@ -71,33 +72,20 @@ def check_parts(file: str, path: str) -> None:
 def inspected(path: str, stamps: tuple, compute: str, purpose: str) -> dict[str, Any]:
     """The part of the answer that costs reading; stamps are there to tell a changed file."""
     try:
-        checkpoint = survey(path, "sample")
+        # a page needs the names of files, not where the server keeps them
+        checkpoint = survey(open_source(path, Path(path).name), "sample")
     except Refused as reason:
         return {
-            "accepted": False,
-            "sentence": without_folder(str(reason), path),
-            "dialect": "",
-            "layers": [],
-            "totals": {},
-            "notes": [],
-        }
+            "accepted": False, "sentence": reason.by_name, "dialect": "", "layers": [], "totals": {}, "notes": [],
+        }  # fmt: skip
     verdict = checkpoint.verdict.to_json()
-    notes = [without_folder(note, path) for note in verdict.pop("reasons")]
-    for layer in verdict["layers"]:
-        layer["reason"] = without_folder(layer["reason"], path)
+    notes = verdict.pop("reasons")
     return {
-        **verdict, "sentence": without_folder(checkpoint.verdict.sentence(), path), "notes": notes,
+        **verdict, "sentence": checkpoint.verdict.sentence(), "notes": notes,
         "formats": counted(layer["format"] for layer in verdict["layers"]),
         "granularities": counted(layer["granularity"] for layer in verdict["layers"]),
         **planned(checkpoint, compute, purpose),
     }  # fmt: skip
-
-
-def without_folder(sentence: str, path: str) -> str:
-    """A page needs the names of files, not where the server keeps them."""
-    for folder in {os.path.dirname(path), os.path.dirname(os.path.realpath(path))}:
-        sentence = sentence.replace(os.path.join(folder, ""), "")
-    return sentence
 
 
 def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def settle(layers: Sequence[Layer], architecture: Evidence = nothing) -> tuple[l
         try:
             settled.append(decided(layer, reading, layers))
         except Refused as reason:
-            refused[layer.name] = str(reason)
+            refused[layer.name] = reason.by_name
     return settled, refused
 
 

@@ -82,7 +82,7 @@ def find_layers(found: Findings) -> None:
         try:
             found.layers[name] = layer_of(module, bytes_are)
         except Refused as reason:
-            found.refused[name] = str(reason)
+            found.refused[name] = reason.by_name
 
 
 def senseless(module: Module) -> str:
@@ -158,7 +158,7 @@ def find_loose_scales(found: Findings) -> None:
             ignored[leftover(module, loose[0])].append(name)
             found.consumed.update(meaningless(module))
         except Refused as reason:
-            found.refused[name] = str(reason)
+            found.refused[name] = reason.by_name
     found.notes += [f"{kind.value} are ignored: {few(names, SHOWN)}." for kind, names in ignored.items() if names]
 
 

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import Any, BinaryIO, TypeGuard
 
 import torch
@@ -79,13 +80,13 @@ def info_of(name: str, dtype: torch.dtype, shape: Iterable[int]) -> TensorInfo:
     return TensorInfo(name, CODES[dtype], shape, prod(shape) * dtype.itemsize)
 
 
-def read_header(file: BinaryIO, size: int, where: str) -> Header:
-    """Header of the safetensors file of size bytes that is open in file. where: its name, for refusals."""
+def read_header(file: BinaryIO, size: int, path: Path) -> Header:
+    """Header of the safetensors file of size bytes that is open in file."""
     try:
         return parse(file, size)
     except Malformed as problem:
         advice = "it is damaged or not a safetensors file; fetch it again"
-        raise Refused(f"{where}: {problem}; {advice}.") from None
+        raise Refused(f"{problem}; {advice}.", file=path) from None
 
 
 class Malformed(ValueError):

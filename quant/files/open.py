@@ -18,8 +18,10 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt")
 COMPONENTS = ("transformer", "unet")
 
 
-def open_source(path: str | os.PathLike[str] | Source) -> Source:
+def open_source(path: str | os.PathLike[str] | Source, name: str = "") -> Source:
     """A .safetensors file, a sharded index.json, a folder with one checkpoint, or a .pt file of plain tensors.
+
+    name: what messages about its tensors call it, the path without. A Source is handed on as it is.
 
     Scales in a file of their own are merged in: ``fp8_scales.safetensors`` (AngelSlim; a bare ``X`` becomes
     ``X.weight_scale``) and ``NAME_map.pt`` beside ``NAME.pt`` (HunyuanVideo; ``X`` becomes ``X.fp8_map_scale``).
@@ -28,16 +30,16 @@ def open_source(path: str | os.PathLike[str] | Source) -> Source:
         return path
     path = Path(path)
     try:
-        return read_all(checkpoint_in(path) if path.is_dir() else path, path)
+        return read_all(checkpoint_in(path) if path.is_dir() else path, path, name or str(path))
     except (OSError, ValueError) as problem:
-        raise Refused(f"{path}: cannot be read: {first_line(problem)}; give another path.") from None
+        raise Refused(f"cannot be read: {first_line(problem)}; give another path.", file=path) from None
 
 
-def read_all(main: Path, path: Path) -> Source:
+def read_all(main: Path, path: Path, name: str) -> Source:
     contents = reader_of(main)(main)
     scales = read_scales(main, contents.tensors)
     beside = (main, *sidecars_of(main))
-    return Source({**contents.tensors, **scales}, contents.metadata, read_sidecars(main), path, str(path), beside)
+    return Source({**contents.tensors, **scales}, contents.metadata, read_sidecars(main), path, name, beside)
 
 
 def reader_of(path: Path) -> Callable[[Path], Contents]:
@@ -50,7 +52,7 @@ def reader_of(path: Path) -> Callable[[Path], Contents]:
         return read_pickle
     open_regular(path).close()
     kinds = ", ".join((*STORES, ".index.json", *PICKLES))
-    raise Refused(f"{path}: files named *{path.suffix or path.name} are not read here; give one of {kinds}.")
+    raise Refused(f"files named *{path.suffix or path.name} are not read here; give one of {kinds}.", file=path)
 
 
 ##### Folders
@@ -64,7 +66,7 @@ def checkpoint_in(folder: Path) -> Path:
         found = [p for p in sorted(folder.iterdir()) if p.name.endswith(suffixes) and is_main(p)]
         if found:
             return the_only(found, folder)
-    raise Refused(f"{folder}: the folder holds no checkpoint; name a .safetensors file or a folder that holds one.")
+    raise Refused("the folder holds no checkpoint; name a .safetensors file or a folder that holds one.", file=folder)
 
 
 def is_main(path: Path) -> bool:
@@ -76,4 +78,4 @@ def the_only(found: list[Path], folder: Path) -> Path:
     if len(found) == 1:
         return found[0]
     names = ", ".join(path.name for path in found[:4]) + (", ..." if len(found) > 4 else "")
-    raise Refused(f"{folder}: the folder holds {len(found)} checkpoints ({names}), not one; name the one to read.")
+    raise Refused(f"the folder holds {len(found)} checkpoints ({names}), not one; name the one to read.", file=folder)

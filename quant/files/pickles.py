@@ -44,12 +44,13 @@ def load_pickle(path: Path) -> dict[str, Any]:
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError:
         raise Refused(
-            f"{path}: more than tensors is pickled in it, which is not read; save it as safetensors."
+            "more than tensors is pickled in it, which is not read; save it as safetensors.", file=path
         ) from None
-    except Exception as problem:  # whatever damage makes torch's reader raise
-        raise Refused(f"{path}: cannot be read: {first_line(problem)}; save it as safetensors.") from None
+    except Exception as problem:  # whatever damage makes torch's reader raise; its text may name the path again
+        what = first_line(problem).replace(str(path), path.name)
+        raise Refused(f"cannot be read: {what}; save it as safetensors.", file=path) from None
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise Refused(f"{path}: holds a {type(state).__name__}, not tensors by name; save it as safetensors.")
+        raise Refused(f"holds a {type(state).__name__}, not tensors by name; save it as safetensors.", file=path)
     return state
 
 
@@ -67,14 +68,14 @@ def check_archive(file: BinaryIO, path: Path) -> None:
             names = Counter(entry.filename for entry in entries)
             packed = any(entry.compress_type or entry.file_size > size for entry in entries)
             if packed or len(names) < len(entries) or sum(entry.file_size for entry in entries) > size:
-                raise Refused(f"{path}: is not packed as torch.save packs; save it as safetensors.")
+                raise Refused("is not packed as torch.save packs; save it as safetensors.", file=path)
             for entry in entries:
                 if entry.filename.endswith(".pkl"):
                     check_pickle(archive.read(entry), path)
     except Refused:
         raise
     except Exception:  # whatever damage makes its readers raise
-        raise Refused(f"{path}: is damaged, or not what torch.save writes today; save it as safetensors.") from None
+        raise Refused("is damaged, or not what torch.save writes today; save it as safetensors.", file=path) from None
 
 
 def check_pickle(code: bytes, path: Path) -> None:
@@ -83,12 +84,12 @@ def check_pickle(code: bytes, path: Path) -> None:
         if operation.name in ("STACK_GLOBAL", "INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4") or (
             operation.name == "GLOBAL" and not NEEDED.fullmatch(str(argument))
         ):
-            raise Refused(f"{path}: more than tensors is pickled in it, which is not read; save it as safetensors.")
+            raise Refused("more than tensors is pickled in it, which is not read; save it as safetensors.", file=path)
 
 
 def mapped(name: str, value: object, path: Path) -> Loaded:
     found = replace(loaded(name, value, path.name, own=False), watched=watched(path))
     # a view can claim any size; what is behind it is what the file holds
     if found.info.nbytes > found.value.untyped_storage().nbytes():
-        raise Refused(f"{path}: {name!r} claims {found.info.nbytes} bytes, more than are stored; fetch it again.")
+        raise Refused(f"{name!r} claims {found.info.nbytes} bytes, more than are stored; fetch it again.", file=path)
     return found

@@ -34,18 +34,18 @@ class DataFile:
         except OSError:
             same = False
         if not same:
-            raise Refused(f"{self.path}: the file was changed while it was being read; start again.")
+            raise Refused("the file was changed while it was being read; start again.", file=self.path)
 
     def read(self, info: TensorInfo, offset: int, nbytes: int) -> Tensor:
         """Bytes [offset, offset + nbytes) as uint8 ``[nbytes]``."""
         try:
             with open_regular(self.path) as file:
                 if stamp_of(file) != self.stamp:
-                    raise Refused(f"{self.path}: the file was changed while it was being read; start again.")
+                    raise Refused("the file was changed while it was being read; start again.", file=self.path)
                 return read_bytes(file, offset, nbytes)
         except (OSError, RuntimeError, MemoryError, EOFError) as problem:
             what = f"{info.name!r} ({nbytes} bytes) cannot be read: {first_line(problem)}"
-            raise Refused(f"{self.path}: {what}; try again, or fetch it again.") from None
+            raise Refused(f"{what}; try again, or fetch it again.", file=self.path) from None
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class OnDisk:
         dtype = self.info.torch_dtype
         if dtype is None:
             raise Refused(
-                f"{self.path}: {self.info.name!r} is {self.info.dtype}, which torch cannot hold; load it elsewhere."
+                f"{self.info.name!r} is {self.info.dtype}, which torch cannot hold; load it elsewhere.", file=self.path
             )
         size = dtype.itemsize
         return self.file.read(self.info, self.offset + start * size, (stop - start) * size).view(dtype)
@@ -78,7 +78,7 @@ def read_safetensors(path: Path) -> Contents:
     """The tensors of one safetensors file; only its header is read."""
     with open_regular(path) as file:
         stamp = stamp_of(file)
-        header = read_header(file, stamp[0], str(path))
+        header = read_header(file, stamp[0], path)
     data = DataFile(path, stamp)
     tensors = {name: OnDisk(info, data, offset) for name, (info, offset) in header.tensors.items()}
     return Contents(tensors, header.metadata)
@@ -102,15 +102,17 @@ def open_regular(path: Path) -> BinaryIO:
     try:
         if not path.is_file():
             kind = "not a regular file" if path.exists() else "no such file"
-            raise Refused(f"{path}: {kind}; name a .safetensors file, an index.json or a diffusers folder.")
+            raise Refused(f"{kind}; name a .safetensors file, an index.json or a diffusers folder.", file=path)
         # what became a pipe meanwhile does not hold up
         file = open(os.open(path, os.O_RDONLY | BINARY), "rb", buffering=0)  # noqa: SIM115
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             file.close()
-            raise Refused(f"{path}: not a regular file; name a .safetensors file, an index.json or a diffusers folder.")
+            raise Refused(
+                "not a regular file; name a .safetensors file, an index.json or a diffusers folder.", file=path
+            )
         return file  # type: ignore[return-value]
     except (OSError, ValueError) as problem:
-        raise Refused(f"{path}: cannot be opened: {first_line(problem)}; give another path.") from None
+        raise Refused(f"cannot be opened: {first_line(problem)}; give another path.", file=path) from None
 
 
 def stamp_of(file: BinaryIO) -> Stamp:

@@ -17,19 +17,21 @@ def read_shards(index: Path) -> Contents:
     """The tensors of all shards that an index.json lists."""
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise Refused(f"{index}: this JSON has no weight_map of file names; give the *.safetensors.index.json.")
+        raise Refused("this JSON has no weight_map of file names; give the *.safetensors.index.json.", file=index)
     shards = {name: read_safetensors(shard_path(index, name)) for name in sorted(set(weight_map.values()))}
     for key, name in weight_map.items():
         if key not in shards[name].tensors:
-            raise Refused(f"{index}: {key!r} should be in {name} but is not there; fetch both again.")
+            raise Refused(f"{key!r} should be in {name} but is not there; fetch both again.", file=index)
     return Contents(merged(shards, index), merge_metadata([shard.metadata for shard in shards.values()]))
 
 
 def shard_path(index: Path, name: str) -> Path:
     if Path(name).name != name or not name.endswith(STORES):
-        raise Refused(f"{index}: the shard {name!r} is not the name of a safetensors file beside it; fetch it again.")
+        raise Refused(
+            f"the shard {name!r} is not the name of a safetensors file beside it; fetch it again.", file=index
+        )
     if not (index.parent / name).exists():
-        raise Refused(f"{index}: the shard {name} is missing; fetch it into the same folder.")
+        raise Refused(f"the shard {name} is missing; fetch it into the same folder.", file=index)
     return index.parent / name
 
 
@@ -38,7 +40,7 @@ def merged(shards: Mapping[str, Contents], index: Path) -> dict[str, Stored]:
     for name, shard in shards.items():
         twice = next((key for key in shard.tensors if key in tensors), None)
         if twice is not None:
-            raise Refused(f"{index}: {twice!r} is in both {tensors[twice].origin} and {name}; remove the stale one.")
+            raise Refused(f"{twice!r} is in both {tensors[twice].origin} and {name}; remove the stale one.", file=index)
         tensors |= shard.tensors
     return tensors
 

@@ -59,13 +59,13 @@ def read_json(path: Path) -> dict[str, Any]:
     with open_regular(path) as file:
         text = file.read(LARGEST_HEADER + 1)
     if len(text) > LARGEST_HEADER:
-        raise Refused(f"{path}: more than {LARGEST_HEADER} bytes of JSON are not read; remove it or fetch it again.")
+        raise Refused(f"more than {LARGEST_HEADER} bytes of JSON are not read; remove it or fetch it again.", file=path)
     try:
         return as_object(text)
     except NotJson as problem:
         part = about_quantization(text) if path.name in GENERAL else None
         if part is None:
-            raise Refused(f"{path}: {problem}; fetch it again.") from None
+            raise Refused(f"{problem}; fetch it again.", file=path) from None
         return part | {UNREAD: str(problem)}
 
 
@@ -117,7 +117,7 @@ def repeated(scale: Stored, known: Stored | None, main: Path) -> bool:
         return False
     same = known.info == scale.info and torch.equal(values(known).float(), values(scale).float())
     if not same:
-        raise Refused(f"{main}: {scale.info.name!r} differs from the one in {scale.origin}; remove the stale one.")
+        raise Refused(f"{scale.info.name!r} differs from the one in {scale.origin}; remove the stale one.", file=main)
     return True
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ..errors import Refused
 from .header import TensorInfo
 
 STORES = (".safetensors", ".sft")  # what safetensors files are called
@@ -76,6 +77,13 @@ class Source(Mapping[str, TensorInfo]):
         """One tensor in memory of its own (a loaded one: as it is). Refused where torch has no such dtype."""
         info = self.stored[name].info
         return self.stored[name].read(0, info.numel).reshape(info.shape)
+
+    def exchange(self, stored: Mapping[str, Stored]) -> None:
+        """Read these tensors from where they lie now; Refused, and nothing exchanged, where they are others."""
+        for name, other in stored.items():
+            if name not in self or self[name] != other.info:
+                raise Refused(f"{self.name}: {name!r} is another tensor now; the file was changed, start again.")
+        self.stored |= stored
 
     def piece(self, name: str, start: int, stop: int) -> Tensor:
         """Elements [start, stop) of the flattened tensor; nothing else is read."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,11 +21,12 @@ def sentences(path: Path) -> Iterator[tuple[int, str]]:
     """Line and text of each refusal that is written out, what is filled in as {}."""
     for node in ast.walk(ast.parse((ROOT / path).read_text())):
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith(("Refused", "NotListed")) and node.args:
-            text = node.args[0]
+            text, place = node.args[0], "{}: " if any(keyword.arg == "file" for keyword in node.keywords) else ""
             if isinstance(text, ast.JoinedStr):
-                yield node.lineno, "".join(v.value if isinstance(v, ast.Constant) else "{}" for v in text.values)
+                filled = (v.value if isinstance(v, ast.Constant) else "{}" for v in text.values)
+                yield node.lineno, place + "".join(filled)
             elif isinstance(text, ast.Constant):
-                yield node.lineno, text.value
+                yield node.lineno, place + text.value
 
 
 @pytest.mark.parametrize("path", FILES, ids=str)
@@ -39,6 +41,14 @@ def test_a_refusal_is_a_sentence_that_says_what_to_do_or_a_clause_without_an_end
 
 def test_line_breaks_of_names_do_not_break_a_sentence():
     assert str(Refused("a\nb\r\nc")) == "a b c"
+
+
+def test_a_refusal_about_a_file_can_be_told_without_its_folder():
+    path, clause = Path("private", "m.safetensors"), "is damaged; fetch it again."
+    refused = Refused(clause, file=path)
+    for told in (refused, pickle.loads(pickle.dumps(refused))):
+        assert (str(told), told.by_name) == (f"{path}: {clause}", f"m.safetensors: {clause}")
+    assert Refused(clause).by_name == clause
 
 
 def test_one_of_what_is_known_is_handed_on():

@@ -402,7 +402,62 @@ def test_bare_pickles_and_rubbish_are_refused(tmp_path: Path) -> None:
             open_source(tmp_path / "m.pt")
 
 
+##### What is told of where a file lies
+
+
+def rubbish(folder: Path, name: str, content: object) -> Path:
+    path = folder / name
+    path.write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
+    return path
+
+
+REFUSED = {
+    "m.safetensors": b"no header at all",
+    "n.safetensors": b"\2\0\0\0\0\0\0\0{]",
+    "a.safetensors.index.json": {"weight_map": {"x": "absent.safetensors"}},
+    "b.safetensors.index.json": {"weight_map": {"x": "../elsewhere.safetensors"}},
+    "c.safetensors.index.json": {"weight_map": []},
+    "d.index.json": b"{]",
+    "m.pt": b"rubbish",
+    "m.txt": b"rubbish",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_refusal_can_be_told_without_the_folder(tmp_path: Path, name: str) -> None:
+    with pytest.raises(Refused) as told:
+        open_source(rubbish(tmp_path, name, REFUSED[name]))
+    assert str(tmp_path) in str(told.value) and str(tmp_path) not in told.value.by_name
+    assert told.value.by_name.startswith(f"{name}: ")
+
+
+def test_a_verdict_calls_a_source_as_it_was_named(path: Path) -> None:
+    save_file({"x.weight": torch.ones(4, 4), "y.weight": torch.ones(4, 4).to(torch.int8)}, path)
+    told = inspect_checkpoint(open_source(path, "m")).to_json()
+    assert not told["accepted"] and str(path.parent) not in json.dumps(told)
+    assert inspect_checkpoint(open_source(path, "m")).sentence().startswith("m: ")
+    assert inspect_checkpoint(path).sentence().startswith(f"{path}: ")
+
+
 ##### Tensors in memory
+
+
+def test_tensors_are_read_from_where_they_lie_now(path: Path) -> None:
+    save_file({"x": torch.ones(4), "y": torch.ones(3)}, path)
+    source, mapped = open_source(path), {"x": torch.full((4,), 2.0)}
+    source.exchange(StateDictSource(mapped).stored)
+    assert source.tensor("x").data_ptr() == mapped["x"].data_ptr() and source.tensor("y").sum() == 3
+    assert source["x"].shape == (4,) and source.files == {path}
+
+
+@pytest.mark.parametrize("other", [torch.ones(5), torch.ones(4, dtype=torch.int32)], ids=["shape", "dtype"])
+def test_another_tensor_of_the_same_name_is_refused(path: Path, other: Tensor) -> None:
+    save_file({"w": torch.ones(2), "x": torch.ones(4)}, path)
+    source = open_source(path)
+    for wrong in ({"w": torch.zeros(2), "x": other}, {"w": torch.zeros(2), "z": torch.ones(1)}):
+        with pytest.raises(Refused, match="another tensor now"):
+            source.exchange(StateDictSource(wrong).stored)
+    assert source.tensor("w").sum() == 2
 
 
 def test_loaded_tensors_are_handed_out_as_they_are() -> None:
