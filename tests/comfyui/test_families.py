@@ -5,40 +5,23 @@ The default is a slice; SCALED_FP8_FAMILIES=all takes every architecture and dia
 
 from __future__ import annotations
 
-import os
-
 import pytest
 from architectures import SMALL, TOO_LARGE
+from sweeps import WISH, Bound, asked
 
-WISH = os.environ.get("SCALED_FP8_FAMILIES", "")
 DIALECTS = ("marker", "header", "ltx", "rows", "blocks", "cast", "saved") if WISH else ("ltx", "cast", "saved")
 # No biases, tables and gates beside Linears, sizes in the header, names of its own, split weights.
 SLICE = ("AuraFlow", "CosmosT2V", "CosmosT2IPredict2", "HiDream", "LTXV", "SDXL", "HunyuanVideo", "PixelDiTT2I")
-NAMES = tuple(SMALL) if WISH == "all" else tuple(name for name in SMALL if name in WISH.split(",")) or SLICE
-# bf16 rounds a weight by at most 2^-9 of itself; a forward of it twice, through every layer
-WEIGHT, FORWARD = 0.004, 0.02
+NAMES = asked(SMALL, SLICE)
+# rounded weights twice, through every layer
+BOUND = Bound("forward", 0.02)
 
 
 @pytest.fixture(scope="module")
 def swept(sweep, figure) -> dict:
     answered = sweep("families", NAMES, DIALECTS)
-    cases = [case for found in answered["figures"].values() for case in found.values()]
-    right = sum(not wrong(case) for case in cases)
-    figure(
-        f"small builds: {len(answered['figures'])} architectures in {len(DIALECTS)} ways: {right} of {len(cases)} right"
-    )
+    figure(f"small builds of architectures: {BOUND.summary(answered['figures'])}")
     return answered
-
-
-def wrong(case: dict) -> str:
-    """What is wrong with a case, "" for nothing."""
-    if "refused" in case:
-        return case["refused"]
-    if case["weights"] > WEIGHT:
-        return f"{case['where']} is off by {case['weights']:.3g}"
-    if not case["error"] <= FORWARD:
-        return f"the forward is off by {case['error']:.3g}"
-    return "; ".join(case["log"]) or ("" if case.get("settings", True) else "core knows it as another kind of model")
 
 
 @pytest.mark.parametrize("dialect", DIALECTS)
@@ -46,7 +29,8 @@ def wrong(case: dict) -> str:
 def test_right(swept, name, dialect):
     if name not in swept["figures"]:
         pytest.skip(f"this ComfyUI has no {name}")
-    assert not wrong(swept["figures"][name][dialect])
+    case = swept["figures"][name][dialect]
+    assert not BOUND.wrong(case) and "error" in case
 
 
 @pytest.mark.parametrize("name", NAMES)
