@@ -39,6 +39,7 @@ TESTED_BY = {
     "nn/partial.py": "distributed/test_parallel.py",
     "checkpoint/keys.py": "checkpoint/test_dialects.py",
     "checkpoint/layer.py": "checkpoint/test_dialects.py",
+    "checkpoint/leftovers.py": "checkpoint/test_read.py",
     "checkpoint/metadata.py": "checkpoint/test_read.py",
     "checkpoint/module.py": "checkpoint/test_dialects.py",
     "checkpoint/recognition.py": "checkpoint/test_dialects.py",

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from enum import Enum
 from functools import partial
 
 import torch
@@ -17,26 +16,19 @@ from ..text import few
 from .checks import LARGEST, READ, code_problem, inverted, relabelled, scale_problem
 from .findings import Findings
 from .keys import group
-from .kinds import as_float
 from .layer import Layer
+from .leftovers import FLOATS, LOOSE, Leftover, leftover, meaningless
 from .markers import marker_problem
 from .metadata import read_clues
 from .module import BYTES, CODES, Module
 from .orientation import settle
-from .plausibility import byte_format, implausible
+from .plausibility import byte_format
 from .recognition import FORMAT_OF, is_quantized, layer_of
-from .sampling import CASTS, LAYERS, evenly_spaced, run_starts
+from .sampling import CASTS, LAYERS, evenly_spaced
 from .verdict import SHOWN
 
 Fits = Callable[[Mapping[str, tuple[int, ...]]], bool]
 OCP = ("float8_e4m3fn", "float8_e5m2")
-FLOATS = ("F32", "F16", "BF16")
-ACTIVATION = ("input_scale", "input_helper")  # roles that mean nothing without a scale of the weight
-# scales that may lie beside a high-precision weight as placeholders; the others change what the weight means
-LOOSE = (
-    "scale", "global_scale", "global_divisor", "group_scale", "channel_scale", "smooth", "bias_scale", "smooth_divisor",
-    "offset", "up", "down", "zero_point", "codebook",
-)  # fmt: skip
 
 
 ##### The steps
@@ -160,55 +152,6 @@ def find_loose_scales(found: Findings) -> None:
         except Refused as reason:
             found.refused[name] = reason.by_name
     found.notes += [f"{kind.value} are ignored: {few(names, SHOWN)}." for kind, names in ignored.items() if names]
-
-
-class Leftover(Enum):
-    """Scales without codes that change nothing."""
-
-    DUMMY = "Scales of 1 beside high-precision weights"
-    DEQUANTIZED = "Scales beside weights that are dequantized already"
-
-
-def leftover(module: Module, key: str) -> Leftover:
-    """Why the scale of this key may be ignored; Refused, as a sentence without the layer's name, where it may not."""
-    weight = module.key("weight")
-    if weight is None:
-        raise Refused(f"{key} is the scale of no weight in this file: the file is incomplete or its keys were renamed")
-    scale = as_float(module.source.tensor(key)) if module.source[key].numel <= LARGEST else None
-    if scale is None or module.key("scale") is None or module.dtype() not in FLOATS:
-        raise Refused(f"{key} belongs to a quantized weight but {weight} is {module.dtype()}")
-    if bool((scale == 1).all()):
-        return Leftover.DUMMY
-    if settled_by_std(module, scale):
-        return Leftover.DEQUANTIZED
-    raise Refused(
-        f"{weight} is {module.dtype()} but has the scale {key}: whether it is dequantized already cannot be seen; "
-        "remove the scale or get the original"
-    )
-
-
-def settled_by_std(module: Module, scale: Tensor) -> bool:
-    """Whether a high-precision weight is plausible as it is and not when scaled: then its scale is a leftover."""
-    key, shape = module.key("weight") or "", module.shape()
-    if len(shape) < 2:
-        return False
-    pieces = [module.source.piece(key, *bounds) for bounds in run_starts(module.source[key].numel)]
-    raw, inputs = torch.cat(pieces).float(), shape[-1]
-    size = float((raw.std() * scale.mean()).abs()) * inputs**0.5
-    # 0.1 to 20 is where trained weights are (catalogue 7.1)
-    return not implausible(raw, inputs) and not 0.1 <= size <= 20
-
-
-def meaningless(module: Module) -> Iterator[str]:
-    """The keys of a module whose scale is ignored that mean nothing without it; the others are handed on."""
-    for suffix, key in module.keys.items():
-        role = module.role(suffix)
-        if key == module.key("scale") or role in ACTIVATION or (role in LOOSE and is_one(module, key)):
-            yield key
-
-
-def is_one(module: Module, key: str) -> bool:
-    return module.source[key].numel <= LARGEST and bool((as_float(module.source.tensor(key)) == 1).all())
 
 
 def find_consumed(found: Findings) -> None:

@@ -70,27 +70,40 @@ def run(out_dir: Path) -> tuple[Demo, str]:
     path = out_dir / "digits-ltx-fp8.safetensors"
     save_file(ltx_tensors(original, maxima), path)
 
-    model, ckpt = naive_model(path), read_checkpoint(path)
-    naive = digits(model)
-    handle = patch_linears(model, ckpt)
-    ours, kernels = digits(model), handle.report().kernels
-    handle.restore()
-    restored = torch.equal(digits(model), naive)
-
-    images = (error("scales dropped", naive, true), error("Scaled FP8", ours, true))
+    ckpt = read_checkpoint(path)
+    drawn = draw_both(path, ckpt)
+    images = (error("scales dropped", drawn.naive, true), error("Scaled FP8", drawn.ours, true))
     layers = weight_errors(ckpt, original)
-    picture = draw(out_dir / "demo.png", panels(naive, ours, true, images))
     demo = Demo(
-        picture=picture,
+        picture=draw(out_dir / "demo.png", panels(drawn.naive, drawn.ours, true, images)),
         checkpoint=path,
         verdict=ckpt.verdict.to_json(),
         images=images,
         layers=layers,
-        kernels=kernels,
-        restored=restored,
+        kernels=drawn.kernels,
+        restored=drawn.restored,
         seconds=time.perf_counter() - start,
     )
     return demo, f"{ckpt.verdict.table()}\n\n{error_table(layers)}\n\n"
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one file draws without and with its scales. restored: whether it draws the former again afterwards."""
+
+    naive: Tensor
+    ours: Tensor
+    kernels: dict[str, int]
+    restored: bool
+
+
+def draw_both(path: Path, ckpt: Checkpoint) -> Drawn:
+    model = naive_model(path)
+    naive = digits(model)
+    handle = patch_linears(model, ckpt)
+    ours, kernels = digits(model), handle.report().kernels
+    handle.restore()
+    return Drawn(naive, ours, kernels, torch.equal(digits(model), naive))
 
 
 def folder(path: Path) -> None:
