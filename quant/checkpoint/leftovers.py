@@ -38,7 +38,9 @@ def leftover(module: Module, key: str) -> Leftover:
         raise Refused(f"{key} is the scale of no weight in this file: the file is incomplete or its keys were renamed")
     scale = as_float(module.source.tensor(key)) if module.source[key].numel <= LARGEST else None
     if scale is None or module.key("scale") is None or module.dtype() not in FLOATS:
-        raise Refused(f"{key} belongs to a quantized weight but {weight} is {module.dtype()}")
+        raise Refused(
+            f"{key} belongs to a quantized weight but {weight} is {module.dtype()}; remove it or get the original"
+        )
     if bool((scale == 1).all()):
         return Leftover.DUMMY
     if settled_by_std(module, scale):

@@ -226,7 +226,7 @@ def read_back(tasks: list[Task], output: Output, options: Options, dst: Path) ->
     result = Checkpoint(survey(with_neighbours(stored, dst)))
     if not result.verdict.accepted:
         reason = result.verdict.reasons[0]
-        raise Refused(f"{dst}: what was written would be refused: {reason} Nothing was left there; keep such layers.")
+        raise Refused(f"{dst}: nothing was left there: a reader would refuse it ({reason}); keep such layers.")
     lost = [task.name for task in tasks if not isinstance(task, Cast) and layer_of(task) not in result]
     if lost:
         raise Refused(f"{dst}: {few(lost, 3)} would not be read as quantized again; keep them. Nothing was left there.")

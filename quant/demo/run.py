@@ -151,8 +151,8 @@ def observed(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
     maxima: dict[str, Tensor] = {}
 
     def watch(name: str, inputs: tuple[Tensor, ...]) -> None:
-        seen = inputs[0].abs().amax().float()
-        maxima[name] = torch.maximum(maxima.get(name, seen), seen)
+        largest = inputs[0].abs().amax().float()
+        maxima[name] = torch.maximum(maxima.get(name, largest), largest)
 
     hooks = [
         linear.register_forward_pre_hook(lambda _, inputs, name=name: watch(name, inputs))

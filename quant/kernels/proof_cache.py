@@ -178,8 +178,8 @@ def driver(device: torch.device) -> str:
         return f"{toolkit} {platform.release() if device.type != 'cpu' else ''}".strip()
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     with suppress(OSError, subprocess.SubprocessError):
-        told = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
-        return f"{toolkit} driver {told.split()[0] if told.split() else 'unknown'}"
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
+        return f"{toolkit} driver {answer.split()[0] if answer.split() else 'unknown'}"
     return toolkit
 
 

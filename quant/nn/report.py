@@ -53,7 +53,7 @@ class Report:
     def table(self) -> str:
         """Totals, then one line a layer."""
         columns = ("layer", "kernel", "activation", "format", "granularity", "shape", "calls", "reason")
-        cells = [{**vars(row), "calls": told(row.ran)} for row in self.rows]
+        cells = [{**vars(row), "calls": tallied(row.ran)} for row in self.rows]
         lines = [[str(of[name]) for name in columns] for of in cells]
         return "\n".join((*self.totals(), "", text_table(columns, lines)))
 
@@ -96,6 +96,6 @@ def most_run(ran: Mapping[str, int], planned: str) -> str:
     return max(ran, key=lambda kernel: ran[kernel], default=planned)
 
 
-def told(ran: Mapping[str, int]) -> str:
+def tallied(ran: Mapping[str, int]) -> str:
     """How often a layer ran, by kernel where it was more than one."""
     return ", ".join(f"{count} {kernel}" for kernel, count in ran.items()) if len(ran) > 1 else str(sum(ran.values()))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 from scaled_fp8.quant import Refused, inspect_checkpoint, open_source, read_checkpoint
@@ -44,6 +44,7 @@ def test_any_header_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory,
 
 
 @SETTINGS
+@example(scale=5e-4, companion="weight_scale")
 @given(scale=st.floats(width=32), companion=st.sampled_from(["weight_scale", "scale_weight", "weight_scale_inv"]))
 def test_any_scale_makes_weights_or_a_refusal(
     tmp_path_factory: pytest.TempPathFactory, scale: float, companion: str
