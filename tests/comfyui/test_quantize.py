@@ -59,11 +59,12 @@ def test_a_saved_file_loads_with_this_pack_as_it_was_in_the_graph(figures):
 
 def test_a_saved_file_loads_in_core_without_this_pack(core, figures, figure):
     assert not core["pack"]
-    for name, found in figures["methods"].items():
-        if "file" in found:
-            off = core["errors"][found["file"]]
-            figure(f"saved {name}, loaded by core without the pack: {off:.2g} from the latents in the graph")
-            assert off <= (0.03 if name == UPCAST_BY_CORE else 1e-5), name
+    saved = {name: found["file"] for name, found in figures["methods"].items() if "file" in found}
+    assert saved
+    for name, file in saved.items():
+        off = core["errors"][file]
+        figure(f"saved {name}, loaded by core without the pack: {off:.2g} from the latents in the graph")
+        assert off <= (0.03 if name == UPCAST_BY_CORE else 1e-5), name
 
 
 def test_refusals_are_one_sentence(figures):

@@ -59,10 +59,10 @@ def test_a_quantized_file_is_compared_by_its_dequantized_weights(
     specimen = ZOO[name]
     result = compare(saved(tmp_path / "a.safetensors", tiny), specimen.write(tiny, tmp_path / "m.safetensors"))
     assert not result.only_a and not result.only_b
+    assert max(layer.relative for layer in result.layers) <= specimen.tolerance
     quantized = set(specimen.quantized(tiny))
-    for layer in result.layers:
-        assert layer.relative <= specimen.tolerance
-        assert layer.relative > 0.01 or layer.name not in quantized or not layer.signal
+    rounded = [layer.relative for layer in result.layers if layer.name in quantized and layer.signal]
+    assert len(rounded) > 5 and min(rounded) > 0.01
 
 
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", "net.", "some.prefix.of.its.own."])
