@@ -11,7 +11,6 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import replace
 from math import isfinite
 from typing import Any, NoReturn, TypeVar
 
@@ -81,21 +80,22 @@ def free_memory() -> int | None:
 
 
 def convert(arguments: Arguments) -> int:
-    from .conversion.batch import is_batch, run_batch
-    from .conversion.converter import Options, convert
+    from .conversion.batch import is_batch, run_batch, run_one
+    from .conversion.converter import Options
+    from .conversion.jobs import Work
 
-    request = request_of(arguments)
     size = arguments.shard_size and shard_size(arguments.shard_size)
-    options = Options(arguments.threads, arguments.check, size, bar=bytes_bar)
+    work = Work(request_of(arguments), Options(arguments.threads, arguments.check, size, bar=bytes_bar))
+    engine = arguments.engine, arguments.address
     if not is_batch(arguments.src, arguments.dst):
-        conversion = convert(arguments.src, arguments.dst, request, options)
+        conversion = run_one(arguments.src[0], arguments.dst, work, *engine)
         put_json(conversion.to_json()) if arguments.json else put(conversion.table())
         return DONE
-    each = replace(options, named=False)
-    batch = run_batch(arguments.src, arguments.dst, lambda src, dst: convert(src, dst, request, each))
+    batch = run_batch(arguments.src, arguments.dst, work, *engine)
     put_json(batch.to_json()) if arguments.json else put(batch.table())
-    refused = batch.refused
-    return complain(f"{len(refused)} of {len(batch.results)} files were refused.", REFUSED) if refused else DONE
+    if sentence := batch.sentence():
+        return complain(sentence, FAILED if batch.said("failed") else REFUSED)
+    return DONE
 
 
 def request_of(arguments: Arguments) -> Any:
@@ -181,7 +181,11 @@ def parser() -> Parser:
 
 def add_convert(commands: Any) -> None:
     one = command(commands, convert, "write a checkpoint in another format or precision")
-    one.add_argument("src", help=f"{FILE}; or a folder or glob of several, for a folder as DST")
+    one.add_argument(
+        "src",
+        nargs="+",
+        help=f"{FILE}; or folders and globs, for a folder as DST; each may be a URL",
+    )
     one.add_argument("dst", help="the .safetensors file or .index.json to write; appears whole or not at all")
     one.add_argument("--format", help=FORMATS_HELP)
     one.add_argument(
@@ -202,7 +206,11 @@ def add_convert(commands: Any) -> None:
     one.add_argument("--requantize", action="store_true", help="quantize anew what is quantized already")
     one.add_argument("--allow-unsupported", action="store_true", help="write what ComfyUI loads only with this pack")
     one.add_argument("--config", metavar="FILE", help="settings (TOML): methods by component and family; arguments win")
-    one.add_argument("--threads", type=positive, metavar="N", help="default: all cores")
+    one.add_argument("--threads", type=positive, metavar="N", help="default: all cores; one a file on an engine")
+    one.add_argument(
+        "--engine", choices=("local", "ray"), default="local", help="what runs many files: this process, or Ray"
+    )
+    one.add_argument("--address", help="of a Ray cluster; default: one of this machine's cores")
     one.add_argument("--check", choices=("sample", "all"), default="sample", help="what is read back and compared")
 
 

@@ -34,6 +34,10 @@ def one_line(text: str) -> str:
     return printable(" ".join(text.splitlines()))
 
 
+class NoRoom(Refused):
+    """A disk that is too full, which another machine's may not be."""
+
+
 def one_of(what: str, value: T, known: Iterable[T]) -> T:
     """The value of an argument or key, once it is one of those that are known; Refused, with all of them, if not."""
     choices = tuple(known)

@@ -1,4 +1,4 @@
-"""One file into another, of any size: converted in pieces, read back, compared."""
+"""One file into another, of any size, or many: converted in pieces, read back, compared."""
 
 from __future__ import annotations
 

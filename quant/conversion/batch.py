@@ -1,20 +1,29 @@
-"""Many checkpoints of a folder or glob converted into another folder, with one table of what became of each."""
+"""Many checkpoints of folders, globs and URLs converted into another folder, with one table of what became of each."""
 
 from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable
-from contextlib import suppress
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from ..errors import Refused, first_line
-from ..files.sets import INDEX, named_by, stem_of
+from ..files.locks import only_job
+from ..files.remote import beside, is_folder, is_url, listed, name_of, shards_at
+from ..files.sets import INDEX, stem_of
 from ..files.sidecars import SCALES
 from ..files.stored import STORES
 from ..text import text_table
+from .converter import Bar, Options, check_format
+from .engines import ENGINES, Engine
+from .jobs import Job, Outcome, Work, convert_address, job_of
+from .manifest import Entry, Manifest, stamps_of
+from .ranges import Plan, assembled, plan, staging
+from .request import Request
 from .result import Conversion
 
 COLUMNS = ("file", "result", "MB before", "MB after", "seconds", "what")
@@ -23,77 +32,194 @@ MAGIC = "*?["
 
 @dataclass(frozen=True)
 class Batch:
-    """What became of each file: a Conversion, or the sentence that refuses it."""
+    """What became of each file, by name; conversions: of those that were done now, not by an earlier run."""
 
-    results: dict[str, Conversion | str]
+    entries: dict[str, Entry]
+    conversions: dict[str, Conversion] = field(default_factory=dict)
 
-    @property
-    def refused(self) -> dict[str, str]:
-        return {name: result for name, result in self.results.items() if isinstance(result, str)}
+    def said(self, state: str) -> dict[str, str]:
+        """Name -> sentence of the files in a state."""
+        return {name: entry.said for name, entry in self.entries.items() if entry.state == state}
+
+    def sentence(self) -> str:
+        """How many were refused and failed, "" for none."""
+        counts = {state: len(self.said(state)) for state in ("refused", "failed")}
+        told = " and ".join(f"{count} {state}" for state, count in counts.items() if count)
+        return f"Of {len(self.entries)} files {told}; the table says why." if told else ""
 
     def to_json(self) -> dict[str, Any]:
-        done = {name: r.to_json() for name, r in self.results.items() if not isinstance(r, str)}
-        return {"files": done, "refused": self.refused}
+        done = {name: asdict(entry) for name, entry in self.entries.items() if entry.state == "done"}
+        done |= {name: conversion.to_json() for name, conversion in self.conversions.items()}
+        return {"files": done, "refused": self.said("refused"), "failed": self.said("failed")}
 
     def table(self) -> str:
-        return text_table(COLUMNS, [cells(name, result) for name, result in self.results.items()])
+        return text_table(COLUMNS, [self.cells(name, entry) for name, entry in self.entries.items()])
+
+    def cells(self, name: str, entry: Entry) -> list[str]:
+        if entry.state != "done":
+            return [name, entry.state, "", "", "", entry.said]
+        sizes = [f"{size / 1e6:.1f}" for size in (entry.bytes_before, entry.bytes_after)]
+        result = "converted" if name in self.conversions else "done before"
+        return [name, result, *sizes, f"{entry.seconds:.1f}", entry.said]
 
 
-def cells(name: str, result: Conversion | str) -> list[str]:
-    if isinstance(result, str):
-        return [name, "refused", "", "", "", result]
-    sizes = [f"{size / 1e6:.1f}" for size in (result.bytes_before, result.bytes_after)]
-    return [name, "converted", *sizes, f"{result.seconds:.1f}", result.summary()]
+def run_batch(sources: Sequence[str], dst: str, work: Work, engine: str = "local", address: str | None = None) -> Batch:
+    """Convert each checkpoint of the sources into the folder dst, which is made; one stops no other.
+
+    What the manifest there says was done of the same file with the same options is not done again. Refused where
+    another job writes there, or one with other options did.
+    """
+    check_format(work.request)
+    paths = [path for src in sources for path in checkpoints(src)]
+    check_names(paths)
+    with made(dst), only_job(dst):
+        manifest = Manifest(dst, described(work))
+        before = {path: manifest.done(name_of(path), stamps_of(path)) for path in paths}
+        jobs = [job_of(path, result_of(path, dst)) for path in paths if not before[path]]
+        conversions = {}
+        for job, outcome in run_jobs(jobs, replace(work, options=replace(work.options, named=False)), engine, address):
+            manifest.put(job.name, outcome.entry)
+            if outcome.conversion:
+                conversions[job.name] = outcome.conversion
+        return Batch({name_of(path): manifest.entries[name_of(path)] for path in paths}, conversions)
 
 
-def is_batch(src: str, dst: str) -> bool:
-    """Whether src names many checkpoints: a glob, a folder whose result is no file; a file goes into a folder too."""
-    if dst.endswith((*STORES, INDEX)):
-        return False
-    pattern = any(c in src for c in MAGIC) and not os.path.exists(src)
-    return pattern or os.path.isdir(src) or os.path.isdir(dst) or dst.endswith(os.sep)
+def run_one(src: str, dst: str, work: Work, engine: str = "local", address: str | None = None) -> Conversion:
+    """Convert one file to a file, or into a folder, which is made; raised is what stops it."""
+    if is_into_folder(dst):
+        unnamed = replace(work, options=replace(work.options, named=False))
+        with made(dst):
+            return run_one(src, result_of(src, dst), unnamed, engine, address)
+    if engine == "local" and not address:
+        return convert_address(src, dst, work.request, work.options)
+    if not (is_url(src) or is_url(dst)):
+        found = plan(src, Path(dst), work.request, work.options)
+        if len(found.shards) > 1:
+            return run_shards(found, job_of(src, dst), work, engine, address)
+    (_, outcome), *_ = run_jobs([job_of(src, dst)], work, engine, address)
+    return done(outcome)
 
 
-def run_batch(src: str, dst: str, convert: Callable[[Path, Path], Conversion]) -> Batch:
-    """Convert each checkpoint of src into the folder dst, which is made; a refused one does not stop the others."""
-    paths, folder = checkpoints(src), Path(dst)
-    made = not folder.exists()
+def run_shards(found: Plan, job: Job, work: Work, engine: str, address: str | None) -> Conversion:
+    """Convert one checkpoint, a shard a task; what was finished before a job was stopped is not done again."""
+    start, dst = time.perf_counter(), Path(job.dst)
+    with staging(found, dst, described(work)) as staged:
+        size = job.size // len(staged)
+        jobs = [replace(job, name=f"{dst.name}: {path.stem}", staged=str(path), size=size) for path in staged]
+        parts = [done(outcome) for _, outcome in run_jobs(jobs, work, engine, address)]
+        return assembled(found, staged, dst, parts, time.perf_counter() - start)
+
+
+def done(outcome: Outcome) -> Conversion:
+    """What was done; raised is why it was not."""
+    if outcome.conversion is None:
+        raise (Refused if outcome.entry.state == "refused" else Failed)(outcome.entry.said)
+    return outcome.conversion
+
+
+class Failed(Exception):
+    """What an engine could not do."""
+
+
+def run_jobs(jobs: Sequence[Job], work: Work, engine: str, address: str | None = None) -> Iterator[tuple[Job, Outcome]]:
+    """Each job with what became of it, and one bar for all."""
+    run: Engine = ENGINES[engine]
+    with work.options.bar(sum(job.size for job in jobs)) as bar:
+        progress = Progress(bar, {job.name: job.size for job in jobs})
+        for job, outcome in run(jobs, replace(work, options=replace(work.options, bar=Options.bar)), progress, address):
+            progress(job.name, job.size)
+            yield job, outcome
+
+
+class Progress:
+    """Moves one bar by what each file tells of itself; one that is tried again starts again."""
+
+    def __init__(self, bar: Bar, sizes: dict[str, int]) -> None:
+        self.bar, self.sizes, self.done = bar, sizes, dict.fromkeys(sizes, 0)
+
+    def __call__(self, name: str, done: int) -> None:
+        now = min(done, self.sizes[name])
+        self.bar.update(now - self.done[name])
+        self.done[name] = now
+
+
+def described(work: Work) -> dict[str, Any]:
+    """What of the options makes another result."""
+    request: Request = work.request
+    return {**asdict(request), "shard_size": work.options.shard_size}
+
+
+@contextmanager
+def made(folder: str) -> Iterator[None]:
+    """The folder, and not an empty one where the block fails."""
+    if is_url(folder):
+        yield
+        return
+    path = Path(folder)
+    new = not path.exists()
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise Refused(f"{dst}: the folder cannot be made: {first_line(problem)}; name another.") from None
+        raise Refused(f"{folder}: the folder cannot be made: {first_line(problem)}; name another.") from None
     try:
-        return Batch({path.name: attempt(convert, path, folder) for path in paths})
+        yield
     finally:
-        if made:
-            with suppress(OSError):  # only an empty one can be removed
-                folder.rmdir()
+        if new and not any(path.iterdir()):
+            path.rmdir()
 
 
-def attempt(convert: Callable[[Path, Path], Conversion], path: Path, folder: Path) -> Conversion | str:
-    try:
-        return convert(path, folder / f"{stem_of(path)}.safetensors")
-    except Refused as refusal:
-        return str(refusal)
+##### Which files
 
 
-def checkpoints(src: str) -> list[Path]:
-    """The checkpoints of a folder or glob: files, and indices instead of the shards that they name."""
-    path = Path(src)
-    found = (
-        sorted(path.iterdir()) if path.is_dir() else sorted(map(Path, glob.glob(src))) if not path.exists() else [path]
-    )
-    files = [p for p in found if p.name.endswith((*STORES, INDEX)) and p.name != SCALES and not p.name.startswith(".")]
-    shards = {shard for p in files if p.name.endswith(INDEX) for shard in named_by(p)}
-    left = [p for p in files if p not in shards]
+def is_batch(sources: Sequence[str], dst: str) -> bool:
+    """Whether many checkpoints are named: several, a glob, or a folder whose result is no file."""
+    to_file = dst.endswith((*STORES, INDEX))
+    if len(sources) > 1 and to_file:
+        raise Refused(f"{dst}: is one file for {len(sources)} sources; name a folder for their results.")
+    return not to_file and (len(sources) > 1 or is_many(sources[0]))
+
+
+def is_many(src: str) -> bool:
+    if is_url(src):
+        return any(c in src for c in MAGIC) or is_folder(src)
+    return os.path.isdir(src) or any(c in src for c in MAGIC) and not os.path.exists(src)
+
+
+def is_into_folder(dst: str) -> bool:
+    """Whether the result of one file goes into a folder, under its name."""
+    return dst.endswith(("/", os.sep)) or (is_folder(dst) if is_url(dst) else os.path.isdir(dst))
+
+
+def result_of(src: str, dst: str) -> str:
+    """Where in a folder the result of a file goes."""
+    return beside(dst, f"{stem_of(Path(name_of(src)))}.safetensors")
+
+
+def checkpoints(src: str) -> list[str]:
+    """The checkpoints of a folder, a glob or a URL: files, and indices instead of the shards that they name."""
+    found = [path for path in files_in(src) if is_checkpoint(name_of(path))]
+    shards = {shard for path in found if path.endswith(INDEX) for shard in map(name_of, shards_at(path))}
+    left = [path for path in found if name_of(path) not in shards]
     if not left:
         raise Refused(f"{src}: no .safetensors file or index.json is there; name a folder or glob that has some.")
-    check_names(left)
     return left
 
 
-def check_names(paths: list[Path]) -> None:
-    stems = [stem_of(path) for path in paths]
+def files_in(src: str) -> list[str]:
+    if is_url(src):
+        return listed(src)
+    path = Path(src)
+    if path.is_dir():
+        return sorted(map(str, path.iterdir()))
+    return [src] if path.exists() else sorted(glob.glob(src))
+
+
+def is_checkpoint(name: str) -> bool:
+    return name.endswith((*STORES, INDEX)) and name != SCALES and not name.startswith(".")
+
+
+def check_names(paths: Sequence[str]) -> None:
+    stems = [stem_of(Path(name_of(path))) for path in paths]
     twice = next((stem for stem in stems if stems.count(stem) > 1), None)
     if twice is not None:
         raise Refused(f"{twice}.safetensors: two of the files would become this one; convert them one by one.")

@@ -103,18 +103,22 @@ def convert(
     with writing(target.layouts, target.places) as output:
         run(tasks, output, options, ckpt.source.total_bytes)
         checked = read_back(tasks, output, options, Path(dst))
-    rows = tuple(TensorResult(t.name, before(ckpt, t), t.after, told(t), not isinstance(t, Cast)) for t in tasks)
     return Conversion(
         source=ckpt.source.name,
         files=tuple(str(path) for path in target.paths),
         verdict=ckpt.verdict.sentence(),
         parts=lines,
-        rows=rows,
+        rows=rows_of(ckpt, tasks),
         bytes_before=ckpt.source.total_bytes,
         bytes_after=sum(layout.size for layout in target.layouts.values()),
         checked=checked,
         seconds=time.perf_counter() - start,
     )
+
+
+def rows_of(ckpt: Checkpoint, tasks: Iterable[Task]) -> tuple[TensorResult, ...]:
+    """What became of each tensor, once it is written."""
+    return tuple(TensorResult(t.name, before(ckpt, t), t.after, told(t), not isinstance(t, Cast)) for t in tasks)
 
 
 def told(task: Task) -> str:

@@ -12,7 +12,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import Refused, first_line
+from ..errors import NoRoom, Refused, first_line
 from .sets import carry_out
 
 try:
@@ -54,17 +54,35 @@ def replacing(places: Places) -> Iterator[list[BinaryIO]]:
         yield files
         for file in files:
             os.fsync(file.fileno())
-        with only_run_in(folder):
-            places.settle(files)
-            with planned(folder, places.plan()):
-                for file, named in zip(files, temporaries, strict=True):
-                    if not named.exists():
-                        name_it(file, named)
-                if not fcntl:
-                    stack.close()
-                # locked until it has its place: another run takes it for no stale one
-                publish(dict(zip(temporaries, places.paths, strict=True)))
-                remove(places.replaced())
+        put_in_place(places, files, temporaries, stack)
+
+
+def adopt(places: Places, written: Sequence[Path], last: bytes) -> None:
+    """Have files that were written elsewhere on the disk take their places, and one more that names them."""
+    folder = places.paths[-1].parent
+    named = folder / temporary()
+    with removed_in_the_end([named]), ExitStack() as stack:
+        files = [stack.enter_context(opened(path, "r+b")) for path in written]
+        files.append(stack.enter_context(create(named, mode_of(places.paths[-1]))))
+        files[-1].write(last)
+        os.fsync(files[-1].fileno())
+        put_in_place(places, files, [*written, named], stack)
+
+
+def put_in_place(places: Places, files: Sequence[BinaryIO], named: Sequence[Path], held: ExitStack) -> None:
+    """Move files, whose names may not be there yet, to their places; held: what has them open."""
+    folder = places.paths[-1].parent
+    with only_run_in(folder):
+        places.settle(files)
+        with planned(folder, places.plan()):
+            for file, name in zip(files, named, strict=True):
+                if not name.exists():
+                    name_it(file, name)
+            if not fcntl:
+                held.close()
+            # locked until it has its place: another run takes it for no stale one
+            publish(dict(zip(named, places.paths, strict=True)))
+            remove(places.replaced())
 
 
 @contextmanager
@@ -141,11 +159,15 @@ def nameless(folder: Path) -> BinaryIO | None:
 
 def locked_as(named: Path) -> BinaryIO:
     while True:
-        file = locked(open(named, "x+b", buffering=0))  # type: ignore[arg-type]  # noqa: SIM115
+        file = opened(named, "x+b")
         # before it was locked, another run may have taken it for a stale one
         if named.exists():
             return file
         file.close()
+
+
+def opened(path: Path, mode: str) -> BinaryIO:
+    return locked(open(path, mode, buffering=0))  # type: ignore[arg-type]
 
 
 def locked(file: BinaryIO) -> BinaryIO:
@@ -229,10 +251,10 @@ def check_targets(sizes: Mapping[Path, int]) -> None:
     path, size = next(iter(sizes)), sum(sizes.values())
     free = shutil.disk_usage(path.parent).free
     if free < size:
-        raise Refused(f"{path}: {size} bytes are needed and {free} are free there; nothing was written.")
+        raise NoRoom(f"{path}: {size} bytes are needed and {free} are free there; nothing was written.")
 
 
-def failure(path: Path, problem: OSError) -> str:
+def failure(path: Path, problem: OSError) -> Refused:
     if problem.errno in FULL:
-        return f"{path}: the disk is full; nothing was left there, make room and start again."
-    return f"{path}: cannot be written: {first_line(problem)}; nothing was left there."
+        return NoRoom(f"{path}: the disk is full; nothing was left there, make room and start again.")
+    return Refused(f"{path}: cannot be written: {first_line(problem)}; nothing was left there.")

@@ -50,7 +50,7 @@ def writing(layouts: Mapping[Path, Layout], places: Places | None = None) -> Ite
             yield output
             output.check_complete()
     except OSError as problem:
-        raise Refused(failure(paths[0], problem)) from None
+        raise failure(paths[0], problem) from None
 
 
 ##### What goes where

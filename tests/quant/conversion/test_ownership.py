@@ -181,7 +181,9 @@ def test_a_batch_replaces_only_its_own_results(tmp_path: Path) -> None:
     os.rename(tmp_path / "in" / "a.safetensors", tmp_path / "in" / "b.sft")
     before = files(tmp_path / "in")
     assert main(["convert", str(tmp_path / "in" / "*.sft"), str(tmp_path / "in"), "--format", "float16"]) == 2
-    assert files(tmp_path / "in") == before
+    after = files(tmp_path / "in")
+    assert json.loads(after.pop("scaled-fp8-manifest.json"))["files"]["b.sft"]["state"] == "refused"
+    assert after == before
 
 
 @pytest.mark.parametrize("kind", ["nameless", "named"])
