@@ -34,6 +34,7 @@ TESTED_BY = {
     "checkpoint/scaled_dialects.py": "checkpoint/test_dialects.py",
     "checkpoint/signs.py": "checkpoint/test_dialects.py",
     "checkpoint/findings.py": "checkpoint/test_read.py",
+    "distributed/agreement.py": "distributed/test_parallel.py",
     "distributed/gathering.py": "distributed/test_parallel.py",
     "nn/operations.py": "distributed/test_parallel.py",
     "nn/partial.py": "distributed/test_parallel.py",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from ..distributed.agreement import check_same, digest_of
 from ..distributed.parts import Share
 from ..errors import Refused, one_of
 from ..files.header import TensorInfo, info_of
@@ -18,12 +19,17 @@ from ..files.stored import Source
 from ..weights.weight import QuantizedWeight
 from .findings import Findings
 from .layer import Layer
+from .sampling import evenly_spaced
 from .survey import Fits
 from .survey import survey as survey_source
 from .verdict import Verdict
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+
+
+# tensors of which the first elements are compared between ranks, and how many
+LOOKED_AT, FIRST = 32, 64
 
 
 def inspect_checkpoint(path: str | os.PathLike[str] | Source, check: str = "sample") -> Verdict:
@@ -45,6 +51,7 @@ def read_checkpoint(
     """An accepted checkpoint; Refused, in one sentence, for any other.
 
     mesh: of one dimension; each of its ranks then reads its own rows of every weight (see Checkpoint.part), no others.
+    All of them have to call this, with the same checkpoint.
     fits: whether tensors of these names and shapes are those of a known model: which side of a weight is out, where
     neither markers nor biases say so.
 
@@ -54,9 +61,21 @@ def read_checkpoint(
     """
     found = survey(path, check, fits)
     found.share = Share.of(mesh) if mesh is not None else None
+    if mesh is not None:
+        check_same(found.source.name, digest_of(facts(found.source)), mesh)
     if not found.verdict.accepted:
         raise Refused(found.verdict.sentence())
     return found
+
+
+def facts(source: Source) -> Iterator[object]:
+    """What tells one checkpoint from another: every name and shape, and the first bytes of some tensors."""
+    names = sorted(source)
+    yield from (source[name] for name in names)
+    for name in evenly_spaced(names, LOOKED_AT):
+        if source[name].torch_dtype is not None:
+            head = source.piece(name, 0, min(FIRST, source[name].numel))
+            yield bytes(head.contiguous().view(torch.uint8).tolist())
 
 
 class Checkpoint(Mapping[str, QuantizedWeight]):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import Refused
 from ..weights.weight import QuantizedWeight
+from .gathering import Shard as RowShard
 from .gathering import parts_of
 from .parts import ALONG, TILED, Share, scale_step
 
@@ -175,10 +176,28 @@ def unscaled_class(linear: nn.Linear, base: type[nn.Linear]) -> type[nn.Linear]:
     return type(f"FSDP{base.__name__}", (module.FSDPModule, base), {})
 
 
-def shard_again(kept: Any, original: nn.Parameter) -> None:
-    """Have FSDP2 shard another parameter in the place of one that it has sharded."""
+def kept_of(linear: nn.Linear, sharded: Iterable[Any]) -> Any:
+    """What FSDP2 keeps of a Linear's weight, None where it does not shard it."""
+    return next((one for one in sharded if keeps(one, linear)), None)
+
+
+def shard_of(kept: Any) -> RowShard:
+    """Of which weight a device's rows are a part, where FSDP2 has cut it."""
+    rows, columns = kept._orig_size
+    return RowShard((rows, columns), kept.padded_sharded_param_size[0])
+
+
+def shard_again(kept: Any, parameter: nn.Parameter) -> None:
+    """Have FSDP2 go on with another parameter: one that is cut as its own was, or a whole one, which it cuts."""
     kept.to_sharded()
-    kept._init_sharded_param(original, kept.device, None, kept.mesh_info)
+    if is_parallel(parameter) and parameter.device_mesh == kept._sharding_spec.mesh:  # type: ignore[attr-defined]
+        kept._setattr_on_modules(parameter)
+        if type(local(parameter)) is not Tensor:
+            # of a plain tensor before it, FSDP2 would ask whether both lie at one address
+            kept._sharded_param_data = local(parameter)
+        kept.reset_sharded_param()
+    else:
+        kept._init_sharded_param(parameter, kept.device, None, kept.mesh_info)
     vars(kept).pop("_unsharded_param", None)
     kept.all_gather_outputs = []
     kept._init_extensions()

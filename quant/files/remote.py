@@ -12,7 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from ..errors import NoRoom, Refused, first_line
-from .header import Header, read_header
+from .header import Header, Malformed, parse
 from .sets import INDEX, MARK, is_name, stem_of
 from .sidecars import SCALES, SIDECARS
 
@@ -92,7 +92,10 @@ def stamp(address: str) -> list[int | str] | None:
 
 def header_at(address: str) -> Header:
     with reaching(address) as (system, path), system.open(path, "rb") as file:
-        return read_header(file, system.size(path), address)
+        try:
+            return parse(file, system.size(path))
+        except Malformed as problem:
+            raise Refused(f"{address}: {problem}; it is damaged, fetch it again.") from None
 
 
 def read_object(address: str) -> dict[str, Any]:

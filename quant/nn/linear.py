@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..distributed.gathering import Shard
 from ..distributed.parallel import is_parallel, local, parallel_linear, spread_tensors
 from ..kernels.choice import Choice
 from ..kernels.plan import choose_for
@@ -17,7 +18,7 @@ from ..weights.native import PARTS, native_tensors
 from ..weights.weight import QuantizedWeight
 from .forward import apply, computed_dtype
 from .partial import partial_sum
-from .tensor import NAMES, as_stored, from_tensor, is_scaled, to_tensor
+from .tensor import NAMES, as_stored, from_tensor, is_scaled, part_of, to_tensor
 
 
 @dataclass(eq=False)
@@ -191,10 +192,10 @@ def alike(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.shape == other.shape and (not named or torch.equal(one, other))
 
 
-def frozen(weight: QuantizedWeight, dtype: torch.dtype, name: str = "") -> nn.Parameter:
-    """The weight as a Parameter that reads as dtype; name: of its layer, for messages."""
+def frozen(weight: QuantizedWeight, dtype: torch.dtype, name: str = "", shard: Shard | None = None) -> nn.Parameter:
+    """The weight as a Parameter that reads as dtype; name: of its layer, for messages; shard: what it is a part of."""
     NAMES[weight.codes] = name
-    return nn.Parameter(to_tensor(weight, dtype), requires_grad=False)
+    return nn.Parameter(part_of(to_tensor(weight, dtype), shard), requires_grad=False)
 
 
 TWINS: dict[type, type] = {nn.Linear: ScaledLinear}

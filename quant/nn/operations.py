@@ -88,7 +88,9 @@ def new_zeros(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
     if len(shape) != 2:
         return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
     found = shard_of(tensor)
-    shard = Shard(found.whole if found else matrix(tensor), shape[0])
+    # more rows: a part that is filled up; not more: what is cut, which may be another engine's part itself
+    filled_up = found is not None and shape[0] > tensor.shape[0]
+    shard = Shard(found.whole if found and filled_up else matrix(tensor), shape[0])
     return rewrapped(tensor, parts.zeros(as_stored(tensor), (shape[0], shape[1])), shard)
 
 

@@ -13,10 +13,11 @@ from ..distributed.parallel import (
     fsdp_params,
     in_place_of,
     is_parallel,
-    keeps,
+    kept_of,
     local,
     place_in_mesh,
     shard_again,
+    shard_of,
     spread_like,
     unscaled_class,
 )
@@ -98,7 +99,7 @@ def patch_linears(
     for name, linear in linears.items():
         weights[name], patches[name] = held(linear, weights[name], (compute, activation_scale), token)
     require((patch.choices[key] for patch in patches.values() for key in patch.choices), compute)
-    install(linears, weights, patches)
+    install(linears, weights, patches, list(fsdp_params(module)))
     return Handle(patches, linears, module, token)
 
 
@@ -232,16 +233,23 @@ def reads_as(linear: nn.Linear) -> torch.dtype:
 
 
 def install(
-    linears: Mapping[str, nn.Linear], weights: Mapping[str, QuantizedWeight], patches: Mapping[str, Patch]
+    linears: Mapping[str, nn.Linear],
+    weights: Mapping[str, QuantizedWeight],
+    patches: Mapping[str, Patch],
+    sharded: Iterable[Any] = (),
 ) -> None:
+    """Put the weights in; sharded: what FSDP2 keeps of its parameters, of which these are parts."""
     before = [
         (linear, type(linear), linear._parameters["weight"], vars(linear).get("scaled")) for linear in linears.values()
     ]
     try:
         for name, linear in linears.items():
             patch = patches[name]
-            weight = frozen(weights[name], reads_as(linear), name)
+            kept = kept_of(linear, sharded)
+            weight = frozen(weights[name], reads_as(linear), name, shard_of(kept) if kept else None)
             put(linear, scaled_class(patch.base), in_place_of(linear.weight, weight), patch)
+            if kept:
+                shard_again(kept, linear._parameters["weight"])  # type: ignore[arg-type]
     except BaseException:
         for state in before:
             put(*state)
@@ -261,7 +269,7 @@ def restore_linear(linear: nn.Linear, patch: Patch, sharded: Iterable[Any]) -> N
         patch.original.data = patch.original.data.to(*place)
     base = scaled_class(patch.base) if patch.below else patch.base
     put(linear, unscaled_class(linear, base), patch.original, patch.below)
-    if kept := next((one for one in sharded if keeps(one, linear)), None):
+    if kept := kept_of(linear, sharded):
         shard_again(kept, patch.original)
     elif is_parallel(weight) and not is_parallel(patch.original):
         linear._parameters["weight"] = spread_like(patch.original, weight)  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..distributed.gathering import Shard, gathered, given
+from ..distributed.parallel import local
 from ..weights.encode import Job, generator, quantize
 from ..weights.formats import Format, float8_e4m3fn, inner_scale, power_of_two
 from ..weights.granularity import Granularity, PerTensor
@@ -134,7 +135,7 @@ class ScaledWeightLayout(QuantizedLayout):
     ) -> tuple[QuantizedTensor, tuple[Tensor, ...]] | None:
         """The whole weight from what all devices gave; out: the one made before, which is a view of the same bytes."""
         weight = gathered(*metadata, all_gather_outputs)
-        made = to_tensor(weight, param_dtype) if out is None else out
+        made = to_tensor(weight, param_dtype) if out is None else local(out)
         # the gathered scales themselves: they are freed with the rest of what all gave
         made._qdata, made._params = weight.codes, replace(made._params, scale=weight.scale, outer=weight.outer)
         return (made, all_gather_outputs) if out is None else None
@@ -280,6 +281,11 @@ def shard_of(tensor: Any) -> Shard | None:
 def tensors_in(tensor: Any) -> list[Tensor]:
     """The codes of a tensor of this layout, then every other tensor that it is made of."""
     return [tensor._qdata, *(getattr(tensor._params, name) for name in tensor._params._tensor_fields())]
+
+
+def part_of(tensor: Any, shard: Shard | None) -> ScaledTensor:
+    """The same tensor as rows of a weight whose others lie elsewhere; itself where it is whole."""
+    return ScaledTensor(tensor._qdata, tensor._layout_cls, replace(tensor._params, shard=shard)) if shard else tensor
 
 
 def alias(tensor: Any) -> ScaledTensor:

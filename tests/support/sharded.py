@@ -191,6 +191,117 @@ def read_parts() -> dict:
     return {"error": error(empty(x), wanted), "read": counted.codes / whole}
 
 
+@torch.no_grad()
+def fsdp_from_file() -> dict:
+    """Each rank of an FSDP module without weights reads the rows that it keeps and no others."""
+    from torch.distributed.fsdp import fully_shard
+
+    found = {}
+    for hidden, granularity in ((HIDDEN, "per-row"), (333, "per-row"), (HIDDEN, "block"), (HIDDEN, "per-tensor")):
+        path, x, net = shared_folder() / "model.safetensors", torch.randn(5, IN), model(hidden=hidden)
+        weights = quantized(net, quant.FORMATS["float8_e4m3fn"], granularity)
+        if dist.get_rank() == 0:
+            tensors = {f"{name}.weight": w.codes for name, w in weights.items()}
+            save_file(tensors | {f"{name}.weight_scale": w.scale for name, w in weights.items()}, path)
+        dist.barrier()
+        biases = {at: net[at].bias.detach().clone() for at in (0, 2)}
+        quant.patch_linears(net, weights)
+        wanted = net(x)
+        with torch.device("meta"):
+            empty = nn.Sequential(nn.Linear(IN, hidden), nn.ReLU(), nn.Linear(hidden, OUT))
+        fully_shard(empty, mesh=own_mesh())
+        checkpoint = quant.read_checkpoint(path, mesh=own_mesh())
+        counted = Counted(checkpoint.source)
+        handle = quant.patch_linears(empty, checkpoint)
+        for at, bias in biases.items():
+            cut = torch.distributed.tensor.distribute_tensor(bias, own_mesh(), empty[at].bias.placements)
+            empty[at].bias = nn.Parameter(cut, requires_grad=False)
+        same = [torch.equal(empty(x), wanted)]
+        empty.reshard()
+        same.append(torch.equal(empty(x), wanted))
+        empty.reshard()
+        share = held(empty) / sum(map(size, weights.values()))
+        handle.restore()
+        found[f"{hidden} {granularity}"] = {
+            "same": same,
+            "share": share,
+            "read": counted.codes / sum(w.codes.nbytes for w in weights.values()),
+            "restored": type(empty[0]) is nn.Linear and empty[0].weight.to_local().is_meta,
+        }
+    return found
+
+
+@torch.no_grad()
+def patched_under_fsdp() -> list[bool]:
+    """A module that is sharded already: patched, restored, patched again."""
+    from torch.distributed.fsdp import fully_shard
+
+    x, net, reference = torch.randn(5, IN), model(), model()
+    weights = quantized(net, quant.FORMATS["float8_e4m3fn"], "per-row")
+    plain = net(x)
+    quant.patch_linears(reference, weights)
+    fully_shard(net, mesh=own_mesh())
+    found = []
+    for _ in range(2):
+        handle = quant.patch_linears(net, weights)
+        found.append(torch.equal(net(x), reference(x)))
+        net.reshard()
+        handle.restore()
+        found.append(torch.equal(net(x), plain))
+        net.reshard()
+    return found
+
+
+@torch.no_grad()
+def grid() -> dict:
+    """Two dimensions: tensor parallelism inside, FSDP2 outside; where there are four ranks."""
+    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    found: dict[str, dict] = {}
+    if dist.get_world_size() != 4:
+        return found
+    mesh, x = init_device_mesh("cpu", (2, 2), mesh_dim_names=("dp", "tp")), torch.randn(5, IN)
+    for format, granularity in CASES:
+        net = model()
+        before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+        weights = quantized(net, format, granularity)
+        handle = quant.patch_linears(net, weights)
+        wanted = net(x)
+        parallelize_module(net, mesh["tp"], {"0": ColwiseParallel(), "2": RowwiseParallel()})
+        fully_shard(net, mesh=mesh["dp"])
+        errors = []
+        for _ in range(2):
+            errors.append(error(net(x), wanted))
+            net.reshard()
+        found[f"{format.name} {granularity}"] = result = {
+            "error": max(errors),
+            "share": held(net) / sum(map(size, weights.values())),
+        }
+        handle.restore()
+        result["restored"] = all(torch.equal(p.full_tensor(), before[name]) for name, p in net.named_parameters())
+    return found
+
+
+def different_files() -> list[str]:
+    """What each rank is told where one has another file: of other shapes, and of other weights."""
+    folder, found = shared_folder(), []
+    for at, hidden in enumerate((HIDDEN // 2, HIDDEN)):
+        own = folder / f"{at}-{dist.get_rank() == 1}.safetensors"
+        if dist.get_rank() in (0, 1):
+            torch.manual_seed(dist.get_rank())
+            net = model(hidden=hidden if dist.get_rank() else HIDDEN)
+            shift = float(dist.get_rank())
+            save_file({f"{name}.weight": net[int(name)].weight.detach() + shift for name in "02"}, own)
+        dist.barrier()
+        try:
+            quant.read_checkpoint(own, mesh=own_mesh())
+            found.append("")
+        except quant.Refused as refusal:
+            found.append(str(refusal))
+    return found
+
+
 class Counted:
     """Counts the bytes of codes that are read of a source from now on."""
 
@@ -243,5 +354,8 @@ def fsdp_by_hooks_of_the_layout() -> dict:
 
 def everything() -> dict:
     torch.manual_seed(1)
-    parts = (fsdp, fsdp_by_hooks_of_the_layout, fsdp_uneven, component, tensor_parallel, checkpointed, read_parts)
+    parts = (
+        fsdp, fsdp_by_hooks_of_the_layout, fsdp_uneven, fsdp_from_file, patched_under_fsdp, component, tensor_parallel,
+        grid, checkpointed, read_parts, different_files,
+    )  # fmt: skip
     return {part.__name__: part() for part in parts}

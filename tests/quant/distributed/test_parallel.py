@@ -46,6 +46,34 @@ def test_uneven_rows_work_and_blocks_that_do_not_fit_are_named(ranks):
         assert said.startswith("0: ") and "[333, 512]" in said and "multiples of 128" in said
 
 
+def test_each_rank_of_fsdp_reads_the_rows_that_it_keeps(ranks):
+    for rank in ranks:
+        for name, found in rank["fsdp_from_file"].items():
+            assert found["same"] == [True, True], name
+            assert found["read"] <= 1 / len(ranks) + 0.02 and found["share"] <= 1 / len(ranks) + 0.05
+            assert found["restored"]
+
+
+def test_a_module_that_is_sharded_already_is_patched_and_restored(ranks):
+    assert all(rank["patched_under_fsdp"] == [True] * 4 for rank in ranks)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_tensor_parallelism_inside_of_fsdp(ranks, name):
+    if len(ranks) != 4:
+        assert not any(rank["grid"] for rank in ranks)
+        return
+    for rank in ranks:
+        found = rank["grid"][name]
+        assert found["error"] <= 1e-3 and found["restored"]
+        assert found["share"] <= 1 / len(ranks) + 0.05
+
+
+def test_ranks_with_other_files_are_named_on_every_rank(ranks):
+    for rank in ranks:
+        assert all("rank 1 of" in said and "same checkpoint" in said for said in rank["different_files"])
+
+
 def test_a_module_quantized_for_good_holds_no_second_copy(ranks):
     for rank in ranks:
         found = rank["component"]
