@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from benchmarks import __main__ as main
-from benchmarks import comfyui, inside, limits, machine, models, results, shapes, table
+from benchmarks import comfyui, inside, limits, machine, models, results, scale, shapes, table
 from benchmarks.parts.linears import Bench, blocks, decibels, linears
 from benchmarks.peers import BASELINE, LIMIT, OURS, OURS_AUTO, OURS_UPCAST, PEERS
 
@@ -199,3 +199,25 @@ def test_conversion_is_timed_by_a_process_without_torch():
 
 def test_work_inside_comfyui_has_a_name_each():
     assert set(inside.WORK) == {"load", "step"}
+
+
+def test_hours_of_a_large_job_fall_with_workers_until_the_storage_is_full():
+    one = scale.One(read=2.0, written=0.5, held=10**9)
+    measured = scale.Measured(one, {1: 100e6, 2: 180e6}, 10**8)
+    job, (files, size) = next(iter(scale.JOBS.items()))
+    alone = files * size / 100e6 / 3600
+    assert scale.hours(measured, job, 1, storage=1e6) == pytest.approx(alone)
+    # 1,000 files are 125 rounds of 8
+    assert scale.hours(measured, job, 8, storage=1e6) == pytest.approx(alone / 8)
+    full = files * size * 2.5 / 1e9 / 3600
+    assert scale.hours(measured, job, 10**4, storage=1) == pytest.approx(full)
+    assert measured.gain == pytest.approx(1.8)
+
+
+def test_tables_of_scale_take_the_place_of_those_before():
+    page = scale.DOCUMENT.read_text()
+    assert all(page.count(mark) == 1 for mark in scale.MARKS)
+    again = scale.written(scale.written(page, "| a |"), "| b |")
+    assert again == scale.written(page, "| b |") and "| a |" not in again
+    before, after = page.split(scale.MARKS[0])[0], page.split(scale.MARKS[1])[1]
+    assert again.startswith(before) and again.endswith(after)
