@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import Refused, first_line
 from ..files.locks import only_job
-from ..files.remote import beside, is_folder, is_url, listed, name_of, shards_at
+from ..files.remote import beside, is_folder, is_url, listed, name_of, shards_at, sweep
 from ..files.sets import INDEX, stem_of
 from ..files.sidecars import SCALES
 from ..files.stored import STORES
@@ -73,6 +73,7 @@ def run_batch(sources: Sequence[str], dst: str, work: Work, engine: str = "local
     paths = [path for src in sources for path in checkpoints(src)]
     check_names(paths)
     with made(dst), only_job(dst):
+        sweep(dst)
         manifest = Manifest(dst, described(work))
         before = {path: manifest.done(name_of(path), stamps_of(path)) for path in paths}
         jobs = [job_of(path, result_of(path, dst)) for path in paths if not before[path]]

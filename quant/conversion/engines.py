@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
+from dataclasses import replace
 from typing import Any
 
 from ..errors import NoRoom, Refused, first_line
@@ -40,6 +41,8 @@ def at_once(job: Job, work: Work, tell: Tell) -> Outcome:
 
 def on_ray(jobs: Sequence[Job], work: Work, tell: Tell, address: str | None = None) -> Iterator[tuple[Job, Outcome]]:
     """One task a file on a Ray cluster, by default one of this machine alone."""
+    # a worker has the cores that it asked for, not those of its machine
+    work = replace(work, options=replace(work.options, threads=work.options.threads or 1))
     with connected(address) as ray:
         progress = ray.remote(num_cpus=0, max_restarts=-1)(Progress).remote()
         room = [resources(node) for node in ray.nodes() if node["Alive"]]
@@ -80,7 +83,7 @@ def submitted(ray: Any, job: Job, work: Work, progress: Any) -> Any:
     """The task of a file. A worker that dies is replaced, by one elsewhere where there is one."""
     task = ray.remote(on_worker).options(
         name=f"convert {job.name}",
-        num_cpus=work.options.threads or 1,
+        num_cpus=work.options.threads,
         memory=job.memory,
         max_retries=TRIES,
         retry_exceptions=[NoRoom],

@@ -52,7 +52,7 @@ class Manifest:
                 f"name another folder, or remove {MANIFEST} to convert all anew."
             )
         try:
-            return {name: Entry(**entry) for name, entry in kept.get("files", {}).items()}
+            return {name: entry_of(fields) for name, fields in kept.get("files", {}).items()}
         except (TypeError, AttributeError):
             raise Refused(f"{self.path}: is no manifest that can be read; remove it, or name another folder.") from None
 
@@ -68,6 +68,14 @@ class Manifest:
         if entry is None or entry.state != "done" or entry.source != source or not entry.results:
             return None
         return entry if stamps_in(self.folder, entry.results) == entry.results else None
+
+
+def entry_of(fields: dict[str, Any]) -> Entry:
+    """An entry as it is kept; TypeError for anything else."""
+    entry = Entry(**fields)
+    if not (isinstance(entry.results, dict) and isinstance(entry.source, dict) and isinstance(entry.said, str)):
+        raise TypeError
+    return entry
 
 
 def difference(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str:

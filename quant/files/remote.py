@@ -87,7 +87,7 @@ def stamp(address: str) -> list[int | str] | None:
         known = system.info(path)
         keys = ("mtime", "ETag", "etag", "md5", "LastModified", "last_modified", "created")
         changed = next((str(known[key]) for key in keys if known.get(key)), "")
-        return [int(known["size"]), changed]
+        return [int(known.get("size") or 0), changed]
 
 
 def header_at(address: str) -> Header:
@@ -135,7 +135,7 @@ def fetched(url: str, folder: Path) -> Path:
     others += [beside(folder_of(url), name) for name in companions(main)]
     with reaching(url) as (system, path):
         sources = {path: main} | {
-            there: folder / name_of(there) for there in map(system._strip_protocol, others) if system.isfile(there)
+            there: folder / name_of(there) for _, there in map(place_of, others) if system.isfile(there)
         }
         check_room(url, sum(map(system.size, sources)), folder)
         for there, here in sources.items():
@@ -168,6 +168,13 @@ def send(files: Iterable[Path], folder: str) -> None:
                 if system.exists(named):
                     system.rm_file(named)
             file.unlink()
+
+
+def sweep(folder: str) -> None:
+    """Remove what killed runs had not finished sending; for who has the folder alone."""
+    with reaching(folder) as (system, path):
+        for left in system.glob(f"{path.rstrip('/')}/{PART.format('*')}"):
+            system.rm_file(left)
 
 
 def check_target(url: str, named: bool) -> None:

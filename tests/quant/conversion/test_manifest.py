@@ -13,7 +13,7 @@ import torch
 from safetensors.torch import load, load_file, save, save_file
 from scaled_fp8.quant import Refused, cli
 from scaled_fp8.quant.conversion import engines
-from scaled_fp8.quant.conversion.batch import run_batch
+from scaled_fp8.quant.conversion.batch import described, run_batch
 from scaled_fp8.quant.conversion.converter import Options
 from scaled_fp8.quant.conversion.jobs import Work
 from scaled_fp8.quant.conversion.manifest import MANIFEST
@@ -129,7 +129,14 @@ def test_other_options_are_another_job(place: str, kind: str) -> None:
     assert {name: get(f"{place}/out", name) for name in names(f"{place}/out")} == before
 
 
-@pytest.mark.parametrize("text", [b"[]", b"{", b'{"version": 2}', b'{"version": 1, "files": {"a": 3}}', b"\xff"])
+ASKED = json.loads(json.dumps(described(WORK)))
+FIELDS = {"state": "done", "said": "", "results": 3}
+NUMBERS = json.dumps({"version": 1, "asked": ASKED, "files": {"a.safetensors": FIELDS}}).encode()
+
+
+@pytest.mark.parametrize(
+    "text", [b"[]", b"{", b'{"version": 2}', b'{"version": 1, "files": {"a": 3}}', b"\xff", NUMBERS]
+)
 def test_a_manifest_that_is_none_is_a_sentence(place: str, text: bytes) -> None:
     three(place)
     put(f"{place}/out", MANIFEST, text)
@@ -191,6 +198,14 @@ def test_a_result_goes_to_a_url_whole_with_its_shards(memory: str, tmp_path: Pat
     assert names(memory) == {"m.safetensors.index.json", *index["weight_map"].values()}
     found = {name: load(get(memory, shard))[name] for name, shard in index["weight_map"].items()}
     assert all(torch.equal(found[name], weight) for name, weight in state.items())
+
+
+def test_what_a_killed_upload_left_goes_with_the_next_job(memory: str, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    save_file({"blocks.0.q.weight": torch.randn(64, 64)}, tmp_path / "in" / "m.safetensors")
+    put(memory, ".scaled-fp8-0123.part", b"half")
+    assert not run_batch([str(tmp_path / "in")], memory, WORK).sentence()
+    assert names(memory) == {"m.safetensors", MANIFEST}
 
 
 def test_another_model_at_a_url_is_left_alone(memory: str, tmp_path: Path) -> None:
