@@ -8,7 +8,7 @@ from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import replace
 from typing import Any
 
-from ..errors import NoRoom, Refused, first_line
+from ..errors import NoRoom, Refused, first_line, named
 from .jobs import Job, Outcome, Work, attempt, failed
 from .workers import cores
 
@@ -113,8 +113,9 @@ def outcome_of(ray: Any, ref: Any) -> Outcome:
     try:
         outcome: Outcome = ray.get(ref)
         return outcome
-    except NoRoom as problem:
-        return failed(str(problem.args[0] if problem.args else problem))
+    except ray.exceptions.RayTaskError as problem:
+        # what a worker raised, however often it was tried: no room, or what it could not even begin
+        return failed(str(problem.cause) if isinstance(problem.cause, NoRoom) else named(problem.cause))
     except ray.exceptions.RayError as problem:
         return failed(f"its worker died {TRIES + 1} times: {first_line(problem)}")
 
