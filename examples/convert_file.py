@@ -16,7 +16,9 @@ def main(source: str, target: str) -> None:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 3:
+        sys.exit(__doc__)
     try:
-        main(*sys.argv[1:3])
+        main(*sys.argv[1:])
     except quant.Refused as refusal:
         sys.exit(str(refusal))

@@ -86,6 +86,13 @@ def test_example_converts_and_reads(path: Path) -> None:
     assert "1 quantized layers" in said and "blocks.0.q: float8_e4m3fn per-tensor" in said
 
 
+@pytest.mark.parametrize("name", ["convert_file", "read_checkpoint"])
+def test_an_example_without_files_says_how_it_is_run(name: str) -> None:
+    command = [sys.executable, ROOT / "examples" / f"{name}.py"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 1 and f"python examples/{name}.py " in done.stderr and "Traceback" not in done.stderr
+
+
 def test_example_patches_and_restores() -> None:
     said = ran("patch_model")
     error = re.search(r"relative error ([0-9.]+); restored: True", said)
