@@ -12,11 +12,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..weights.formats import FORMATS, Format, float8_e4m3fn
+from .scratch import scratch
 
 # e4m3 carries a bit more of an activation than e5m2; its range is what the scale is for
 ACTIVATION: Format = float8_e4m3fn
 INT8 = FORMATS["int8"]
 RUN = 128
+# activations that become float32 at a time on a CPU, within its cache
+PIECE = 1 << 18
 TINY = torch.finfo(torch.float32).tiny
 
 Quantize = Callable[[Tensor, "Tensor | None"], tuple[Tensor, Tensor]]
@@ -60,8 +63,21 @@ def filled(x: Tensor) -> Tensor:
 
 def int8_per_token(x: Tensor, _: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """int8 codes and one scale a token: ``[tokens, 1]``."""
+    if type(x) is Tensor and x.device.type == "cpu" and not torch.compiler.is_compiling() and x.numel() > PIECE:
+        return int8_pieces(x.detach())
     scale = scale_of(x.abs().amax(1, True), INT8.maximum)
     return x.div(scale).round_().clamp_(-INT8.maximum, INT8.maximum).to(INT8.dtype), scale
+
+
+def int8_pieces(x: Tensor) -> tuple[Tensor, Tensor]:
+    """The same, of as many tokens at a time as stay in a CPU's cache."""
+    codes, scale = x.new_empty(x.shape, dtype=INT8.dtype), x.new_empty(len(x), 1, dtype=torch.float32)
+    rows = max(1, PIECE // x.shape[1])
+    for tokens, into, own in zip(x.split(rows), codes.split(rows), scale.split(rows), strict=True):
+        values = scratch("activations", torch.float32, *tokens.shape).copy_(tokens)
+        own.copy_(scale_of(torch.maximum(values.amax(1, True), values.amin(1, True).neg_()), INT8.maximum))
+        into.copy_(values.div_(own).round_().clamp_(-INT8.maximum, INT8.maximum))
+    return codes, scale
 
 
 def scale_of(amax: Tensor, maximum: float) -> Tensor:

@@ -7,6 +7,7 @@ two, the difference of the exponents' biases. Subnormal codes become subnormal n
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from ..weights.granularity import Granularity, PerBlock
 from ..weights.weight import QuantizedWeight
+from .scratch import scratch
 from .storage import Memo
 
 
@@ -42,10 +44,11 @@ CODINGS = {
     torch.float8_e5m2fnuz: Coding(2, 16, 0xFF, 0x80),
 }
 WIDE = {torch.bfloat16: Wide(7, 127, torch.int16), torch.float32: Wide(23, 127, torch.int32)}
-# 512 rows of 3072 inputs: as bfloat16 three MiB
+# 512 rows of 3072 inputs, as bfloat16 three MiB, for the product; fewer at a time become floats
 SLAB = 512 * 3072
-# elements of the output that are float32 at a time, 1.5 MiB of them
 PIECE = SLAB // 4
+# of the activations at a time, so that what they make of a slab stays in the cache too
+TOKENS = 256
 
 
 def upcast_by_bits(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
@@ -55,54 +58,72 @@ def upcast_by_bits(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> T
         return F.linear(x, weight.dequantize(x.dtype), bias)
     # float16 has not the range for sums of codes
     wide = x.to(torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32)
-    return scaled_(unscaled(wide, weight), output_scale(weight), bias).to(x.dtype)
-
-
-def unscaled(x: Tensor, weight: QuantizedWeight) -> Tensor:
-    """``x @ (W / output_scale).T`` in x's dtype, holding no output twice but that of a slab."""
-    parts = slabs(weight, x.dtype)
-    if weight.shape[0] <= slab_rows(weight):
-        return F.linear(x, next(parts))
-    y = x.new_empty(len(x), weight.shape[0])
-    for columns, values in zip(y.split(slab_rows(weight), 1), parts, strict=True):
-        columns.copy_(F.linear(x, values))
+    y, rows = x.new_empty(len(x), weight.shape[0]), slab_rows(weight)
+    scales = output_scale(weight).expand(1, len(weight.codes)).split(rows, 1)
+    biases = repeat(None) if bias is None else bias.float().split(rows)
+    for values, columns, scale, own in zip(slabs(weight, wide.dtype), y.split(rows, 1), scales, biases, strict=False):
+        for tokens, out in zip(wide.split(TOKENS), columns.split(TOKENS), strict=True):
+            product_into(out, values, tokens, (scale, own))
     return y
 
 
-def scaled_(y: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
-    """``y * scale + bias`` in place: in float32, of as many tokens at a time as stay in the cache."""
-    for tokens in y.split(max(1, PIECE // y.shape[1])):
-        single = tokens * scale
-        tokens.copy_(single if bias is None else single.add_(bias))
-    return y
+def product_into(out: Tensor, values: Tensor, x: Tensor, after: tuple[Tensor, Tensor | None]) -> None:
+    """``x @ values.T * scale + bias`` as out, scaled in float32; the values go first, as matrix units like to read."""
+    (scale, bias), shape = after, (len(x), len(values))
+    product = torch.mm(values, x.t(), out=scratch("product", x.dtype, *shape[::-1]))
+    turned = scratch("turned", x.dtype, *shape).copy_(product.t())
+    single = scratch("single", torch.float32, *shape).copy_(turned).mul_(scale)
+    out.copy_(single if bias is None else single.add_(bias))
 
 
 def slab_rows(weight: QuantizedWeight) -> int:
+    """As many rows as have about SLAB elements: whole pieces."""
+    return max(1, SLAB // weight.shape[1] // piece_rows(weight)) * piece_rows(weight)
+
+
+def piece_rows(weight: QuantizedWeight) -> int:
+    """As many rows as have about PIECE elements: whole blocks of them."""
     step = weight.granularity.rows if isinstance(weight.granularity, PerBlock) else 1
-    return max(1, SLAB // weight.shape[1] // step) * step
+    return max(1, PIECE // weight.shape[1] // step) * step
 
 
 def slabs(weight: QuantizedWeight, dtype: torch.dtype) -> Iterator[Tensor]:
-    """The weight over output_scale, some rows at a time, ``[rows, in]`` in dtype; exact but for blocks in bfloat16."""
+    """The weight over output_scale, some rows at a time, ``[rows, in]`` in dtype; exact but for blocks in bfloat16.
+
+    Each is in the memory of the one before it.
+    """
+    factors = factors_of(weight, dtype)
+    for codes in weight.codes.split(slab_rows(weight)):
+        values = scratch("values", dtype, *codes.shape)
+        for part, into in zip(codes.split(piece_rows(weight)), values.split(piece_rows(weight)), strict=True):
+            multiply(fields(part, into), next(factors), weight.granularity)
+        yield values
+
+
+def factors_of(weight: QuantizedWeight, dtype: torch.dtype) -> Iterator[Tensor | float]:
+    """What the fields of each piece are multiplied by: the power of two, with it the scales of blocks in dtype."""
     factor = 2.0 ** (WIDE[dtype].bias - CODINGS[weight.codes.dtype].bias)
-    step = weight.granularity.rows if isinstance(weight.granularity, PerBlock) else 1
-    rows = slab_rows(weight)
-    for start in range(0, weight.shape[0], rows):
-        values = fields(weight.codes[start : start + rows], dtype)
-        if step == 1 and not isinstance(weight.granularity, PerBlock):
-            yield values.mul_(factor)
-        else:
-            own = weight.scale[start // step : (start + rows) // step] / output_scale(weight)
-            yield tiled(values, (own * factor).to(dtype), weight.granularity)
+    if not isinstance(weight.granularity, PerBlock):
+        return repeat(factor)
+    own = (weight.scale / output_scale(weight) * factor).to(dtype)
+    return iter(own.split(piece_rows(weight) // weight.granularity.rows))
 
 
-def fields(codes: Tensor, dtype: torch.dtype) -> Tensor:
-    """Codes as floats of dtype with sign, exponent and mantissa in their places."""
-    mantissa, _, integers = WIDE[dtype]
+def multiply(values: Tensor, factor: Tensor | float, granularity: Granularity) -> None:
+    """Values ``[rows, in]`` in place, by one factor or by their blocks' scales."""
+    if isinstance(factor, Tensor):
+        tiled(values, factor, granularity)
+    else:
+        values.mul_(factor)
+
+
+def fields(codes: Tensor, into: Tensor) -> Tensor:
+    """Codes as floats with sign, exponent and mantissa in their places, written into a tensor of floats."""
+    mantissa, _, integers = WIDE[into.dtype]
     shift = mantissa - CODINGS[codes.dtype].mantissa
-    moved = codes.view(torch.int8).to(integers).bitwise_left_shift_(shift)
-    # the sign of the integer is the float's
-    return moved.bitwise_and_(torch.iinfo(integers).min + (0x7F << shift)).view(dtype)
+    # a product is what vectorised; the sign of the integer is the float's
+    moved = into.view(integers).copy_(codes.view(torch.int8)).mul_(1 << shift)
+    return moved.bitwise_and_(torch.iinfo(integers).min + (0x7F << shift)).view(into.dtype)
 
 
 def tiled(values: Tensor, scale: Tensor, granularity: Granularity) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import repeat
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..weights.native import mxfp8, nvfp4
 from ..weights.packing import padded
 from ..weights.weight import QuantizedWeight
+from .scratch import scratch
 
 
 class Codes(NamedTuple):
@@ -109,11 +111,31 @@ def blocks(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
 ##### int8
 
 
+# elements of the output that are int32 and float32 at a time on a CPU, within its cache; tokens and least outputs of it
+PIECE, TOKENS, OUTPUTS = 1 << 18, 512, 512
+
+
 def int8_rows(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """Exact int32 sums, scaled in float32."""
+    if type(a.codes) is Tensor and a.codes.device.type == "cpu" and not torch.compiler.is_compiling():
+        return int8_pieces(a, weight, bias)
     sums = int_mm(a.codes, weight.codes)[: a.codes.shape[0], : weight.shape[0]]
     y = (sums * rows_of(weight)).mul_(a.scale)
     return (y if bias is None else y.add_(bias)).to(a.dtype)
+
+
+def int8_pieces(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    """The same on a CPU, in memory that is used again."""
+    x, codes = padded(a.codes, 1, 4), padded(weight.codes, 1, 4)
+    y = a.scale.new_empty(len(x), len(codes), dtype=a.dtype)
+    rows = max(OUTPUTS, PIECE // max(1, min(len(x), TOKENS)))
+    scales, biases = rows_of(weight).split(rows, 1), repeat(None) if bias is None else bias.float().split(rows)
+    for part, columns, scale, own in zip(codes.split(rows), y.split(rows, 1), scales, biases, strict=False):
+        for tokens, by, out in zip(x.split(TOKENS), a.scale.split(TOKENS), columns.split(TOKENS), strict=True):
+            sums = torch._int_mm(tokens, part.t(), out=scratch("sums", torch.int32, *out.shape))
+            single = scratch("single", torch.float32, *out.shape).copy_(sums).mul_(scale).mul_(by)
+            out.copy_(single if own is None else single.add_(own))
+    return y
 
 
 def int_mm(x: Tensor, codes: Tensor) -> Tensor:
