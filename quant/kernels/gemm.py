@@ -11,9 +11,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..weights.native import mxfp8, nvfp4
-from ..weights.packing import padded
+from ..weights.packing import corner, padded
 from ..weights.weight import QuantizedWeight
 from .scratch import scratch
+from .storage import Derived
 
 
 class Codes(NamedTuple):
@@ -33,11 +34,11 @@ def per_tensor(a: Codes, weight: QuantizedWeight, bias: Tensor | None, fast: boo
 
 
 def per_row(a: Codes, weight: QuantizedWeight, bias: Tensor | None, fast: bool = False) -> Tensor:
-    return scaled(a, a.scale.expand(a.codes.shape[0], 1).contiguous(), weight, rows_of(weight), bias, fast)
+    return scaled(a, tokens_of(a), weight, rows_of(weight), bias, fast)
 
 
 def emulated_per_row(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
-    one = torch.ones((), device=a.codes.device)
+    one = unit(a.codes.device)
     # sums of unscaled codes leave float16's range; bfloat16 has float32's
     wide = torch.bfloat16 if a.dtype == torch.bfloat16 else torch.float32
     product = gemm(a.codes, weight.codes, one, one, wide)
@@ -47,7 +48,29 @@ def emulated_per_row(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> 
 
 def rows_of(weight: QuantizedWeight) -> Tensor:
     """The weight's scales, one an output: ``[1, out]`` float32."""
-    return weight.scale.reshape(1, -1).expand(1, weight.shape[0]).contiguous()
+    if weight.scale.numel() == weight.shape[0]:
+        return weight.scale.reshape(1, -1)
+    return ROWS.of(weight.scale, weight.shape[0], lambda: weight.scale.reshape(1, 1).repeat(1, weight.shape[0]))
+
+
+def tokens_of(a: Codes) -> Tensor:
+    """The activations' scales, one a token: ``[tokens, 1]`` float32."""
+    tokens = len(a.codes)
+    return a.scale if len(a.scale) == tokens else ROWS.of(a.scale, -tokens, lambda: a.scale.repeat(tokens, 1))
+
+
+ROWS = Derived()
+
+
+def unit(device: torch.device) -> Tensor:
+    """The scale of codes that are multiplied as they are, ``[]`` float32; made once, but for a compiled graph."""
+    return torch.ones((), device=device) if torch.compiler.is_compiling() else kept_unit(device)
+
+
+@lru_cache(maxsize=16)
+def kept_unit(device: torch.device) -> Tensor:
+    with torch.inference_mode(False):
+        return torch.ones((), device=device)
 
 
 def added(y: Tensor, bias: Tensor | None) -> Tensor:
@@ -87,7 +110,7 @@ def gemm(
         scale = F.pad(scale, (0, -outputs % step)) if scale.ndim == 2 else scale
         bias = None if bias is None else F.pad(bias, (0, -outputs % step))
     y = torch._scaled_mm(x, codes.contiguous().t(), x_scale, scale, bias=bias, out_dtype=dtype, use_fast_accum=fast)
-    return y if y.shape[1] == outputs else y[:, :outputs].contiguous()
+    return y if y.shape[1] == outputs else corner(y, len(y), outputs).contiguous()
 
 
 def alignment(device: torch.device) -> int:
@@ -105,7 +128,7 @@ def blocks(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
         a.codes, codes.contiguous().t(), a.scale, kind.BlockWise1x128, scale, kind.BlockWise128x128,
         output_dtype=torch.bfloat16,
     )  # fmt: skip
-    return added(y[:, :outputs].to(a.dtype), bias)
+    return added(corner(y, len(y), outputs).to(a.dtype), bias)
 
 
 ##### int8
@@ -119,7 +142,7 @@ def int8_rows(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """Exact int32 sums, scaled in float32."""
     if type(a.codes) is Tensor and a.codes.device.type == "cpu" and not torch.compiler.is_compiling():
         return int8_pieces(a, weight, bias)
-    sums = int_mm(a.codes, weight.codes)[: a.codes.shape[0], : weight.shape[0]]
+    sums = corner(int_mm(a.codes, weight.codes), a.codes.shape[0], weight.shape[0])
     y = (sums * rows_of(weight)).mul_(a.scale)
     return (y if bias is None else y.add_(bias)).to(a.dtype)
 
@@ -167,7 +190,7 @@ def mx(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     own = mxfp8(weight)
     tiles = own["weight_scale"].view(torch.float8_e8m0fnu)
     y = ck.scaled_mm_mxfp8(codes, own["weight"], scale, tiles, out_dtype=x.dtype)
-    return added(y[: x.shape[0], : weight.shape[0]].contiguous(), bias)
+    return added(corner(y, x.shape[0], weight.shape[0]).contiguous(), bias)
 
 
 def nv(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
@@ -179,7 +202,7 @@ def nv(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     y = ck.scaled_mm_nvfp4(
         codes, own["weight"], outer, own["weight_scale_2"], scale, own["weight_scale"], out_dtype=x.dtype
     )
-    return added(y[: x.shape[0], : weight.shape[0]].contiguous(), bias)
+    return added(corner(y, x.shape[0], weight.shape[0]).contiguous(), bias)
 
 
 def nv_scale(x: Tensor, weight: QuantizedWeight) -> Tensor:

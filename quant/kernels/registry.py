@@ -18,6 +18,7 @@ from . import bits, gemm, upcast
 from .activations import SCHEMES, static_scale
 from .gemm import Codes
 from .quantizers import QUANTIZERS, kitchen_refuses, triton_kernels, triton_refuses
+from .siblings import once
 
 
 @dataclass(frozen=True)
@@ -101,12 +102,20 @@ class Kernel:
         """``[tokens, in] -> [tokens, out]`` in x's dtype; input_scale: ``[]`` for static activations, else None."""
         if self.scheme is None:
             return self.compute(x, weight, bias)
-        x = rotated(x, weight.rotation) if weight.rotation else x
-        given = static_scale(input_scale, weight.format) if input_scale is not None and self.static else None
-        scheme = self.scheme if given is None else "float8 static"
-        # torch.compile makes one pass of the arithmetic itself, with what comes before it
-        own = SCHEMES if torch.compiler.is_compiling() else BY_NAME[quantizer].schemes()
-        return self.compute(Codes(*own[scheme](x, given), x.dtype), weight, bias)
+        if input_scale is not None and self.static:
+            given = static_scale(input_scale, weight.format)
+            return self.compute(quantized(x, ("float8 static", quantizer, weight.rotation), given), weight, bias)
+        how = (self.scheme, quantizer, weight.rotation)
+        return self.compute(once(x, how, lambda: quantized(x, how)), weight, bias)
+
+
+def quantized(x: Tensor, how: tuple[str, str, int], scale: Tensor | None = None) -> Codes:
+    """Activations rotated and as codes. how: the scheme, who computes it, and the group of the rotation."""
+    scheme, quantizer, rotation = how
+    x = rotated(x, rotation) if rotation else x
+    # torch.compile makes one pass of the arithmetic itself, with what comes before it
+    own = SCHEMES if torch.compiler.is_compiling() else BY_NAME[quantizer].schemes()
+    return Codes(*own[scheme](x, scale), x.dtype)
 
 
 ##### What a kernel may need

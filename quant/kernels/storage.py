@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Generic, TypeVar
+from weakref import ref
 
-from torch import Tensor
+import torch
+from torch import Tensor, UntypedStorage
 from torch.multiprocessing.reductions import StorageWeakRef
 
 T = TypeVar("T")
@@ -37,3 +39,19 @@ class Memo(Generic[T]):
         """Drop what was known of tensors that are gone; of all where none is."""
         alive = {key: pair for key, pair in self.known.items() if not pair[0].expired()}
         self.known = alive if len(alive) < MOST else {}
+
+
+class Derived:
+    """Tensors made of others, as long as those are there and as they were; of inference tensors, made each time."""
+
+    def __init__(self) -> None:
+        self.known: dict[tuple[object, ...], tuple[ref[UntypedStorage], Tensor]] = {}
+
+    def of(self, tensor: Tensor, how: object, make: Callable[[], Tensor]) -> Tensor:
+        """What make gives for this tensor, made once; how: which of several things that are made of it."""
+        if torch.compiler.is_compiling() or tensor.is_inference():
+            return make()
+        key = (how, *contents(tensor))
+        if key not in self.known:
+            self.known[key] = (ref(tensor.untyped_storage(), lambda _: self.known.pop(key, None)), make())
+        return self.known[key][1]

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..weights.packing import corner
 from ..weights.weight import QuantizedWeight
 from .quantizers import triton_kernels
 
@@ -22,7 +23,7 @@ def dequantized_tiles(weight: QuantizedWeight) -> Tensor:
     tiles = weight.granularity.tiled(weight.format.values(weight.codes))  # type: ignore[union-attr]
     m, rows, n, cols = tiles.shape
     values = tiles.mul_(weight.scale.view(m, 1, n, 1)).view(m * rows, n * cols)
-    return values[: weight.shape[0], : weight.shape[1]]
+    return corner(values, *weight.shape)
 
 
 def upcast(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:

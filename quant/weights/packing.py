@@ -34,6 +34,11 @@ def e2m1_codes(scaled: Tensor) -> Tensor:
     return code | (torch.signbit(scaled).to(torch.uint8) << 3)
 
 
+def corner(tensor: Tensor, rows: int, columns: int) -> Tensor:
+    """The first rows and columns of a matrix, a view."""
+    return tensor.narrow(0, 0, rows).narrow(1, 0, columns)
+
+
 def padded(codes: Tensor, row_step: int, column_step: int) -> Tensor:
     """Codes filled up with zeros to multiples of the steps; as they are where nothing is missing."""
     rows, columns = codes.shape

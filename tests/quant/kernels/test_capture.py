@@ -8,6 +8,7 @@ from products import FAKE, fake, faked, weight
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels.bits import CODINGS
 from scaled_fp8.quant.kernels.diagnosis import typical
+from scaled_fp8.quant.kernels.gemm import Codes
 from scaled_fp8.quant.kernels.registry import KERNELS
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -39,7 +40,6 @@ def test_the_mode_sees_both():
         fake(torch.ones(2), "cuda").to("cpu")
 
 
-@pytest.mark.skipif(not torch.backends.cuda.is_built(), reason="this torch knows nothing of CUDA")
 @pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda k: k.name)
 def test_no_kernel_waits(kernel, dtype):
@@ -57,6 +57,82 @@ def test_no_kernel_waits(kernel, dtype):
         kernel.run(x, w, None, scale)
         with NoWaiting():
             kernel.run(x, w, None, scale)
+
+
+##### How much is launched
+
+
+class Launches(TorchDispatchMode):
+    """Names of what computes: neither views nor fresh memory."""
+
+    FREE = (
+        "device",
+        "empty",
+        "empty_strided",
+        "new_empty",
+        "empty_like",
+        "detach",
+        "lift_fresh",
+        "_reshape_alias",
+        "_unsafe_view",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        if not func.is_view and name not in self.FREE:
+            self.names.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+# kernel -> what a second forward launches beside the quantization of its activations, on a GPU and in bfloat16
+LAUNCHED = {
+    "scaled_mm per-tensor fast": ["_scaled_mm"],
+    "scaled_mm per-tensor": ["_scaled_mm"],
+    "scaled_mm per-row fast": ["_scaled_mm"],
+    "scaled_mm per-row": ["_scaled_mm"],
+    "scaled_mm per-tensor dynamic": ["_scaled_mm"],
+    "scaled_mm emulated per-row": ["_scaled_mm", "mul_", "mul_", "add_"],
+    "scaled_mm int8": ["_int_mm", "mul", "mul_", "add_", "_to_copy"],
+    "scaled_mm int8 convrot": ["_int_mm", "mul", "mul_", "add_", "_to_copy"],
+}  # fmt: skip
+
+
+def test_every_kernel_that_can_be_counted_here_is():
+    counted = {
+        kernel.name for kernel in KERNELS if kernel.on_codes and not any(w in kernel.name for w in COUNT_ELSEWHERE)
+    }
+    assert counted == set(LAUNCHED)
+
+
+# those by comfy-kitchen launch its own kernels; scaled_mm's blocks have no arithmetic for tensors without contents
+COUNT_ELSEWHERE = ("mxfp8", "nvfp4", "fused", "block")
+
+
+@pytest.mark.parametrize("given", (False, True), ids=("dynamic", "static"))
+@pytest.mark.parametrize("granularity", (quant.PerTensor(), quant.PerRow()), ids=str)
+@pytest.mark.parametrize("name", LAUNCHED)
+def test_a_second_forward_makes_nothing_anew(name, granularity, given):
+    """Scales of rows, of tokens, units and Hadamard matrices are there: the product and what scales it remain."""
+    kernel = next(kernel for kernel in KERNELS if kernel.name == name)
+    per_tensor = "per-tensor" in name
+    if per_tensor and granularity != quant.PerTensor():
+        pytest.skip(f"{name} takes one scale")
+    layer, values = typical(kernel, CPU, torch.bfloat16), weight(48, 80, granularity=granularity)
+    own = values if layer.format.dtype in CODINGS else quant.quantize(torch.randn(48, 256), layer.format)
+    w, tokens = faked(own, "cuda"), 32  # of shapes that no GEMM has to fill up
+    with FAKE, torch.no_grad():
+        codes = fake(torch.zeros(tokens, own.shape[1], dtype=torch.int8), "cuda")
+        codes = codes if layer.format.dtype == torch.int8 else codes.view(torch.float8_e4m3fn)
+        scale = fake(torch.ones(1 if per_tensor or given else tokens, 1), "cuda")
+        a, bias = Codes(codes, scale, torch.bfloat16), fake(torch.zeros(48, dtype=torch.bfloat16), "cuda")
+        kernel.compute(a, w, bias)
+        with Launches() as launched:
+            kernel.compute(a, w, bias)
+    assert launched.names == LAUNCHED[name]
 
 
 @pytest.mark.parametrize("format", ("float8_e4m3fn", "nvfp4", "int8_convrot", "int4_convrot"))

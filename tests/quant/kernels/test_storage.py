@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from scaled_fp8.quant.kernels.storage import Memo
+from scaled_fp8.quant.kernels.storage import Derived, Memo
 
 
 def asked(memo: Memo[float], tensor: torch.Tensor, log: list[float]) -> float:
@@ -42,3 +42,29 @@ def test_what_is_gone_is_forgotten(monkeypatch):
         asked(memo, torch.ones(5), log)
     assert len(memo.known) <= 10
     assert asked(memo, kept, log) == 3.0 and log.count(3.0) == 1
+
+
+def test_what_is_derived_is_made_once_and_freed_with_its_source():
+    derived, made, source = Derived(), [], [torch.ones(4)]
+
+    def double() -> torch.Tensor:
+        made.append(source[0] * 2)
+        return made[-1]
+
+    assert derived.of(source[0], "double", double) is derived.of(source[0].view(4), "double", double)
+    assert derived.of(source[0], "other", double) is not made[0]
+    source[0].add_(1)
+    assert torch.equal(derived.of(source[0], "double", double), torch.full((4,), 4.0))
+    assert len(made) == 3
+    source.clear()
+    assert not derived.known
+
+
+def test_what_has_no_version_is_derived_each_time():
+    derived, made = Derived(), []
+    with torch.inference_mode():
+        x = torch.ones(4)
+        for size in (1, 2):
+            x.mul_(size)
+            assert torch.equal(derived.of(x, "", lambda: made.append(1) or x * 2), x * 2)
+    assert (len(made), derived.known) == (2, {})
