@@ -13,7 +13,7 @@ from .results import Part
 
 ROOT = Path(__file__).resolve().parents[1]
 COMFYUI = Path(os.environ.get("COMFYUI_PATH", "~/comfy/ComfyUI")).expanduser()
-LONGEST = 900
+LONGEST = 150
 CORE, OURS = "ComfyUI core", "Scaled FP8"
 
 
@@ -43,23 +43,25 @@ def make_base(folder: Path) -> Path:
     return folder
 
 
-def inside(base: Path, work: str, **request: object) -> dict:
-    """What inside.py answers to a request, in a process of its own."""
+def inside(base: Path, work: str, longest: float = LONGEST, **request: object) -> dict:
+    """What inside.py answers to a request, in a process of its own and within so many seconds."""
     with tempfile.TemporaryDirectory() as folder:
         asked, answered = Path(folder) / "request.json", Path(folder) / "answer.json"
         asked.write_text(json.dumps({"work": work, "base": str(base), **request}))
-        run("inside", str(asked), str(answered), folder=base)
+        run("inside", str(asked), str(answered), folder=base, longest=longest)
         return json.loads(answered.read_text())
 
 
-def run(module: str, *arguments: str, folder: Path = ROOT) -> str:
-    """What a module of benchmarks prints under ComfyUI's python; RuntimeError where it fails."""
+def run(module: str, *arguments: str, folder: Path = ROOT, longest: float = LONGEST) -> str:
+    """What a module of benchmarks prints under ComfyUI's python; RuntimeError where it fails or takes too long."""
     command = [str(python()), "-m", f"benchmarks.{module}", *arguments]
     environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
     environment |= {"PYTHONPATH": f"{COMFYUI}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=LONGEST, check=False
-    )
+    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
+    try:
+        done = subprocess.run(command, timeout=longest, check=False, **options)
+    except subprocess.TimeoutExpired:
+        raise RuntimeError(f"{module} inside ComfyUI: took more than {longest:.0f} s") from None
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["nothing on stderr"]
         raise RuntimeError(f"{module} inside ComfyUI: {lines[-1][:300]}")

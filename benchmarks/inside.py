@@ -20,6 +20,7 @@ def start(request: dict) -> dict[str, type]:
     cli.args.base_directory, cli.args.cpu = request["base"], request["device"] == "cpu"
     if request.get("fast"):
         cli.args.fast = {cli.PerformanceFeature(request["fast"])}
+    dynamic_vram(request["device"])
     import torch
 
     import nodes
@@ -28,6 +29,25 @@ def start(request: dict) -> dict[str, type]:
     pack = str(Path(request["base"]) / "custom_nodes" / "scaled-fp8")
     assert asyncio.run(nodes.load_custom_node(pack)), "the pack cannot be imported"
     return nodes.NODE_CLASS_MAPPINGS
+
+
+def dynamic_vram(device: str) -> bool:
+    """As ComfyUI's main.py has it on NVIDIA cards: weights are streamed to the GPU as they are used."""
+    if device == "cpu":
+        return False
+    import comfy_aimdo.control as control
+
+    control.init(simple_vram_headroom=None)
+    import comfy.memory_management
+    import comfy.model_management as management
+    import comfy.model_patcher as patcher
+
+    headroom = int(getattr(comfy.cli_args.args, "vram_headroom", 0) * 1024**3)
+    if not control.init_devices((place.index, headroom) for place in management.get_all_torch_devices()):
+        return False
+    patcher.CoreModelPatcher = patcher.ModelPatcherDynamic
+    comfy.memory_management.aimdo_enabled = True
+    return True
 
 
 def loader(nodes: dict[str, type], name: str, file: str, dtype: str = "default") -> Callable[[], object]:
@@ -104,7 +124,7 @@ def step(request: dict) -> dict:
         # the sampler's own start is in both
         short = seconds(lambda: sampled(1))
         taken.append((seconds(lambda: sampled(1 + steps)) - short) / steps)
-    return {"times": taken, "memory": held(free), "ran": kernels(model)}
+    return {"times": taken, "memory": held(free), "ran": kernels(model), "dynamic": model.is_dynamic()}
 
 
 def held(free: int) -> int:

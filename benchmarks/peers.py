@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from scaled_fp8 import quant
 from torch import Tensor, nn
 
+from .shapes import LARGE
+
 Call = Callable[[Tensor], Tensor]
 FLOAT8 = quant.FORMATS["float8_e4m3fn"]
 BASELINE = "bf16 F.linear"
@@ -30,20 +32,20 @@ class Built:
 class Peer:
     """needs: device -> why it cannot run there, or None; build: (weight ``[out, in]``, an activation) -> Built.
 
-    least: the fewest tokens it is timed with: compiling each shape anew takes longer than all the rest.
+    only: the one number of tokens it is timed with, where compiling each shape anew takes longer than all the rest.
     """
 
     name: str
     needs: Callable[[torch.device], str | None]
     build: Callable[[Tensor, Tensor], Built]
-    least: int = 1
+    only: int | None = None
 
     def built(self, weight: Tensor, x: Tensor) -> tuple[Built | None, str]:
         """The Linear, run once, or None and why not: whatever a peer throws is its answer."""
         if reason := self.needs(weight.device):
             return None, reason
-        if x.shape[0] < self.least:
-            return None, f"is timed from {self.least} tokens on: compiling each shape takes longer than all the rest"
+        if self.only not in (None, x.shape[0]):
+            return None, f"is timed with {self.only} tokens alone: compiling each shape takes longer than all the rest"
         try:
             built = self.build(weight, x)
             built.call(x)
@@ -148,8 +150,8 @@ PEERS = (
     Peer(LIMIT, anywhere, bare),
     Peer("torchao per-row", torchao, partial(by_torchao, DYNAMIC, "PerRow", False)),
     Peer("torchao per-tensor", torchao, partial(by_torchao, DYNAMIC, "PerTensor", False)),
-    Peer(COMPILED[0], compiler, partial(by_torchao, DYNAMIC, "PerRow", True), least=4096),
-    Peer(COMPILED[1], compiler, partial(by_torchao, DYNAMIC, "PerTensor", True), least=4096),
+    Peer(COMPILED[0], compiler, partial(by_torchao, DYNAMIC, "PerRow", True), only=LARGE),
+    Peer(COMPILED[1], compiler, partial(by_torchao, DYNAMIC, "PerTensor", True), only=LARGE),
     Peer("torchao int8 weight-only", torchao, partial(by_torchao, "Int8WeightOnlyConfig", None, False)),
     Peer(KITCHEN, anywhere, kitchen),
     Peer("plain upcast", anywhere, upcast),

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TOKENS = (1, 16, 256, 1024, 4096, 16384)
 LARGE = 4096  # from here on matrix units are busy
+# what is told first, first: a run may be cut short
+TOKENS = (LARGE, 1, 16, 256, 1024, 16384)
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ MODELS = (
 TINY = (Model("tiny", 256, 768, True, 128, {"proj": (256, 256), "mlp up": (1536, 256)}),)
 # what a CPU is asked, which computes a hundredth as fast
 SMALL = (Model("FLUX.2 klein 4B", 3072, 9216, True, 128, {"proj": (3072, 3072)}),)
-SMALL_TOKENS = (1, 16, 256)
+SMALL_TOKENS = (256, 1, 16)
 
 
 def distinct(models: tuple[Model, ...]) -> dict[tuple[int, int], list[str]]:

@@ -12,9 +12,11 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
+from scaled_fp8.quant.kernels.diagnosis import Diagnosis, Finding
 
 from benchmarks import __main__ as main
-from benchmarks import comfyui, inside, limits, machine, models, results, scale, shapes, table
+from benchmarks import comfyui, inside, limits, machine, models, results, scale, shapes, table, timing
+from benchmarks.parts import doctor, step
 from benchmarks.parts.linears import Bench, blocks, decibels, linears
 from benchmarks.peers import BASELINE, LIMIT, OURS, OURS_AUTO, OURS_UPCAST, PEERS
 
@@ -69,7 +71,7 @@ def test_a_part_has_a_row_or_a_reason_for_every_peer(part):
     assert {BASELINE, OURS_AUTO, OURS_UPCAST} <= peers
     if part is linears:
         # peers that are timed with many tokens only are neither
-        assert {peer.name for peer in PEERS if peer.least == 1} <= peers | set(found.missing)
+        assert {peer.name for peer in PEERS if peer.only is None} <= peers | set(found.missing)
     for row in found.rows:
         assert 0 < row.low <= row.median <= row.high
         assert row.db > 25
@@ -81,6 +83,73 @@ def test_nothing_is_dropped_in_silence_when_time_is_up():
     (found,) = linears(shapes.TINY, (1,), bench)
     assert found.rows == ()
     assert found.notes == (f"{2 * len(PEERS)} figures were not measured: there was no time left",)
+
+
+def test_what_there_is_no_time_for_ends_in_the_middle_of_a_shape(monkeypatch):
+    """Two peers' figures are kept, the others are told to be missing."""
+    left = iter([False] * 3 + [True] * 100)
+    monkeypatch.setattr(Bench, "over", property(lambda bench: next(left)))
+    (found,) = linears(shapes.TINY[:1], (1,), Bench(CPU, 0.0, 0.0))
+    assert 0 < len({row.peer for row in found.rows} | set(found.missing)) <= 2
+    assert found.notes == (f"{2 * len(PEERS) - 2} figures were not measured: there was no time left",)
+
+
+def test_compiled_peers_are_timed_with_one_number_of_tokens():
+    compiled = [peer for peer in PEERS if "compiled" in peer.name]
+    assert {peer.only for peer in compiled} == {shapes.LARGE}
+    peer = replace(compiled[0], needs=lambda device: None)
+    assert peer.built(torch.zeros(2, 2), torch.zeros(16, 2))[1].startswith("is timed with 4096 tokens alone")
+
+
+def test_what_matters_is_measured_first():
+    assert list(main.parts(CPU, quick=False))[:4] == ["doctor", "blocks", "linears", "step"]
+    assert shapes.TOKENS[:2] == (4096, 1)
+
+
+def test_a_gpus_launches_are_not_hidden_behind_the_flushing_of_its_cache(monkeypatch):
+    log = []
+
+    class Event:
+        def __init__(self, enable_timing):
+            self.record = lambda: log.append("record")
+            self.synchronize = lambda: log.append("end")
+            self.elapsed_time = lambda other: 1500.0
+
+    class Cache:
+        zero_ = staticmethod(lambda: log.append("flush"))
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: log.append("idle"))
+    monkeypatch.setattr(timing, "flushed", lambda device: Cache)
+    assert timing.by_events(lambda: log.append("run"), CPU) == 1.5
+    assert log == ["flush", "idle", "record", "run", "record", "end"]
+
+
+def test_a_way_that_fails_costs_no_other_its_figures(monkeypatch, tmp_path):
+    answer = {"times": [0.1, 0.2, 0.3], "memory": None, "ran": "", "dynamic": True}
+
+    def one_way(base, way, asked):
+        if way.name == "bf16":
+            raise RuntimeError("inside inside ComfyUI: took more than 150 s")
+        return answer, torch.ones(2)
+
+    monkeypatch.setattr(step, "one_way", one_way)
+    answers, missing = step.every_way(tmp_path, {}, time.monotonic() + 60)
+    assert len(answers) == len(step.WAYS) - 1
+    assert missing == {"bf16": "inside inside ComfyUI: took more than 150 s"}
+    assert step.every_way(tmp_path, {}, time.monotonic() - 1) == (
+        {}, {way.name: "there was no time left" for way in step.WAYS}
+    )  # fmt: skip
+    assert step.notes_of("cuda", answers)[-1].startswith("dynamic VRAM: ComfyUI core, --fast")
+
+
+def test_the_doctor_tells_what_works_and_what_does_not():
+    fine = Finding("cpu", "bfloat16", "upcast", True, 0.002, 1.5, None)
+    lost = replace(fine, kernel="one", works=False, error=None, time=None, reason="is for GPUs")
+    part = doctor.told(Diagnosis({}, {}, (fine, lost, replace(lost, kernel="two"))))
+    assert part.notes == ("upcast (cpu, bfloat16): error 0.002, 1.50 of a bfloat16 Linear's time",)
+    assert part.missing == {"one (cpu, bfloat16), two (cpu, bfloat16)": "is for GPUs"}
+    assert "- upcast (cpu, bfloat16): error 0.002" in "\n".join(table.one_part(part))
 
 
 def test_a_part_that_fails_is_told():

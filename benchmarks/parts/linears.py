@@ -44,6 +44,11 @@ class Bench:
     missing: dict[str, str] = field(default_factory=dict)
     left: int = 0
 
+    @property
+    def over(self) -> bool:
+        """Whether there is no time left."""
+        return time.monotonic() > self.until
+
     def parts(self, name: str, title: str) -> Iterator[Part]:
         notes = (f"{self.left} figures were not measured: there was no time left",) if self.left else ()
         yield Part(name, title, COMMAND, BASELINE, tuple(self.rows[False]), self.missing, notes)
@@ -81,11 +86,11 @@ def random(*shape: int, device: torch.device, scale: float = 1.0) -> Tensor:
 
 
 def linears(models: tuple[Model, ...], tokens: tuple[int, ...], bench: Bench) -> Iterator[Part]:
-    """Every distinct shape by every peer, the most tokens first."""
+    """Every distinct shape by every peer, the numbers of tokens in their order."""
     shapes = distinct(models)
-    for count in sorted(tokens, reverse=True):
+    for count in tokens:
         for outputs, inputs in shapes:
-            if time.monotonic() > bench.until:
+            if bench.over:
                 bench.left += len(PEERS)
                 continue
             weight = random(outputs, inputs, device=bench.device, scale=inputs**-0.5)
@@ -98,10 +103,13 @@ def one_shape(weight: Tensor, x: Tensor, bench: Bench) -> None:
     group = f"{x.shape[0]} token{'s' * (x.shape[0] > 1)}"
     case = Case(f"{weight.shape[0]} x {weight.shape[1]}", group, F.linear(x.float(), weight.float()))
     for peer in PEERS:
+        if bench.over:
+            bench.left += 1
+            continue
         before = held(bench.device)
         built, reason = peer.built(weight, x)
         if built is None:
-            if x.shape[0] >= peer.least:
+            if peer.only in (None, x.shape[0]):
                 bench.missing.setdefault(peer.name, reason)
             continue
         bench.add(case, peer.name, lambda built=built: built.call(x), (built.note, before))
@@ -112,7 +120,7 @@ def one_shape(weight: Tensor, x: Tensor, bench: Bench) -> None:
 
 def blocks(models: tuple[Model, ...], tokens: int, bench: Bench) -> Iterator[Part]:
     for model in models:
-        if time.monotonic() > bench.until:
+        if bench.over:
             bench.left += len(IN_BLOCKS)
             continue
         one_block(model, random(1, tokens, model.hidden, device=bench.device), bench)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,13 +49,34 @@ def step(device: str) -> Iterator[Part]:
         base = comfyui.make_base(Path(folder) / "base")
         write_both(base / "models" / "diffusion_models", model, device)
         asked = {"device": device, "side": side, "text": text, "context": model.context, "steps": 4, "rounds": 5}
-        answers = {way.name: one_way(base, way, asked) for way in WAYS}
-    truth = answers["bf16"][1]
+        answers, missing = every_way(base, asked, time.monotonic() + comfyui.LONGEST)
+    truth = answers["bf16"][1] if "bf16" in answers else None
     rows = tuple(stepped(name, answer, latents, truth) for name, (answer, latents) in answers.items())
-    cpu = "memory is the process's, Python included; on a CPU core dequantizes every FP8 weight, fast or not"
-    gpu = "memory is the GPU's"
-    notes = ("errors are beside bf16, of the latents after one step", gpu if device == "cuda" else cpu)
-    yield Part("step", title, "python -m benchmarks --only step", "bf16", rows, notes=notes)
+    yield Part("step", title, "python -m benchmarks --only step", "bf16", rows, missing, notes_of(device, answers))
+
+
+def every_way(base: Path, asked: dict, until: float) -> tuple[dict[str, tuple[dict, torch.Tensor]], dict[str, str]]:
+    """Way -> its answer and latents; way -> why it has none: one that fails costs no other its figures."""
+    answers, missing = {}, {}
+    for way in WAYS:
+        left = until - time.monotonic()
+        if left <= 0:
+            missing[way.name] = "there was no time left"
+            continue
+        try:
+            answers[way.name] = one_way(base, way, {**asked, "longest": left})
+        except (RuntimeError, OSError) as problem:
+            missing[way.name] = str(problem)
+    return answers, missing
+
+
+def notes_of(device: str, answers: dict[str, tuple[dict, torch.Tensor]]) -> tuple[str, ...]:
+    latents = "errors are beside bf16, of the latents after one step"
+    if device == "cpu":
+        cpu = "memory is the process's, Python included; on a CPU core dequantizes every FP8 weight, fast or not"
+        return (latents, cpu)
+    streamed = sorted(name for name, (answer, _) in answers.items() if answer["dynamic"])
+    return (latents, "memory is the GPU's", f"dynamic VRAM: {', '.join(streamed) or 'none of them'}")
 
 
 def write_both(folder: Path, model: Flux2, device: str) -> None:
@@ -69,6 +91,6 @@ def one_way(base: Path, way: Way, asked: dict) -> tuple[dict, torch.Tensor]:
     return answer, load_file(out)["latents"]
 
 
-def stepped(name: str, answer: dict, latents: torch.Tensor, truth: torch.Tensor) -> Row:
-    db = None if name == "bf16" else decibels(latents, truth)
+def stepped(name: str, answer: dict, latents: torch.Tensor, truth: torch.Tensor | None) -> Row:
+    db = None if name == "bf16" or truth is None else decibels(latents, truth)
     return row("one step", name, spread(answer["times"]), db=db, memory=answer["memory"], note=answer["ran"])
