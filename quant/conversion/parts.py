@@ -117,6 +117,10 @@ def family_of(tensors: list[str], component: str, request: Request, single: bool
     return requested if requested and (single or requested.component == component) else recognise(tensors, component)
 
 
+# what every reader of FP8 files loads
+FOR_ANY = "fp8-weight-only"
+
+
 def format_of(component: str, family: Family | None, request: Request) -> tuple[Format | None, str]:
     """The format and where it is from; None for one that settings leave as it is."""
     if request.format:
@@ -126,7 +130,9 @@ def format_of(component: str, family: Family | None, request: Request) -> tuple[
     from ..recipes.auto import pick
 
     setting = resolved(component, family, request.settings)
-    picked = pick(setting.value, "cpu", component=component).method
+    # a file is for other devices than the one that writes it
+    name = FOR_ANY if setting.value == "auto" and component != "vae" else setting.value
+    picked = pick(name, "cpu", component=component).method
     origin = f"method {setting}"
     return (None, origin) if picked.name == "none" else (picked.format, origin)
 

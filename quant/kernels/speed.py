@@ -99,6 +99,14 @@ def time_of(kernel: Kernel, layer: Workload, tokens: int) -> float:
     return known.ratio if known else presumed(kernel, layer)
 
 
+def busy_time(kernel: Kernel, layer: Workload) -> float:
+    """A kernel's time with as many tokens as are measured on this device, over that of a bfloat16 Linear."""
+    try:
+        return time_of(kernel, layer, min(TOKENS[-1], bounds(layer.device).tokens))
+    finally:
+        release()
+
+
 def measuring() -> bool:
     return MEASURING.get() and not in_group()
 

@@ -6,10 +6,16 @@ from dataclasses import dataclass
 from functools import cache
 
 import torch
+from torch import Tensor
 
+from ..kernels.choice import Choice
+from ..kernels.int8 import activations
 from ..kernels.plan import choose
+from ..kernels.speed import busy_time
+from ..weights.encode import quantize
 from ..weights.formats import float8_e4m3fn
 from ..weights.granularity import PerRow
+from ..weights.weight import QuantizedWeight
 from .methods import METHODS, Method, method_named
 
 
@@ -47,29 +53,77 @@ def check_fp8_support(device: torch.device | str, dtype: torch.dtype = torch.bfl
     return choice.kernel.family == "scaled_mm", f"{choice.kernel.name}: {choice.reason}"
 
 
+##### What is weighed
+
+
+# Where times are near each other, the more exact is taken; of equals the first
+CANDIDATES = ("fp8-dynamic", "int8", "int8-convrot", "fp8-weight-only")
+NEAR = 1.15
+SHAPE = (4096, 4096)
+# a signal's own scatter, in dB
+ALIKE = 0.5
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One method on one device. time: of its kernel over a bfloat16 Linear's, with as many tokens as are measured
+    there; decibels: signal to error of a Linear's output, the least of activations of several sizes and with outliers.
+    """
+
+    method: str
+    kernel: str
+    time: float
+    decibels: float
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.time:.2f} of bf16's time and {self.decibels:.1f} dB ({self.kernel})"
+
+
 @cache
 def best(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     """Name and reason, by trying on the device."""
-    if device.type == "cpu":
-        return "fp8-weight-only", "a CPU has no FP8 units: weights take half the memory and are upcast to compute"
-    choice = choose(float8_e4m3fn, PerRow(), (4096, 4096), device, dtype)
-    if choice.kernel.on_codes:
-        return "fp8-dynamic", f"{choice.kernel.name} on {device}: {choice.reason}"
-    problem = int8_problem(device)
-    if problem is None:
-        return (
-            "int8",
-            f"no FP8 GEMM on {device} ({choice.reason}), but an exact INT8 one; INT8 weights are more exact too",
+    found = [weighed(name, device, dtype) for name in CANDIDATES]
+    candidates = [one for one in found if isinstance(one, Candidate)]
+    chosen = most_exact(candidates)
+    told = "; ".join(map(str, (chosen, *(one for one in found if one != chosen))))
+    return chosen.method, f"weighed on {device} by time and exactness: {told}"
+
+
+def most_exact(candidates: list[Candidate]) -> Candidate:
+    """Of those that take about as long as the fastest, the one with the most signal."""
+    fastest = min(one.time for one in candidates)
+    near = [one for one in candidates if one.time <= NEAR * fastest]
+    most = max(one.decibels for one in near)
+    return next(one for one in near if one.decibels >= most - ALIKE)
+
+
+def weighed(name: str, device: torch.device, dtype: torch.dtype) -> Candidate | str:
+    """What a method takes and keeps on device, or why it is none there."""
+    method, plain = METHODS[name], sample().to(device)
+    weight = quantize(plain, method.format, PerRow())
+    choice = choose(
+        method.format, weight.granularity, SHAPE, device, dtype, method.compute,
+        has_transform=weight.transformed, rotation=weight.rotation,
+    )  # fmt: skip
+    if method.compute != "upcast" and not choice.kernel.on_codes:
+        return f"{name} not: {choice.reason}"
+    time = busy_time(choice.kernel, choice.layer)
+    return Candidate(name, choice.kernel.name, time, signal(choice, weight, plain))
+
+
+def sample() -> Tensor:
+    """A weight ``[out, in]`` float32 as trained ones are, seeded otherwise than the activations."""
+    return torch.randn(256, 1024, generator=torch.Generator().manual_seed(1)) * 1024**-0.5
+
+
+def signal(choice: Choice, weight: QuantizedWeight, plain: Tensor) -> float:
+    """Of the output against the full weight's, in dB."""
+    with torch.inference_mode():
+        return min(
+            decibels(choice.kernel.run(x, weight, None, None, choice.quantizer), x.float() @ plain.T)
+            for _, x in activations(plain.shape[1], plain.device, choice.layer.dtype)
         )
-    return "fp8-weight-only", f"neither FP8 ({choice.reason}) nor INT8 GEMM ({problem}) on {device}"
 
 
-def int8_problem(device: torch.device) -> str | None:
-    """Why device cannot multiply INT8 matrices exactly, or None."""
-    generator = torch.Generator().manual_seed(0)
-    a, b = (torch.randint(-127, 128, shape, generator=generator, dtype=torch.int8) for shape in ((32, 64), (64, 48)))
-    try:
-        product = torch._int_mm(a.to(device), b.to(device)).cpu()
-    except (RuntimeError, NotImplementedError) as problem:
-        return f"_int_mm raises {type(problem).__name__}"
-    return None if torch.equal(product, a.int() @ b.int()) else "_int_mm is wrong"
+def decibels(got: Tensor, want: Tensor) -> float:
+    return float(20 * torch.log10(want.norm() / (got.float() - want).norm()))

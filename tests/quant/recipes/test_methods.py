@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import torch
 from scaled_fp8.quant import FORMATS, Refused
+from scaled_fp8.quant.kernels import plan, proof, speed
+from scaled_fp8.quant.kernels.probe import probe_error
+from scaled_fp8.quant.kernels.proof import probed
+from scaled_fp8.quant.kernels.proof_cache import Proof
+from scaled_fp8.quant.kernels.registry import Kernel, Workload
 from scaled_fp8.quant.recipes import auto, methods
-from scaled_fp8.quant.recipes.auto import best, int8_problem, pick
+from scaled_fp8.quant.recipes.auto import best, pick
 from scaled_fp8.quant.recipes.compile_warnings import COMPILE_MODES, OFFLOADS, WARNED, get_quant_compile_warnings
 from scaled_fp8.quant.recipes.methods import ALIASES, METHODS, method_named
 
@@ -52,12 +58,6 @@ def test_two_methods_have_no_format(name: str) -> None:
 ##### auto
 
 
-def test_a_cpu_upcasts() -> None:
-    found = pick("auto", "cpu")
-    assert found.method.name == "fp8-weight-only"
-    assert "no FP8 units" in found.reason
-
-
 def test_a_vae_gets_int8() -> None:
     assert pick("auto", "cpu", component="vae").method.name == "int8"
 
@@ -66,39 +66,81 @@ def test_a_name_is_taken_as_it_is() -> None:
     assert pick("int4", "cpu") == auto.Pick(METHODS["int4"], "as asked")
 
 
-def pretend(monkeypatch: pytest.MonkeyPatch, family: str, int8: str | None) -> None:
-    kernel = SimpleNamespace(on_codes=family == "scaled_mm", name=f"{family} kernel")
-    choice = SimpleNamespace(kernel=kernel, reason="as probed")
-    monkeypatch.setattr(auto, "choose", lambda *_: choice)
-    monkeypatch.setattr(auto, "int8_problem", lambda _: int8)
+##### auto, by time and exactness
+
+
+@pytest.fixture
+def table(monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, float]]:
+    """Kernel -> its time; 100 where nothing is given. Nothing is remembered of earlier ones."""
+    times: dict[str, float] = {}
+    monkeypatch.setattr(speed, "ratio", lambda kernel, layer, tokens: times.get(kernel.name, 100.0))
+    best.cache_clear()
+    yield times
+    best.cache_clear()
+
+
+CPU = torch.device("cpu")
+FP8, INT8, CONVROT, UPCAST = "scaled_mm per-row", "scaled_mm int8", "scaled_mm int8 convrot", "upcast by bits"
 
 
 @pytest.mark.parametrize(
-    ("family", "int8", "name"),
-    [("scaled_mm", None, "fp8-dynamic"), ("upcast", None, "int8"), ("upcast", "_int_mm is wrong", "fp8-weight-only")],
-    ids=["proven FP8 GEMM", "before Ada", "neither"],
+    ("times", "name"),
+    [
+        ({FP8: 0.50, INT8: 0.80, CONVROT: 0.9, UPCAST: 1.1}, "fp8-dynamic"),
+        ({FP8: 0.55, INT8: 0.54, CONVROT: 0.6, UPCAST: 1.1}, "int8-convrot"),
+        ({FP8: 0.90, INT8: 0.90, CONVROT: 0.9, UPCAST: 0.3}, "fp8-weight-only"),
+    ],
+    ids=["FP8 is faster", "INT8 is as fast, and more exact", "nothing is as fast as upcasting"],
 )
-def test_a_gpu_gets_what_its_probes_say(
-    monkeypatch: pytest.MonkeyPatch, family: str, int8: str | None, name: str
-) -> None:
-    pretend(monkeypatch, family, int8)
-    found, reason = best.__wrapped__(torch.device("cuda:7"), torch.bfloat16)
+def test_auto_weighs_time_and_exactness(table: dict[str, float], times: dict[str, float], name: str) -> None:
+    table.update(times)
+    found, reason = best(CPU, torch.float32)
     assert found == name
-    assert "cuda:7" in reason and "as probed" in reason
+    assert reason.startswith(f"weighed on cpu by time and exactness: {name} ")
+    # what was not taken is told with its figures too
+    assert all(other in reason for other in auto.CANDIDATES)
 
 
-def test_the_int8_probe_sees_a_wrong_gemm(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert int8_problem(torch.device("cpu")) is None
-    monkeypatch.setattr(torch, "_int_mm", lambda a, b: a.int() @ b.int() + 1)
-    assert int8_problem(torch.device("cpu")) == "_int_mm is wrong"
+def test_int8_is_as_much_more_exact_as_its_bits_say(table: dict[str, float]) -> None:
+    """Two roundings of 8 bits against two of 4: 6 dB at least, with a rotation also where channels stand out."""
+    kept = {name: auto.weighed(name, CPU, torch.float32) for name in auto.CANDIDATES}
+    signals = {name: one.decibels for name, one in kept.items() if isinstance(one, auto.Candidate)}
+    assert signals["int8-convrot"] > signals["fp8-dynamic"] + 6
+    assert 26 < signals["fp8-dynamic"] < signals["fp8-weight-only"] < signals["int8-convrot"]
+    # which is what a rotation is for
+    assert signals["int8"] < signals["int8-convrot"] - 6
 
 
-def test_the_int8_probe_sees_a_missing_gemm(monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(*_: object) -> None:
-        raise NotImplementedError("no")
+def test_of_methods_that_are_alike_the_first_is_taken() -> None:
+    one = auto.Candidate("int8", "a", 1.0, 37.0)
+    other = auto.Candidate("int8-convrot", "b", 1.05, 37.3)
+    assert auto.most_exact([one, other]) == one
+    assert auto.most_exact([one, replace(other, decibels=41.0)]).method == "int8-convrot"
+    assert auto.most_exact([one, replace(other, decibels=41.0, time=1.3)]) == one
 
-    monkeypatch.setattr(torch, "_int_mm", missing)
-    assert int8_problem(torch.device("cpu")) == "_int_mm raises NotImplementedError"
+
+@pytest.mark.parametrize("wrong", (True, False), ids=("is wrong", "raises"))
+def test_a_device_without_an_int8_gemm_does_not_get_it(
+    monkeypatch: pytest.MonkeyPatch, table: dict[str, float], wrong: bool
+) -> None:
+    """The kernel's own proof says so, and the reason tells it."""
+
+    def product(a: torch.Tensor, b: torch.Tensor, out: torch.Tensor | None = None) -> torch.Tensor:
+        if not wrong:
+            raise NotImplementedError("no")
+        found = a.int() @ b.int() + 30000
+        return found if out is None else out.copy_(found)
+
+    def prove(kernel: Kernel, layer: Workload) -> Proof:
+        small = replace(layer, shape=proof.SHAPE)
+        return probed(lambda: probe_error(kernel, small, "eager"), CPU, kernel.bound)[0]
+
+    monkeypatch.setattr(torch, "_int_mm", product)
+    monkeypatch.setattr(plan, "prove", lambda k, layer: (prove if "int8" in k.name else proof.prove)(k, layer))
+    table.update({INT8: 0.1, UPCAST: 1.0})
+    found, reason = best(CPU, torch.float32)
+    assert found == "fp8-weight-only"
+    assert f"int8 not: {INT8} {'is wrong' if wrong else 'raises'} on cpu" in reason
 
 
 ##### Combinations that hurt
