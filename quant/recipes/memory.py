@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from math import ceil, prod
 
+from ..kernels.gemm import PIECE
 from ..text import text_table
 from ..weights.encode import SLAB
 from ..weights.formats import FORMATS, Format, float8_e4m3fn, int8
@@ -135,8 +136,8 @@ def working(plan: Plan, tokens: int, coded: bool) -> int:
     if format is None:
         return output
     if coded and format.dtype == int8.dtype:
-        # int32 sums and their float32 copy
-        return output + tokens * inputs + tokens * shape[0] * 2 * SINGLE
+        # int32 sums and their float32 copy: of a piece on a CPU, none by CUDA's kernel
+        return output + tokens * inputs + min(tokens * shape[0], PIECE) * 2 * SINGLE
     if coded:
         # codes and the float32 copy that they are rounded from; a scale a token
         return output + tokens * inputs * (1 + SINGLE) + tokens * SINGLE

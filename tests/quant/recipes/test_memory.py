@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from live_bytes import LiveBytes
+from scaled_fp8.quant.kernels import scratch
 from scaled_fp8.quant.nn.component import quantize_component
 from scaled_fp8.quant.nn.tensor import from_tensor
 from scaled_fp8.quant.recipes import memory
@@ -79,8 +80,11 @@ def test_activations_are_about_what_the_largest_layer_allocates(method: str) -> 
         for layer in module:
             x = torch.randn(TOKENS, layer.weight.shape[1]).bfloat16()
             layer(x)
+            # what a kernel keeps to use again is needed too, and these are no siblings of the activations before
+            scratch.OWN.kept.clear()
+            other = x.clone()
             with LiveBytes() as live:
-                layer(x)
+                layer(other)
             peaks.append(live.peak)
     assert 0.6 * max(peaks) <= expected <= 1.6 * max(peaks)
 
