@@ -20,6 +20,8 @@ from .place import on_its_device
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 FEW_ROWS = 32
+# inputs of one step of few_rows, the least steps of a part, and programs that keep a multiprocessor busy
+STEP, LEAST_STEPS, BUSY = 128, 4, 4
 PARTS = 1024
 
 # How bytes are read: see decoded. e5m2fnuz is not among them: its largest codes lie above float16's
@@ -221,16 +223,18 @@ def dequantize_kernel(
 
 @triton.jit
 def few_rows_kernel(
-    x_ptr, codes_ptr, scale_ptr, bias_ptr, y_ptr, tokens, outputs, columns, scale_columns, rows_each, columns_each,
-    KIND: tl.constexpr, NATIVE: tl.constexpr, DOT: tl.constexpr, BIASED: tl.constexpr,
+    x_ptr, codes_ptr, scale_ptr, bias_ptr, y_ptr, tokens, outputs, columns, span, scale_columns, rows_each,
+    columns_each, KIND: tl.constexpr, NATIVE: tl.constexpr, DOT: tl.constexpr, BIASED: tl.constexpr,
     TOKENS: tl.constexpr, OUTPUTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """One part of the sums each along the grid's second side: of span columns, a multiple of BLOCK."""
+    part = tl.program_id(1)
     token = tl.arange(0, TOKENS)
     output = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
     output_row = output.to(tl.int64)
     inner = tl.arange(0, BLOCK)
     sums = tl.zeros([TOKENS, OUTPUTS], tl.float32)
-    for start in range(0, columns, BLOCK):
+    for start in range(part * span, tl.minimum(columns, (part + 1) * span), BLOCK):
         column = start + inner
         x = tl.load(
             x_ptr + token[:, None] * columns + column[None, :],
@@ -248,8 +252,21 @@ def few_rows_kernel(
     if BIASED:
         sums += tl.load(bias_ptr + output, mask=output < outputs, other=0.0).to(tl.float32)[None, :]
     inside = (token[:, None] < tokens) & (output[None, :] < outputs)
-    place = y_ptr + token[:, None].to(tl.int64) * outputs + output[None, :]
+    place = y_ptr + (part * tokens + token[:, None]).to(tl.int64) * outputs + output[None, :]
     tl.store(place, sums.to(y_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def sum_kernel(part_ptr, bias_ptr, y_ptr, parts, count, outputs, BIASED: tl.constexpr, BLOCK: tl.constexpr):
+    """The parts of all sums added in their order, so that the result is the same each time."""
+    offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    inside = offsets < count
+    sums = tl.zeros([BLOCK], tl.float32)
+    for part in range(0, parts):
+        sums += tl.load(part_ptr + part * count + offsets, mask=inside, other=0.0)
+    if BIASED:
+        sums += tl.load(bias_ptr + offsets % outputs, mask=inside, other=0.0).to(tl.float32)
+    tl.store(y_ptr + offsets, sums.to(y_ptr.dtype.element_ty), mask=inside)
 
 
 def tiling(weight: QuantizedWeight) -> tuple[int, int, int]:
@@ -274,18 +291,41 @@ def dequantize(weight: QuantizedWeight, dtype: torch.dtype) -> Tensor:
 
 @on_its_device
 def few_rows(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
-    """``x @ W.T + bias`` for up to FEW_ROWS tokens, in one kernel that reads a byte a weight."""
+    """``x @ W.T + bias`` for up to FEW_ROWS tokens, by kernels that read a byte a weight.
+
+    One where there are outputs enough to fill the GPU; else each output's sum is cut in parts, which a second adds.
+    """
     (tokens, inputs), outputs = x.shape, weight.shape[0]
-    x, y = x.contiguous(), x.new_empty(tokens, outputs)
-    codes, scale = weight.codes.contiguous(), weight.scale.contiguous()
-    # enough programs to fill a GPU with loads
     wide = 16 if outputs < 8192 else 32
-    few_rows_kernel[(triton.cdiv(outputs, wide),)](
-        x, codes.view(torch.uint8), scale, x if bias is None else bias, y, tokens, outputs, inputs, *tiling(weight),
-        KINDS[codes.dtype], native(x.device), dot_dtype(x.dtype), bias is not None,
-        max(16, triton.next_power_of_2(tokens)), wide, 128, num_warps=4, num_stages=4,
+    parts, span = parts_of(triton.cdiv(outputs, wide), inputs, x.device)
+    x, y = x.contiguous(), x.new_empty(tokens, outputs)
+    sums = y if parts == 1 else x.new_empty(parts, tokens, outputs, dtype=torch.float32)
+    codes, scale = weight.codes.contiguous(), weight.scale.contiguous()
+    few_rows_kernel[(triton.cdiv(outputs, wide), parts)](
+        x, codes.view(torch.uint8), scale, x if bias is None else bias, sums, tokens, outputs, inputs, span,
+        *tiling(weight), KINDS[codes.dtype], native(x.device), dot_dtype(x.dtype), bias is not None and parts == 1,
+        max(16, triton.next_power_of_2(tokens)), wide, STEP, num_warps=4, num_stages=4,
     )  # fmt: skip
+    if parts > 1:
+        sum_kernel[(triton.cdiv(y.numel(), 1024),)](
+            sums, x if bias is None else bias, y, parts, y.numel(), outputs, bias is not None, 1024
+        )
     return y
+
+
+def parts_of(programs: int, inputs: int, device: torch.device) -> tuple[int, int]:
+    """Into how many parts sums are cut, so that loads fill a GPU, and how many inputs each has."""
+    steps = triton.cdiv(inputs, STEP)
+    wanted = max(1, min(BUSY * multiprocessors(device) // programs, steps // LEAST_STEPS))
+    span = triton.cdiv(steps, wanted) * STEP
+    return triton.cdiv(inputs, span), span
+
+
+@cache
+def multiprocessors(device: torch.device) -> int:
+    kind = getattr(torch, device.type, None)
+    found = kind.get_device_properties(device) if device.type in ("cuda", "xpu") else None
+    return int(getattr(found, "multi_processor_count", 0) or getattr(found, "gpu_subslice_count", 0) or 1)
 
 
 def dot_dtype(dtype: torch.dtype) -> tl.dtype:

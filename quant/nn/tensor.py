@@ -85,7 +85,9 @@ class ScaledWeightLayout(QuantizedLayout):
         if not isinstance(scale, Tensor):
             smooth = None if smooth is None else smooth.to(tensor.device)
             rest = tensor.flatten(1) if beside is None else beside.rest(tensor)
-            weight = quantize(unsmoothed(rest, smooth), format, granularity, seed=seed)
+            # between two steps of sampling a GPU is not waited for
+            own = unsmoothed(rest, smooth)
+            weight = quantize(own, format, granularity, seed=seed, checked=own.device.type == "cpu")
             low_rank = {} if beside is None else vars(beside)
             weight = replace(weight, smooth=smooth, input_scale=input_scale, **low_rank)
             return weight.codes, params_of(weight, tensor.dtype, choice, tuple(tensor.shape))

@@ -8,7 +8,7 @@ from math import ceil, prod
 
 from ..kernels.gemm import PIECE
 from ..text import text_table
-from ..weights.encode import SLAB
+from ..weights.encode import GPU_SLAB
 from ..weights.formats import FORMATS, Format, float8_e4m3fn, int8
 from ..weights.granularity import Granularity
 from .families import TOKENS
@@ -146,9 +146,9 @@ def working(plan: Plan, tokens: int, coded: bool) -> int:
 
 
 def merging(plan: Plan) -> int:
-    """Bytes held to merge a LoRA into one layer: the weight in float32, its change, and the codes anew by slabs."""
+    """Bytes held to merge a LoRA into one layer: the weight in float32, its change, and the codes by a GPU's slabs."""
     shape, format, granularity = plan
-    changed = prod(shape) * SINGLE * 2 + min(prod(shape), SLAB) * ROUNDING
+    changed = prod(shape) * SINGLE * 2 + min(prod(shape), GPU_SLAB) * ROUNDING
     return changed if format is None else changed + sum(stored(shape, format, granularity))
 
 

@@ -16,6 +16,8 @@ from .weight import QuantizedWeight
 
 # Elements of a slab: its float32 copy stays in the cache, and beside the codes nothing of the weight's size exists.
 SLAB = 1 << 19
+# On a GPU launches cost more than memory: two slabs for 9216 x 3072, 256 MiB held beside them
+GPU_SLAB = 1 << 24
 
 
 @dataclass(frozen=True)
@@ -77,11 +79,13 @@ def quantize(
     name: str = "weight",
     search: Search | None = None,
     seed: int = 0,
+    checked: bool = True,
 ) -> QuantizedWeight:
     """Round weight ``[out, in]`` to a format's codes, scaled so that each amax is the largest code.
 
     granularity: the format's default without; name: for messages; search: for better scales, slower;
-    seed: above 0 rounds stochastically, so that a merged LoRA smaller than a step is not lost.
+    seed: above 0 rounds stochastically, so that a merged LoRA smaller than a step is not lost;
+    checked: Refused for a NaN or an infinity, for which a GPU is waited for; without, its scale is NaN or infinite.
 
     >>> weight = quant.quantize(torch.randn(64, 32), quant.FORMATS["float8_e4m3fn"], quant.PerRow())
     >>> weight.codes.dtype, tuple(weight.scale.shape), weight.granularity.name
@@ -90,7 +94,7 @@ def quantize(
     granularity, shape = granularity or format.granularities[0], matrix_shape(weight, name)
     if problem := unfit(format, granularity, shape):
         raise Refused(f"{name}: a weight {list(shape)} cannot be quantized: {problem}; leave it as it is.")
-    amax = finite_amax(weight, name)
+    amax = finite_amax(weight, name) if checked else largest(weight, (0, 1))
     rotation = rotation_group(shape[1]) if format.rotates else 0
     if format.grid:
         return codebook_weight(weight, format, granularity, rotation, seed)
@@ -159,10 +163,11 @@ def scale_of_scales(amax: Tensor, format: Format) -> Tensor | None:
     return torch.where(amax == 0, torch.ones_like(scale), scale.clamp(min=torch.finfo(torch.float32).tiny))
 
 
-def slabs(weight: Tensor, granularity: Granularity, elements: int | None = None) -> Iterator[Tensor]:
-    """Rows of weight in pieces of about SLAB elements, whole blocks each."""
+def slabs(weight: Tensor, granularity: Granularity, share: int = 1) -> Iterator[Tensor]:
+    """Rows of weight in pieces of about SLAB elements over share, whole blocks each."""
     step = granularity.rows if isinstance(granularity, PerBlock) else 1
-    rows = max(1, (elements or SLAB) // weight.shape[1] // step) * step
+    elements = SLAB if weight.device.type == "cpu" else GPU_SLAB
+    rows = max(1, elements // share // weight.shape[1] // step) * step
     return iter(weight.split(rows))
 
 
@@ -170,7 +175,7 @@ def encode_slabs(job: Job, weight: Tensor, amax: Tensor) -> tuple[Tensor, Tensor
     """Scales that belong to rows, slab by slab."""
     pieces = []
     # codes of four bits take twice as many steps, and so as many copies of a slab
-    for slab in slabs(weight, job.granularity, SLAB // job.format.per_byte):
+    for slab in slabs(weight, job.granularity, job.format.per_byte):
         values = job.values(slab)
         own = job.granularity.amax(values)
         scale = searched(job, values, own) if job.search else job.scale(own)
@@ -238,9 +243,7 @@ def codebook_weight(
     sample = weight[:: max(1, weight.numel() * 4 // SLAB)]
     codebook = kitchen_int4(sample, granularity, rotation)[3]
     # its searches hold some ninety bytes an element
-    pieces = [
-        kitchen_int4(slab, granularity, rotation, codebook, seed) for slab in slabs(weight, granularity, SLAB // 4)
-    ]
+    pieces = [kitchen_int4(slab, granularity, rotation, codebook, seed) for slab in slabs(weight, granularity, 4)]
     codes, inner, channel = (torch.cat(parts) for parts in list(zip(*pieces, strict=True))[:3])
     outer = channel.view(-1, 1)
     return QuantizedWeight(

@@ -60,8 +60,8 @@ class PerBlock:
         return (ceil(shape[0] / self.rows), ceil(shape[1] / self.cols))
 
     def expand(self, scale: Tensor, shape: tuple[int, int]) -> Tensor:
-        tall = scale.repeat_interleave(self.rows, 0)[: shape[0]]
-        return tall.repeat_interleave(self.cols, 1)[:, : shape[1]]
+        tall = scale.repeat_interleave(self.rows, 0).narrow(0, 0, shape[0])
+        return tall.repeat_interleave(self.cols, 1).narrow(1, 0, shape[1])
 
     def amax(self, weight: Tensor) -> Tensor:
         return largest(self.tiled(weight), (1, 3))

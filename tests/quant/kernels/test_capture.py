@@ -10,6 +10,8 @@ from scaled_fp8.quant.kernels.bits import CODINGS
 from scaled_fp8.quant.kernels.diagnosis import typical
 from scaled_fp8.quant.kernels.gemm import Codes
 from scaled_fp8.quant.kernels.registry import KERNELS
+from scaled_fp8.quant.nn.tensor import ScaledWeightLayout
+from scaled_fp8.quant.weights import encode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -146,3 +148,30 @@ def test_a_second_forward_asks_for_no_value(format):
         model(x)
         with NoWaiting():
             model(x)
+
+
+##### A merged LoRA
+
+
+@pytest.mark.parametrize("seed", (0, 7), ids=("nearest", "stochastic"))
+@pytest.mark.parametrize("granularity", (quant.PerTensor(), quant.PerRow(), quant.PerBlock(128, 128)), ids=str)
+def test_a_weight_is_quantized_anew_without_waiting(granularity, seed, monkeypatch):
+    """As a LoRA's merge does it on a GPU, in a few launches whatever the size."""
+    # a fake GPU has no generator: the CPU's gives the same operations
+    monkeypatch.setattr(encode, "generator", lambda seed, device: torch.Generator() if seed else None)
+    monkeypatch.setattr("comfy_kitchen.stochastic_rounding_fp8", lambda x, noise, dtype: x.to(dtype))
+    with FAKE:
+        merged = fake(torch.empty(9216, 3072, dtype=torch.bfloat16, device="meta"), "cuda")
+        with NoWaiting(), Launches() as launched:
+            ScaledWeightLayout.quantize(merged, "recalculate", granularity=granularity, stochastic_rounding=seed)
+    assert len(launched.names) <= 40, launched.names
+
+
+def test_a_nan_that_nobody_waited_for_is_not_hidden():
+    values = torch.ones(4, 32)
+    values[1, 2] = float("nan")
+    for format in (quant.FORMATS["float8_e4m3fn"], quant.FORMATS["int8"]):
+        found = encode.quantize(values, format, quant.PerRow(), checked=False).dequantize()
+        assert found[1].isnan().all() and torch.equal(found[[0, 2, 3]], values[[0, 2, 3]])
+        with pytest.raises(quant.Refused, match="has NaN"):
+            encode.quantize(values, format, quant.PerRow())

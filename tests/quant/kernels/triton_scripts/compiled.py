@@ -31,7 +31,8 @@ BUILDS = [
     *((own.tensor_kernel, {**CODES, "PARTS": parts, "BLOCK": 2048}, 4) for parts in (0, own.PARTS)),
     (own.run_kernel, {**CODES, "RUN": 128}, 1),
     *((own.dequantize_kernel, {**NATIVE, "KIND": kind, "BLOCK": 1024}, 4) for kind in range(4)),
-    *((own.few_rows_kernel, {**NATIVE, **DOT, "KIND": kind, "BLOCK": 128}, 4) for kind in range(4)),
+    *((own.few_rows_kernel, {**NATIVE, **DOT, "KIND": kind, "BLOCK": own.STEP}, 4) for kind in range(4)),
+    (own.sum_kernel, {"BIASED": True, "BLOCK": 1024}, 4),
 ]
 
 

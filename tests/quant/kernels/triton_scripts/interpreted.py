@@ -75,6 +75,30 @@ def products(format: str, granularity: quant.PerTensor, dtype: torch.dtype) -> d
     return found
 
 
+def split() -> dict[str, object]:
+    """Few rows of a wide weight, whose sums are cut in parts where a GPU has room for them; twice, with a bias."""
+    told: dict[str, object] = {}
+    for format, granularity in (
+        ("float8_e4m3fn", quant.PerRow()),
+        ("float8_e4m3fn", quant.PerBlock(16, 128)),
+        ("int8", None),
+    ):
+        weight = (
+            quant.quantize(randn(40, 1100), quant.FORMATS[format], granularity)
+            if granularity is None
+            else exact(randn(40, 1100), quant.FORMATS[format], granularity)
+        )
+        x, bias = randn(3, 1100), randn(40)
+        want = x @ weight.dequantize().T + bias
+        for room in (1, 2, 100):
+            triton_kernels.multiprocessors = lambda device, room=room: room
+            parts, span = triton_kernels.parts_of(3, 1100, CPU)
+            got, again = (triton_kernels.few_rows(x, weight, bias) for _ in range(2))
+            name = f"{format} {weight.granularity.name} {room}"
+            told[name] = {"parts": parts, "span": span, "error": error(got, want), "again": torch.equal(got, again)}
+    return told
+
+
 def error(got: torch.Tensor, want: torch.Tensor) -> float:
     return float((got.float() - want).norm() / want.norm())
 
@@ -116,5 +140,6 @@ report = {
         if format != "int8" or granularity.name in ("per-tensor", "per-row")
     },
     "planned": planned(),
+    "split": split(),
 }
 sys.stdout.write(json.dumps(report) + "\n")
