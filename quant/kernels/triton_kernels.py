@@ -323,8 +323,10 @@ def parts_of(programs: int, inputs: int, device: torch.device) -> tuple[int, int
 
 @cache
 def multiprocessors(device: torch.device) -> int:
-    kind = getattr(torch, device.type, None)
-    found = kind.get_device_properties(device) if device.type in ("cuda", "xpu") else None
+    """How many work at once; one where nothing tells."""
+    if device.type not in ("cuda", "xpu"):
+        return 1
+    found = getattr(torch, device.type).get_device_properties(device)
     return int(getattr(found, "multi_processor_count", 0) or getattr(found, "gpu_subslice_count", 0) or 1)
 
 
