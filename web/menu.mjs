@@ -3,7 +3,7 @@ import { fromInspection } from "./layers.mjs";
 import { fail, isOpen, refresh, showView, state } from "./panel.mjs";
 import { get } from "./server.mjs";
 import { filesOf, values } from "./verdict.mjs";
-import { t, tally } from "./words.mjs";
+import { needTables, t, tally } from "./words.mjs";
 
 const GIVEN = ["MODEL", "CLIP"];
 // widgets of core's and others' loaders -> the folder of the files they name
@@ -55,7 +55,7 @@ async function inspect(node) {
   const found = await get("inspect", { file, layers: 1 });
   const line = !found.accepted ? found.sentence : found.plan && Object.keys(found.plan).length
     ? t("planned", { kernels: tally(found.plan), device: found.device }) : (found.problem ?? t("unquantized"));
-  showView({ title: file.split("/").pop(), line, layers: fromInspection(found) });
+  showView({ title: file.split("/").pop(), line, layers: fromInspection(found), needs: needTables(found) });
 }
 
 async function showRun(node) {

@@ -13,7 +13,7 @@ const ROW = 40;
 export const state = {
   runs: [], // summaries, newest first
   node: null, // whose report is shown
-  view: null, // {title, line, layers} shown: a report or an inspected file
+  view: null, // {title, line, layers} shown: a report or an inspected file, which has tables of needs too
   by: "kernel", sort: "slow", query: "", reason: "", hidden: [],
   layer: null, // name of the chosen one
   doctor: null,
@@ -108,10 +108,11 @@ function build(root) {
   made.sort.append(...SORTS.map((name) => h("option", { value: name }, t(`sort_${name}`))));
   made.count = h("span", { className: "sfp8-count", role: "status" });
   made.list = new List({ height: ROW, fill: fillRow, choose, label: t("layerList") });
+  made.needs = h("details", { className: "sfp8-needs", hidden: true });
   made.device = h("div", { className: "sfp8-doctor" });
   made.body = h("div", { className: "sfp8-body" }, bodyOf(made));
   made.empty = h("p", { className: "sfp8-empty" });
-  root.replaceChildren(h("div", { className: "sfp8-panel" }, headOf(made), made.empty, made.body, deviceOf(made)));
+  root.replaceChildren(h("div", { className: "sfp8-panel" }, headOf(made), made.empty, made.body, made.needs, deviceOf(made)));
   return made;
 }
 
@@ -167,6 +168,19 @@ function show() {
   parts.empty.textContent = state.problem || (one ? t("noLayers") : t("nothingRan"));
   parts.empty.classList.toggle("sfp8-bad", Boolean(state.problem));
   if (some) showLayers(one.layers);
+  showNeeds(one?.needs ?? []);
+}
+
+function showNeeds(tables) {
+  parts.needs.hidden = !tables.length;
+  parts.needs.replaceChildren(h("summary", {}, t("needs")), ...tables.map(needsTable));
+}
+
+function needsTable({ title, rows }) {
+  const cells = ({ method, size, fits, text }) => [
+    h("th", { scope: "row" }, method), h("td", {}, size), h("td", { className: fits ? "sfp8-good" : "sfp8-bad" }, text),
+  ];
+  return h("table", {}, h("caption", {}, title), h("tbody", {}, rows.map((row) => h("tr", {}, cells(row)))));
 }
 
 function showHead() {

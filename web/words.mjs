@@ -44,7 +44,7 @@ export function verdictLines(found) {
   if (!found.accepted) return [{ kind: "bad", text: found.sentence }];
   const layers = found.totals ?? {};
   const count = (layers.scaled ?? 0) + (layers["plain cast"] ?? 0);
-  const size = t("size", { size: bytes(found.size), memory: bytes(found.memory) });
+  const size = t("size", { size: bytes(found.size), memory: bytes(found.memory), free: bytes(found.free) });
   if (!count) return [{ kind: "plain", text: t("unquantized") }, { kind: "plain", text: size }];
   const what = { count, granularity: tally(found.granularities), dialect: found.dialect, format: tally(found.formats) };
   const lines = [{ kind: "good", text: t("layers", what) }];
@@ -53,6 +53,18 @@ export function verdictLines(found) {
   else lines.push({ kind: "plan", text: t("plan", { kernels: tally(found.plan), device: found.device }) });
   lines.push({ kind: "plain", text: `${size} · ${t("others", { count: layers["other tensors"] ?? 0 })}` });
   return lines;
+}
+
+/** What each method would need of a file's parts beside what is free: [{title, rows: [{method, size, fits, text}]}]. */
+export function needTables(found) {
+  const { free } = found;
+  return Object.entries(found.needs ?? {}).map(([component, rows]) => ({
+    title: t("needsOf", { component, free: bytes(free) }),
+    rows: rows.map(({ method, peak }) => {
+      const fits = peak <= free;
+      return { method, size: bytes(peak), fits, text: fits ? t("fits") : t("tooMuch", { size: bytes(peak - free) }) };
+    }),
+  }));
 }
 
 /** What ran, in one line. */

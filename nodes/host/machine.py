@@ -21,6 +21,11 @@ def encoder_place() -> tuple[torch.device, torch.dtype]:
     return comfy.model_management.text_encoder_device(), torch.float32
 
 
+def free_memory(device: torch.device) -> int:
+    """Bytes that ComfyUI takes for free on a device."""
+    return comfy.model_management.get_free_memory(device)
+
+
 def encoder_types() -> list[str]:
     """The types of ComfyUI's own loaders for one and for two text encoders."""
     loaders = (nodes.CLIPLoader, nodes.DualCLIPLoader)

@@ -13,13 +13,14 @@ import torch
 
 from ...quant.checkpoint.read import Checkpoint, survey
 from ...quant.checkpoint.verdict import REFUSED
+from ...quant.conversion.sizes import file_estimates
 from ...quant.errors import Refused
 from ...quant.files.open import open_source
 from ...quant.files.sets import files_of, stamps_of
 from ...quant.kernels.choice import Choice
 from ...quant.kernels.plan import FAMILIES, choose_foreseen, require
 from ...quant.weights.native import runs_in_core
-from ..host.machine import diffusion_place, encoder_place
+from ..host.machine import diffusion_place, encoder_place, free_memory
 from ..host.plan import IN_CORE, device_name
 from ..inputs import MODEL_FOLDERS, model_files
 
@@ -57,7 +58,13 @@ def inspect_file(file: str, compute: str = "auto") -> dict[str, Any]:
     path = listed_path(file)
     check_parts(file, path)
     purpose = ENCODERS if file.startswith(ENCODERS) else ""
-    return {"file": file, "size": os.stat(path).st_size, **inspected(path, stamps_of(Path(path)), compute, purpose)}
+    free = free_memory(place_of(purpose)[0])
+    found = inspected(path, stamps_of(Path(path)), compute, purpose)
+    return {"file": file, "size": os.stat(path).st_size, "free": free, **found}
+
+
+def place_of(purpose: str) -> tuple[torch.device, torch.dtype]:
+    return encoder_place() if purpose == ENCODERS else diffusion_place()
 
 
 def check_parts(file: str, path: str) -> None:
@@ -84,13 +91,13 @@ def inspected(path: str, stamps: tuple, compute: str, purpose: str) -> dict[str,
         **verdict, "sentence": checkpoint.verdict.sentence(), "notes": notes,
         "formats": counted(layer["format"] for layer in verdict["layers"]),
         "granularities": counted(layer["granularity"] for layer in verdict["layers"]),
-        **planned(checkpoint, compute, purpose),
+        "needs": needs(checkpoint), **planned(checkpoint, compute, purpose),
     }  # fmt: skip
 
 
 def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any]:
     """What will run on this machine's device, or the sentence why compute cannot be had; layers with their kernels."""
-    device, dtype = encoder_place() if purpose == ENCODERS else diffusion_place()
+    device, dtype = place_of(purpose)
     compute = "upcast" if purpose == ENCODERS else compute
     names = [layer.name for layer in checkpoint.verdict.layers if layer.decision != REFUSED]
     core = {name: core_kernel(checkpoint, name) for name in names if in_core(checkpoint, name)}
@@ -132,6 +139,14 @@ def memory(checkpoint: Checkpoint, dtype: torch.dtype) -> int:
     """Bytes the weights take when all are loaded, and the largest of them dequantized in passing."""
     largest = max((layer.shape[0] * layer.shape[1] for layer in checkpoint.layers.values()), default=0)
     return checkpoint.source.total_bytes + largest * dtype.itemsize
+
+
+def needs(checkpoint: Checkpoint) -> dict[str, list[dict[str, Any]]]:
+    """Component -> bytes at most in memory by each method that Quantize has for it."""
+    return {
+        component: [{"method": row.method, "peak": row.peak} for row in rows]
+        for component, rows in file_estimates(checkpoint).items()
+    }
 
 
 def counted(names) -> dict[str, int]:

@@ -204,6 +204,19 @@ def test_node_menus(seen):
     assert seen["inspected"] == "No quantized layers: loads as it is."
 
 
+def test_an_inspected_file_shows_what_each_method_would_need(seen, server, base):
+    file = "diffusion_models/digits-flux2-bf16.safetensors"
+    told = server.get(f"/scaled_fp8/v1/inspect?file={file}")
+    (rows,) = told["needs"].values()
+    # as it is, it takes at least its own bytes; in four bits fewer
+    peaks = {row["method"]: row["peak"] for row in rows}
+    assert peaks["none"] > (base / "models" / file).stat().st_size * 0.99
+    assert peaks["int4"] < peaks["none"] < told["free"]
+    assert seen["needs"] == [
+        [name, f"{peak / 1e6:{'.0f' if peak >= 1e8 else '.1f'}} MB", "fits"] for name, peak in peaks.items()
+    ]
+
+
 def test_a_reloaded_workflow_is_as_it_was(seen):
     assert "LTX" in texts(seen["reloaded"])
     widgets = [

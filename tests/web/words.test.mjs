@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { colours, ramp } from "../../web/colours.mjs";
-import { bytes, figure, runLine, speak, t, tally, verdictLines } from "../../web/words.mjs";
+import { bytes, figure, needTables, runLine, speak, t, tally, verdictLines } from "../../web/words.mjs";
 
 const root = new URL("../../", import.meta.url);
 const read = (path) => readFileSync(new URL(path, root), "utf8");
@@ -71,4 +71,17 @@ test("colours do not depend on what else is there", () => {
   assert.equal(new Set(colours(["x", "y", "upcast", "upcast by table"]).values()).size, 4);
   assert.match(ramp(-1), /^rgb\(48,44,110\)$/);
   assert.match(ramp(2), /^rgb\(246,221,74\)$/);
+});
+
+test("what each method would need, beside what is free", () => {
+  speak(all, "en");
+  const needs = { transformer: [{ method: "none", peak: 24e9 }, { method: "int4", peak: 7e9 }], vae: [{ method: "none", peak: 1e9 }] };
+  assert.deepEqual(needTables({ free: 16e9, needs }), [
+    { title: "transformer, 16.0 GB free", rows: [
+      { method: "none", size: "24.0 GB", fits: false, text: "8.0 GB too much" },
+      { method: "int4", size: "7.0 GB", fits: true, text: "fits" },
+    ] },
+    { title: "vae, 16.0 GB free", rows: [{ method: "none", size: "1.0 GB", fits: true, text: "fits" }] },
+  ]);
+  assert.deepEqual(needTables({ accepted: false, sentence: "No." }), []);
 });
