@@ -7,7 +7,7 @@ import re
 import torch
 
 from .companions import companion_problem
-from .kinds import MXFP4, NUNCHAKU_AWQ, NVFP4, NVFP4_LOW, W4A8, as_float
+from .kinds import MXFP4, NUNCHAKU_AWQ, NUNCHAKU_FUSED, NUNCHAKU_NVFP4, NVFP4, NVFP4_LOW, W4A8, as_float
 from .layer import Layer
 from .plausibility import AGAIN, NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible, negligible
 from .sampling import chunks, sample, scale_values
@@ -16,7 +16,7 @@ LARGEST = 1 << 25  # elements of a layer that is read whole
 READ = 3  # layers read whole to settle what shapes cannot
 DOUBTFUL = (1e-4, 64.0)  # amax by the scale alone outside of which a layer is looked at in any case
 # kinds whose scales may be zero, of blocks or rows of zeros, or of groups that only fill up
-ZEROS = (NVFP4, NVFP4_LOW, W4A8, NUNCHAKU_AWQ)
+ZEROS = (NVFP4, NVFP4_LOW, W4A8, NUNCHAKU_AWQ, NUNCHAKU_NVFP4, NUNCHAKU_FUSED)
 SMALLEST = 1e-8  # comfy-kitchen's smallest scale of codes none of which stands for zero
 # large or zero-initialised by design; section "layers usually kept in high precision" of the catalogue
 EXEMPT = re.compile(
@@ -82,7 +82,8 @@ def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:
 
 def relabelled(layer: Layer) -> str:
     """What a whole layer of e4m3 codes shows that a sample misses: one NaN is enough."""
-    if layer.format.dtype is not torch.float8_e4m3fn or layer.stored[0] * layer.stored[1] > LARGEST:
+    stored_so = layer.format.dtype is torch.float8_e4m3fn and layer.kind.per_element == 1
+    if not stored_so or layer.stored[0] * layer.stored[1] > LARGEST:
         return ""
     source, key = layer.module.source, layer.module.key("weight") or ""
     pieces = (source.piece(key, *bounds) for runs in chunks(layer) for bounds in runs)

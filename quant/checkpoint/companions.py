@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .kinds import NUNCHAKU, SVDQUANT_TILES, as_e4m3
+from .kinds import MMA, SVDQUANT_TILES, as_e4m3
 from .layer import Layer
 from .mma import ROWS
 from .plausibility import AGAIN, bad_factor
@@ -46,6 +46,8 @@ COMPANIONS = (
     Companion("global_scale", lambda layer: 1, positive),
     Companion("global_divisor", lambda layer: 1, positive),
     Companion("alpha", lambda layer: 1, positive),
+    Companion("tensor_factor", lambda layer: 1, positive),
+    Companion("output_factor", lambda layer: layer.stored[0], positive),
     Companion("group_scale", lambda layer: 0, not_negative),
     Companion("channel_scale", lambda layer: layer.stored[0], not_negative),
     Companion("codebook", lambda layer: 16, flat),
@@ -90,7 +92,7 @@ def ranks_misfit(layer: Layer) -> str:
     rank = module.source[module.key("up") or ""].numel // rows
     sides = ((rows, rank), (rows // ROWS, rank, ROWS)) if layer.kind is SVDQUANT_TILES else ((rows, rank),)
     inner = (rank, cols) if module.has(".svdquant_lora_a") else (cols, rank)
-    fits = up in sides and down == inner and rank > 0 and (rank % 16 == 0 or layer.kind is not NUNCHAKU)
+    fits = up in sides and down == inner and rank > 0 and (rank % 16 == 0 or layer.kind not in MMA)
     return "" if fits else (
         f"{module.key('up')} {list(up)} and {module.key('down')} {list(down)} fit no weight {[rows, cols]} together"
     )  # fmt: skip

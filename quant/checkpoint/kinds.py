@@ -9,6 +9,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..weights.formats import FORMATS
 from . import mma
 from .module import Module
 from .scale_shape import padded
@@ -156,6 +157,29 @@ def power_outer(layer: Layer) -> Tensor:
     return torch.ldexp(torch.ones(()), largest.int() - 127 - 8)
 
 
+def mma_micro(layer: Layer) -> Tensor:
+    return as_e4m3(mma.micro(layer.tensor("scale"), layer.stored[0])).float() * tensor_factor(layer)
+
+
+def tensor_factor(layer: Layer) -> Tensor:
+    if layer.module.key("tensor_factor") is None:
+        return torch.ones(())
+    return layer.tensor("tensor_factor").float().reshape(())
+
+
+def mma_micro_by_output(layer: Layer) -> Tensor:
+    return mma_micro(layer) * mma.by_output(layer.tensor("output_factor").float(), layer.stored[0])
+
+
+def mma_pairs(codes: Tensor, inputs: int) -> Tensor:
+    return swapped(mma.codes(codes, inputs), inputs)
+
+
+def mma_floats(codes: Tensor, inputs: int) -> Tensor:
+    """4-bit floats as the 8-bit ones of the same value."""
+    return FORMATS["nvfp4"].values(mma_pairs(codes, inputs)).to(torch.float8_e4m3fn)
+
+
 def swapped(codes: Tensor, inputs: int) -> Tensor:
     """Pairs of 4-bit codes with the other one in the high nibble."""
     byte = codes.view(torch.uint8)
@@ -187,6 +211,17 @@ NUNCHAKU = Kind(
     "svdquant", SVDQUANT.needs, mma_scale, "svdquant_w4a4", per_element=2, group=64, transcode=mma.codes,
     tile=mma.ROWS,
 )  # fmt: skip
+NUNCHAKU_NVFP4 = Kind(
+    "svdquant", ("scale", "tensor_factor", "up", "down", "smooth_divisor"), mma_micro, "nvfp4", tensor_factor,
+    per_element=2, group=16, transcode=mma_pairs, tile=mma.ROWS,
+)  # fmt: skip
+# with a factor for each output, which NVFP4 has no place for: the same values as FP8
+NUNCHAKU_FUSED = Kind(
+    "svdquant", ("scale", "output_factor", "up", "down", "smooth_divisor"), mma_micro_by_output, "float8_e4m3fn",
+    may=("tensor_factor",), per_element=2, group=16, transcode=mma_floats, tile=mma.ROWS,
+)  # fmt: skip
+# kinds whose vectors and low-rank parts lie in MMA order
+MMA = (NUNCHAKU, NUNCHAKU_NVFP4, NUNCHAKU_FUSED)
 NUNCHAKU_AWQ = Kind(
     "awq", ("scale", "offset"), awq_scale, "awq_w4a16", offset=awq_offset, per_element=8, group=64,
     transcode=mma.awq_codes, tile=mma.AWQ_ROWS,

@@ -15,7 +15,7 @@ from ..weights.granularity import Granularity, PerBlock
 from ..weights.weight import QuantizedWeight
 from . import mma, nunchaku
 from .dialects import Dialect
-from .kinds import NUNCHAKU, UNSCALED, Kind
+from .kinds import MMA, UNSCALED, Kind
 from .module import Module
 from .plausibility import plausible_input_scale
 from .scale_shape import Fit
@@ -175,14 +175,14 @@ class Layer:
         divisor = self.optional("smooth_divisor")
         if divisor is None:
             return self.optional("smooth")
-        return 1 / (mma.by_output(divisor, len(divisor)).flatten() if self.kind is NUNCHAKU else divisor)
+        return 1 / (mma.by_output(divisor, len(divisor)).flatten() if self.kind in MMA else divisor)
 
     def low_rank(self) -> tuple[Tensor | None, Tensor | None]:
         """``[out, rank]`` and ``[rank, in]`` of the activations as they come."""
         if self.module.key("up") is None or self.module.key("down") is None:
             return None, None
         up, down = self.tensor("up"), self.tensor("down")
-        if self.kind is NUNCHAKU:
+        if self.kind in MMA:
             return mma.low_rank(up), mma.low_rank_down(down)
         if self.module.has(".svdquant_lora_a"):
             # ModelOpt's is one of smoothed activations
@@ -194,12 +194,12 @@ class Layer:
     @property
     def bias_changes(self) -> bool:
         """Whether another bias than the file's goes with the weight as it is decoded."""
-        return self.unsigned or self.kind is NUNCHAKU or self.splits > 1
+        return self.unsigned or self.kind in MMA or self.splits > 1
 
     def bias(self) -> Tensor:
         """Float32 ``[out]``: the bias that goes with the weight as it is decoded."""
         stored = self.tensor("bias").float()
-        found = mma.by_output(stored, len(stored)).flatten() if self.kind is NUNCHAKU else stored
+        found = mma.by_output(stored, len(stored)).flatten() if self.kind in MMA else stored
         found = nunchaku.modulation_bias(found, self.splits) if self.splits > 1 else found
         if not self.unsigned:
             return found

@@ -31,6 +31,13 @@ def by_output(stored: Tensor, outputs: int) -> Tensor:
     return tiles.permute(0, 2, 4, 3, 5, 1).reshape(outputs, -1)
 
 
+def micro(stored: Tensor, outputs: int) -> Tensor:
+    """Bytes of groups of 16 inputs, ``[in / 16, out]`` -> ``[out, in / 16]`` in order; four groups are a word."""
+    words = stored.contiguous().view(torch.uint8).reshape(outputs // ROWS, -1, 8, 4, 4, 4)
+    # tile, word, row of 8, 8 rows, 32 rows, group of the word
+    return words.permute(0, 4, 3, 2, 1, 5).reshape(outputs, -1)
+
+
 def low_rank(stored: Tensor) -> Tensor:
     """``[channels, rank]`` in fragments of 16 x 16 -> in order, for the side of outputs."""
     return fragments(stored).permute(0, 4, 2, 1, 5, 3, 6).reshape(stored.shape)

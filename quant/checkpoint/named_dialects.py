@@ -10,8 +10,8 @@ from .signs import (
     lightx2v_nvfp4,
     modelopt_nvfp4,
     mxfp4,
-    nunchaku,
     nunchaku_int4,
+    nunchaku_nvfp4,
     nvfp4_triple,
     opaque,
     sdnq,
@@ -30,16 +30,15 @@ NAMED = (
         core="does not find its layers: an error",
     ),
     Dialect(
-        "D27b", "Nunchaku SVDQuant NVFP4", "Nunchaku", nunchaku,
-        keys="qweight I8; wscales F8_E4M3 [in / 16, out]; wtscale, wcscales",
-        formula="not decoded",
+        "D27b", "Nunchaku SVDQuant NVFP4", "Nunchaku, DeepCompressor", nunchaku_nvfp4,
+        keys=(
+            "qweight I8 [out, in / 2], wscales F8_E4M3 [in / 16, out] in MMA order; wtscale [], or wcscales [out] of "
+            "layers that were joined; proj_up, proj_down, smooth_factor as in its INT4"
+        ),
+        formula="W = codes * scale * wtscale * wcscales / smooth_factor + proj_up @ proj_down.T",
         example="svdq-fp4_r32-flux.1-dev",
         told="wcscales or wtscale, or wscales in F8",
         core="does not find its layers: an error",
-        advice=(
-            "its NVFP4 has one scale more than ComfyUI's for each output: take the INT4 file of the same model, or "
-            "Nunchaku's own nodes"
-        ),
     ),
     Dialect(
         "D34", "GPTQ or AutoAWQ", "GPTQModel, AutoAWQ", has(".qweight"),

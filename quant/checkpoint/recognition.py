@@ -12,10 +12,13 @@ from .dialects import Dialect, dialect_of
 from .keys import BINDING
 from .kinds import (
     AWQ,
+    MMA,
     MXFP4,
     MXFP8,
     NUNCHAKU,
     NUNCHAKU_AWQ,
+    NUNCHAKU_FUSED,
+    NUNCHAKU_NVFP4,
     NVFP4,
     NVFP4_LOW,
     SCALED,
@@ -94,12 +97,21 @@ def known_dialect(module: Module) -> Dialect:
 
 
 def kind_of(module: Module, dialect: Dialect) -> Kind:
+    if dialect.number == "D27b":
+        return nunchaku_nvfp4(module)
     if dialect.number == "D27":
         return NUNCHAKU if module.dtype() == "I8" else NUNCHAKU_AWQ
     if dialect.marked:
         kind = BY_BASE.get(base_of(module), SCALED)
         return SVDQUANT_TILES if kind is SVDQUANT and len(module.shape()) == 4 else kind
     return BY_DIALECT.get(dialect.number, SCALED)
+
+
+def nunchaku_nvfp4(module: Module) -> Kind:
+    if module.key("scale") and module.dtype("scale") not in ("F8_E4M3", "U8"):
+        raise Refused(f"{module.key('scale')} is {module.dtype('scale')} but scales of Nunchaku's NVFP4 are F8_E4M3: "
+                      "get the file again")  # fmt: skip
+    return NUNCHAKU_FUSED if module.key("output_factor") else NUNCHAKU_NVFP4
 
 
 def full_shape(module: Module, kind: Kind, stored: tuple[int, int]) -> Shape:
@@ -219,7 +231,7 @@ def as_marked(fit: Fit, module: Module) -> bool:
 def check_groups(module: Module, kind: Kind, stored: tuple[int, int]) -> None:
     """Refused unless the scales, zero points and low-rank parts have one of the shapes that such a weight needs."""
     rows, cols = stored
-    if cols % (2 * DEPTH if kind is NUNCHAKU else kind.group or 32) or (kind.tile > 4 and rows % kind.tile):
+    if cols % (2 * DEPTH if kind in MMA else kind.group or 32) or (kind.tile > 4 and rows % kind.tile):
         raise Refused(f"its weight {list(stored)} is not of whole groups: the file is damaged, get it again")
     groups, turned = cols // (kind.group or 32), (cols // (kind.group or 32), rows)
     wanted = {

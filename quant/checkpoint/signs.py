@@ -68,11 +68,15 @@ def mxfp4(m: Module) -> bool:
 def nunchaku_int4(m: Module) -> bool:
     """Low-rank layers of 4-bit integers, and those of AWQ beside them."""
     integers = (m.dtype(), m.dtype("scale")) in {(w, s) for w in ("I8", "I32") for s in ("BF16", "F16")}
-    return m.has(".qweight") and m.has(".wscales") and integers and "nunchaku" not in m.roles
+    return m.has(".qweight") and m.has(".wscales") and integers and not m.roles.keys() & FACTORS
 
 
-def nunchaku(m: Module) -> bool:
-    return "nunchaku" in m.roles or (m.has(".qweight") and m.has(".wscales"))
+def nunchaku_nvfp4(m: Module) -> bool:
+    """Low-rank layers of 4-bit floats; a factor without them is one of a file that is cut."""
+    return bool(m.roles.keys() & FACTORS) or (m.has(".qweight") and m.has(".wscales"))
+
+
+FACTORS = {"tensor_factor", "output_factor"}
 
 
 def grid_of_blocks(m: Module) -> bool:

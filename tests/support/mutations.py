@@ -43,7 +43,7 @@ class File:
 Mutation = Callable[[File, random.Random], "bytes | None"]
 SCALE = re.compile(
     r"(weight_scale|scale_weight|weight_scale_inv|weight\._scale|_weight_scale|scale_reciprocal|weight_scale_2"
-    r"|wscales|weight_global_scale|weight_s_rel|weight_s_channel|pre_quant_scale|smooth_factor)$"
+    r"|wscales|wtscale|wcscales|weight_global_scale|weight_s_rel|weight_s_channel|pre_quant_scale|smooth_factor)$"
 )
 SIGNED = re.compile(r"(proj_up|proj_down|weight_zero|wzeros|weight_codebook)$")
 FLOATS = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}

@@ -41,6 +41,7 @@ from zoo_low_bits import (
     int8_small_blocks,
     multiplied,
     mxfp4_autoround,
+    nunchaku_fp4,
     nunchaku_recipe,
     nvfp4_compressed,
     nvfp4_convrot,
@@ -452,6 +453,9 @@ SPECIMENS = [
              format="svdquant_w4a4", words="[Nn]unchaku"),
     Specimen("nunchaku-flux", "D27", nunchaku_recipe(("lora_up", "lora_down", "smooth")), GROUP, tolerance=0.15,
              format="svdquant_w4a4", words="[Nn]unchaku"),
+    Specimen("nunchaku-fp4", "D27b", nunchaku_fp4(1), GROUP, tolerance=0.12, format="nvfp4", words="[Nn]unchaku"),
+    Specimen("nunchaku-fp4-joined", "D27b", nunchaku_fp4(2), GROUP, tolerance=0.12,
+             format="float8_e4m3fn", words="[Nn]unchaku"),
     Specimen("nunchaku-awq", "D27", awq_recipe(1), GROUP, tolerance=0.15, format="awq_w4a16"),
     # AMD
     Specimen("fnuz", "D29", Recipe(dtype=E4M3_FNUZ), format="float8_e4m3fnuz"),
@@ -462,8 +466,8 @@ SPECIMENS = [
     Specimen("sdnq", "D26", sdnq, ROW, words="SDNQ"),
     Specimen("sdnq-transposed", "D26", replace(sdnq, encoding=shaped(per_row, 1, -1), transposed=True), ROW),
     Specimen("sdnq-no-config", "D26", Recipe(per_row, scale="{}.scale"), expected="refused", words="SDNQ|SD\\.Next"),
-    Specimen("nunchaku-fp4", "D27b", Recipe(per_row, dtype=I8, weight="{}.qweight", scale="{}.wscales", beside=(
-             constant("{}.wtscale", 0.5),)), expected="refused", words="[Nn]unchaku"),
+    Specimen("nunchaku-fp4-wide-scales", "D27b", Recipe(per_row, dtype=I8, weight="{}.qweight", scale="{}.wscales",
+             beside=(constant("{}.wtscale", 0.5),)), expected="refused", words="[Nn]unchaku"),
     Specimen("gptq", "D34", Recipe(per_row, dtype=I8, weight="{}.qweight", scale="{}.scales"), expected="refused",
              words="GPTQ"),
     Specimen("transformer-engine", "D28", Recipe(scale=None, as_bytes=U8, beside=(lambda layer: {

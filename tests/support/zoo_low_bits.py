@@ -332,6 +332,53 @@ def nunchaku_bias(layer: Layer, bias: Tensor) -> Tensor:
     return mma_values(bias)
 
 
+# ---- Nunchaku's NVFP4 ------------------------------------------------------------------------------------------------
+
+
+def residual_e2m1(weight: Tensor, joined: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Codes 0 to 15 of what the low-rank part leaves, smoothed; scales of 16 float8_e4m3fn; bf16 factors ``[joined]``.
+
+    joined: layers whose outputs lie one after the other, each with the factor that is its own largest.
+    """
+    up, down = factors(weight)
+    rest = (weight.float() - up.float() @ down.float()) * smoothing(weight.shape[1]).float()
+    amax = rest.view(joined, -1).abs().amax(1)
+    factor = torch.where(amax == 0, 1.0, amax / 2688).to(BF16)
+    spread = factor.float().repeat_interleave(len(rest) // joined).view(-1, 1)
+    groups = (rest / spread).view(len(rest), -1, 16)
+    scale = (groups.abs().amax(-1) / 6).clamp(max=448).to(torch.float8_e4m3fn)
+    divisor = torch.where(scale.float() == 0, torch.inf, scale.float())
+    return nearest_e2m1((groups / divisor.unsqueeze(-1)).flatten(1)), scale, factor
+
+
+def mma_micro(scale: Tensor) -> Tensor:
+    """Bytes ``[out, in / 16]`` -> ``[in / 16, out]``: lane 0 has four of rows 0, 32, 64 and 96, lane 1 of 8, 40..."""
+    n, count = scale.shape
+    row, group = torch.meshgrid(torch.arange(n), torch.arange(count), indexing="ij")
+    lane = row % 8 * 4 + row % 32 // 8
+    place = ((row // 128 * (count // 4) + group // 4) * 32 + lane) * 16 + row % 128 // 32 * 4 + group % 4
+    flat = torch.empty(n * count, dtype=U8)
+    flat[place.flatten()] = scale.view(U8).flatten()
+    return flat.view(torch.float8_e4m3fn).view(count, n)
+
+
+def nunchaku_fp4(joined: int) -> Recipe:
+    def encoded(weight: Tensor, dtype: torch.dtype, stored: torch.dtype) -> tuple[Tensor, Tensor]:
+        codes, scale, _ = residual_e2m1(weight, joined)
+        return mma_codes(codes), mma_micro(scale)
+
+    def factor(layer: Layer) -> StateDict:
+        found = residual_e2m1(layer.weight, joined)[2]
+        spread = found.repeat_interleave(len(layer.weight) // joined)
+        return {f"{layer.name}.wtscale": found} if joined == 1 else {f"{layer.name}.wcscales": mma_values(spread)}
+
+    return Recipe(
+        encoded, weight="{}.qweight", scale="{}.wscales", select=multiple(128),
+        beside=(partial(nunchaku_parts, ("proj_up", "proj_down", "smooth_factor")), factor),
+        biases=lambda layer, bias: mma_values(bias),
+    )  # fmt: skip
+
+
 def tinychat(codes: Tensor) -> Tensor:
     """AWQ codes ``[out, in]`` -> int32 ``[out / 4, in / 2]``: columns i, i + 8, i + 16, i + 24 of 32 in 16 bits."""
     n, k = codes.shape

@@ -89,7 +89,7 @@ def built(small: SmallEncoder) -> list[tuple[StateDict, set[str]]]:
     clip = by_core(small, [{} for _ in small.kinds])
     parts = [part for part in parts_of(clip) if any(p.numel() for p in part.parameters())]
     for part in parts:
-        randomise(part)
+        randomise(part, TOWERS)
         soften(part)
     return [(file_of(part), linear_names(part)) for part in parts]
 

@@ -21,9 +21,10 @@ def linear_names(model: torch.nn.Module) -> set[str]:
     return {f"{name}.weight" for name, module in model.named_modules() if hasattr(module, "in_features")}
 
 
-def randomise(model: torch.nn.Module) -> None:
+def randomise(model: torch.nn.Module, without: tuple[str, ...] = ()) -> None:
+    """Random weights of a trained model's size, but where a name has one of without in it."""
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
-        if not tensor.is_floating_point() or "freqs" in name:
+        if not tensor.is_floating_point() or any(part in name for part in ("freqs", *without)):
             continue
         scale = tensor[0].numel() ** -0.5 if tensor.ndim > 1 else 0.02
         noise = scale * torch.randn(tensor.shape)

@@ -25,6 +25,8 @@ COMPANIONS = {
     ("svdquant", "proj_down"): NUMBERS,
     ("nunchaku-flux", "smooth"): POSITIVE,
     ("nunchaku-flux", "lora_up"): NUMBERS,
+    ("nunchaku-fp4", "wtscale"): POSITIVE,
+    ("nunchaku-fp4-joined", "wcscales"): POSITIVE,
     ("awq-w4a16", "weight_zero"): NUMBERS,
     ("nunchaku-awq", "wzeros"): NUMBERS,
     ("w4a8", "weight_s_channel"): ("NaN", "infinite", "negative"),

@@ -37,9 +37,9 @@ CASES = int(os.environ.get("SCALED_FP8_FUZZ", "2000"))
 BASES = ("ltx", "comfy-marker", "comfy-header", "legacy-0-input", "lightx2v-rows", "ideogram", "deepseek-alone",
          "musubi-groups", "kijai-e5m2", "plain-e4m3", "mxfp8", "nvfp4", "quanto-alone", "torchao-rows",
          "flux-fp8-api", "int8-rows", "int8-blockwise-64", "svdquant", "awq-w4a16", "nunchaku",
-         "nvfp4-lightx2v")  # fmt: skip
+         "nunchaku-fp4", "nunchaku-fp4-joined", "nvfp4-lightx2v")  # fmt: skip
 # the least inputs and outputs that a dialect's tiles need
-SIZES = {"nunchaku": 128}
+SIZES = {"nunchaku": 128, "nunchaku-fp4": 128, "nunchaku-fp4-joined": 128}
 EACH = max(1, CASES // len(BASES))
 
 

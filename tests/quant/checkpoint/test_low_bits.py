@@ -11,7 +11,17 @@ from safetensors.torch import load_file
 from scaled_fp8 import quant
 from scaled_fp8.quant.weights.native import native_tensors
 from zoo import ZOO
-from zoo_low_bits import SHIFT, awq_recipe, nunchaku_recipe, svdquant_natural, svdquant_parts
+from zoo_low_bits import (
+    SHIFT,
+    awq_recipe,
+    factors,
+    nunchaku_fp4,
+    nunchaku_recipe,
+    residual_e2m1,
+    smoothing,
+    svdquant_natural,
+    svdquant_parts,
+)
 from zoo_recipe import comfy_quant
 
 SHIFTED = "blocks.0.attn.proj"
@@ -70,6 +80,7 @@ def test_packed_4_bit_floats_are_what_compressed_tensors_unpacks(name, format, g
 
 
 @pytest.mark.parametrize("name", ["svdquant", "svdquant-tiles", "awq-w4a16", "nunchaku", "nvfp4-modelopt-svd",
+                                  "nunchaku-fp4", "nunchaku-fp4-joined",
                                   "nvfp4-convrot", "mxfp4-autoround", "int8-blockwise"])  # fmt: skip
 def test_what_is_written_natively_is_read_as_the_same_weights(name, tiny, tmp_path):
     checkpoint = quant.read_checkpoint(ZOO[name].write(tiny, tmp_path / "model.safetensors"))
@@ -121,6 +132,27 @@ def test_biases_of_shifted_activations_are_those_of_activations_as_they_come(nam
     names = ("proj_up", "proj_down", "smooth_factor")
     checkpoint = quant.read_checkpoint(nunchaku_recipe(names).write(model, tmp_path / "model.safetensors"))
     assert near(checkpoint.tensors[f"{name}.bias"], model[f"{name}.bias"], 1e-4)
+
+
+def test_nunchakus_floats_are_of_activations_that_are_not_shifted(tmp_path):
+    """Its INT4 alone shifts what comes out of a GELU: the bias of its NVFP4 is the model's own."""
+    name = "single_transformer_blocks.0.mlp_fc2"
+    model = modulated(torch.Generator().manual_seed(5), 128, 128, name)
+    checkpoint = quant.read_checkpoint(nunchaku_fp4(1).write(model, tmp_path / "model.safetensors"))
+    assert torch.equal(checkpoint.tensors[f"{name}.bias"].float(), model[f"{name}.bias"].float())
+
+
+@pytest.mark.parametrize(("name", "joined"), [("nunchaku-fp4", 1), ("nunchaku-fp4-joined", 2)])
+def test_nunchakus_floats_are_read_exactly(name, joined, tiny, tmp_path):
+    """Each code times its scale and its factor, as they were before they were put in lanes' order."""
+    checkpoint = quant.read_checkpoint(ZOO[name].write(tiny, tmp_path / "model.safetensors"))
+    layer = "blocks.0.attn.proj"
+    codes, scale, factor = residual_e2m1(tiny[f"{layer}.weight"], joined)
+    values = torch.tensor([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6])[codes.long()]
+    spread = factor.float().repeat_interleave(len(values) // joined).view(-1, 1)
+    up, down = factors(tiny[f"{layer}.weight"])
+    smoothed = values * scale.float().repeat_interleave(16, 1) * spread / smoothing(values.shape[1]).float()
+    assert near(checkpoint[layer].dequantize(), smoothed + up.float() @ down.float(), 1e-5)
 
 
 def shifted(tiny, tmp_path):
