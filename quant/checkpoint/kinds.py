@@ -167,8 +167,13 @@ def tensor_factor(layer: Layer) -> Tensor:
     return layer.tensor("tensor_factor").float().reshape(())
 
 
+ZERO = 2.0**-30  # a scale that makes nothing of any code
+
+
 def mma_micro_by_output(layer: Layer) -> Tensor:
-    return mma_micro(layer) * mma.by_output(layer.tensor("output_factor").float(), layer.stored[0])
+    scale = mma_micro(layer) * mma.by_output(layer.tensor("output_factor").float(), layer.stored[0])
+    # groups of zeros, whose scale no FP8 weight may have
+    return scale.clamp(min=ZERO)
 
 
 def mma_pairs(codes: Tensor, inputs: int) -> Tensor:
@@ -189,6 +194,8 @@ def swapped(codes: Tensor, inputs: int) -> Tensor:
 RANKED = ("up", "down")
 UNSCALED = Kind("plain", (), unit)
 SCALED = Kind("scaled", ("scale",), own_scale, may=("quant_scale",))
+# what this pack writes of a weight of one scale or more that has a low-rank part beside it
+SCALED_LOWRANK = Kind("scaled", ("scale", *RANKED), own_scale)
 MXFP8 = Kind("mxfp8", ("scale",), micro_scale, "mxfp8", block=32)
 NVFP4 = Kind("nvfp4", ("scale", "global_scale"), nested_scale, "nvfp4", tensor_scale, RANKED, block=16, per_element=2)
 # the same with the nibbles the other way round, and the tensor's scale in other forms

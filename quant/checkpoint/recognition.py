@@ -22,6 +22,7 @@ from .kinds import (
     NVFP4,
     NVFP4_LOW,
     SCALED,
+    SCALED_LOWRANK,
     SVDQUANT,
     SVDQUANT_TILES,
     UNSCALED,
@@ -102,7 +103,7 @@ def kind_of(module: Module, dialect: Dialect) -> Kind:
     if dialect.number == "D27":
         return NUNCHAKU if module.dtype() == "I8" else NUNCHAKU_AWQ
     if dialect.marked:
-        kind = BY_BASE.get(base_of(module), SCALED)
+        kind = BY_BASE.get(base_of(module), SCALED_LOWRANK if module.format.endswith("_lowrank") else SCALED)
         return SVDQUANT_TILES if kind is SVDQUANT and len(module.shape()) == 4 else kind
     return BY_DIALECT.get(dialect.number, SCALED)
 
