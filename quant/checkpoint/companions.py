@@ -11,7 +11,7 @@ from torch import Tensor
 from .kinds import MMA, SVDQUANT_TILES, as_e4m3
 from .layer import Layer
 from .mma import ROWS
-from .plausibility import AGAIN, bad_factor
+from .plausibility import AGAIN, bad_factor, limit
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "U8")
 
 def misfit(layer: Layer) -> str:
     """What does not fit of parts that have two sides, or a tensor beside them to be as long as."""
-    return ranks_misfit(layer) or bias_misfit(layer) or offset_misfit(layer) or halves_misfit(layer)
+    return ranks_misfit(layer) or outlying(layer) or bias_misfit(layer) or offset_misfit(layer) or halves_misfit(layer)
 
 
 def ranks_misfit(layer: Layer) -> str:
@@ -96,6 +96,18 @@ def ranks_misfit(layer: Layer) -> str:
     return "" if fits else (
         f"{module.key('up')} {list(up)} and {module.key('down')} {list(down)} fit no weight {[rows, cols]} together"
     )  # fmt: skip
+
+
+def outlying(layer: Layer) -> str:
+    """A low-rank part is added whole, and a sample of its weight may miss the one row or column that is damaged."""
+    up, down = (None if part is None else part.double() for part in layer.low_rank())
+    if up is None or down is None:
+        return ""
+    rows = ((up @ (down @ down.T)) * up).sum(1) / down.shape[1]
+    columns = ((up.T @ up @ down) * down).sum(0) / up.shape[0]
+    std = float(torch.maximum(rows.amax(), columns.amax()).sqrt())
+    far = not std <= limit("max")
+    return f"its weight would have a row or column of std {std:.3g} by its low-rank part; {AGAIN}" * far
 
 
 def bias_misfit(layer: Layer) -> str:
@@ -128,4 +140,4 @@ def halves_misfit(layer: Layer) -> str:
     return "its scales and what lies beside them are BF16 and F16: a dtype in the header is wrong" * mixed
 
 
-HALVES = ("scale", "offset", "smooth_divisor", "up", "down")
+HALVES = ("scale", "offset", "smooth_divisor", "up", "down", "tensor_factor", "output_factor")

@@ -82,6 +82,18 @@ def test_a_low_rank_part_far_too_large_is_refused(tiny, tmp_path):
         quant.read_checkpoint(changed("svdquant", tiny, tmp_path, proj_up=up))
 
 
+@pytest.mark.parametrize("key", ["proj_up", "proj_down"])
+@pytest.mark.parametrize("name", ["svdquant", "nunchaku", "nunchaku-fp4"])
+def test_one_value_of_a_low_rank_part_far_too_large_is_refused(name, key, tiny, tmp_path):
+    """As a flipped bit makes it, in rows that no sample of the weight has."""
+    path, layer = written(name, tiny, tmp_path), "blocks.0.mlp.0"
+    tensors = load_file(path)
+    tensors[f"{layer}.{key}"].view(-1)[tensors[f"{layer}.{key}"].numel() // 2] = 1e30
+    save_file(tensors, path)
+    with pytest.raises(quant.Refused, match=f"{layer}: its weight would have"):
+        quant.read_checkpoint(path)
+
+
 @pytest.mark.parametrize(
     ("name", "key", "factor"),
     [("svdquant", "weight_scale", 1e-5), ("svdquant", "smooth_factor", 1e5), ("nunchaku-flux", "wscales", 1e-5),
