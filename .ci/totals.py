@@ -10,7 +10,11 @@ from xml.etree import ElementTree
 
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 # what is counted apart -> how its test classes begin
-APART = {"ComfyUI contract tests": "tests.comfyui.", "of these in a real browser": "tests.comfyui.test_browser"}
+APART = {
+    "ComfyUI contract tests": "tests.comfyui.",
+    "of these in a real browser": "tests.comfyui.test_browser",
+    "tests that need a GPU": "tests.gpu.",
+}
 
 
 def cases(report: Path) -> list[ElementTree.Element]:
