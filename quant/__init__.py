@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from .recipes.settings import Settings as Settings
     from .recipes.settings import find_settings as find_settings
     from .recipes.settings import read_settings as read_settings
-    from .weights.encode import Search as Search
     from .weights.encode import quantize as quantize
     from .weights.formats import FORMATS as FORMATS
     from .weights.formats import Format as Format
@@ -60,6 +59,7 @@ if TYPE_CHECKING:
     from .weights.granularity import PerGroup as PerGroup
     from .weights.granularity import PerRow as PerRow
     from .weights.granularity import PerTensor as PerTensor
+    from .weights.job import Search as Search
     from .weights.weight import QuantizedWeight as QuantizedWeight
 
 # module -> what of it is public; imported when first asked for, so that the command line answers without torch
@@ -86,7 +86,8 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "recipes.methods": ("METHODS", "VALID_METHODS", "Method", "method_named"),
     "recipes.policy": ("Decision", "Policy", "decide", "recognise"),
     "recipes.settings": ("Setting", "Settings", "find_settings", "read_settings"),
-    "weights.encode": ("Search", "quantize"),
+    "weights.encode": ("quantize",),
+    "weights.job": ("Search",),
     "weights.formats": ("FORMATS", "Format"),
     "weights.fuse": ("fuse_rows", "rows_of"),
     "weights.granularity": ("GRANULARITIES", "PerBlock", "PerGroup", "PerRow", "PerTensor"),

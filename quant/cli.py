@@ -28,6 +28,8 @@ FORMATS_HELP = (
     f"{', '.join(NATIVE)}, which ComfyUI core loads; {', '.join(FOREIGN)} (AMD MI300; this pack alone loads them, "
     "see --allow-unsupported); float32, float16 or bfloat16 for a file without quantization"
 )
+EFFORTS = ("best", "fast")
+EFFORT_HELP = "best searches for better scales of 4-bit formats; fast takes the largest value's"
 T = TypeVar("T")
 Arguments = argparse.Namespace
 
@@ -113,6 +115,7 @@ def request_of(arguments: Arguments) -> Any:
         unsupported=arguments.allow_unsupported,
         settings=settings,
         ignored=tuple(arguments.ignore),
+        effort=arguments.effort,
     )
 
 
@@ -211,6 +214,7 @@ def add_convert(commands: Any) -> None:
         "--engine", choices=("local", "ray"), default="local", help="what runs many files: this process, or Ray"
     )
     one.add_argument("--address", help="of a Ray cluster; default: one of this machine's cores")
+    one.add_argument("--effort", choices=EFFORTS, default=EFFORTS[0], help=EFFORT_HELP)
     one.add_argument("--check", choices=("sample", "all"), default="sample", help="what is read back and compared")
 
 

@@ -83,6 +83,8 @@ TESTED_BY = {
     "recipes/auto.py": "recipes/test_methods.py",
     "recipes/compile_warnings.py": "recipes/test_methods.py",
     "recipes/families.py": "recipes/test_policy.py",
+    "weights/codebook.py": "weights/test_encode.py",
+    "weights/job.py": "weights/test_encode.py",
     "weights/formats.py": "weights/test_encode.py",
     "weights/granularity.py": "weights/test_encode.py",
     "weights/native.py": "weights/test_encode.py",

@@ -27,7 +27,8 @@ from ...quant.recipes.families import Family
 from ...quant.recipes.memory import compare_methods, estimates
 from ...quant.recipes.policy import Policy, recognise
 from ...quant.recipes.settings import FILE_NAME, Setting, find_settings
-from ...quant.weights.encode import quantize
+from ...quant.weights.encode import gain_of, quantize
+from ...quant.weights.job import search_for
 from ...quant.weights.weight import QuantizedWeight
 from .layers import base_tensor, own_convolution, own_core_linear, own_linear, put, settle
 from .linear import left_to_core
@@ -173,10 +174,12 @@ def quantize_layer(patched: ModelPatcher, name: str, module: Module, policy: Pol
     if not decision.quantize:
         return LayerStats(short, False, decision.reason, shape, before, before)
     source = weight.data.to(patched.load_device).flatten(1)
-    found = quantize(source, policy.format, policy.granularity, short).to(patched.offload_device)
+    search = search_for("best")
+    found = quantize(source, policy.format, policy.granularity, short, search).to(patched.offload_device)
     own = scaled_layer(patched, module, found, weight, chosen.method.compute)
     put(patched, name, own)
-    return LayerStats(short, True, decision.reason, shape, before, nbytes(own.weight))
+    gain = gain_of(source, policy.format, policy.granularity, search)
+    return LayerStats(short, True, decision.reason, shape, before, nbytes(own.weight), gain)
 
 
 def already(weight: torch.Tensor) -> str:

@@ -26,6 +26,7 @@ from ..files.writer import Output, writing
 from ..recipes.ignored import ignored_by
 from ..text import few
 from ..weights.formats import FORMATS
+from ..weights.job import search_for
 from .ownership import check_ownership
 from .parts import Scopes, find_scopes
 from .quantizing import Encode
@@ -95,6 +96,7 @@ def convert(
     start = time.perf_counter()
     request = Request(request) if isinstance(request, str) else request
     check_format(request)
+    search_for(request.effort)
     ckpt = read_checkpoint(src, options.check)
     check_accounted(ckpt)
     tasks, lines = planned(ckpt, request)
@@ -118,7 +120,12 @@ def convert(
 
 def rows_of(ckpt: Checkpoint, tasks: Iterable[Task]) -> tuple[TensorResult, ...]:
     """What became of each tensor, once it is written."""
-    return tuple(TensorResult(t.name, before(ckpt, t), t.after, told(t), not isinstance(t, Cast)) for t in tasks)
+    return tuple(row_of(ckpt, task) for task in tasks)
+
+
+def row_of(ckpt: Checkpoint, task: Task) -> TensorResult:
+    gain = task.gains[0] if isinstance(task, Encode) and task.gains else None
+    return TensorResult(task.name, before(ckpt, task), task.after, told(task), not isinstance(task, Cast), gain)
 
 
 def told(task: Task) -> str:
@@ -155,7 +162,7 @@ def planned(ckpt: Checkpoint, request: Request) -> tuple[list[Task], tuple[str, 
     scopes = find_scopes([*map(ckpt.weight_key, ckpt), *ckpt.tensors], request)
     tasks = [quantized(ckpt, name, scopes, request) for name in ckpt]
     fixed = with_companions(ckpt.tensors)
-    tasks += [beside(ckpt, n) if n in fixed else other(ckpt, n, scopes) for n in ckpt.tensors]
+    tasks += [beside(ckpt, n) if n in fixed else other(ckpt, n, scopes, request) for n in ckpt.tensors]
     return tasks, tuple(scope.line() for scope in scopes.found.values())
 
 
@@ -195,7 +202,7 @@ def quantized(ckpt: Checkpoint, layer: str, scopes: Scopes, request: Request) ->
         decision = scopes.of(key).decide(layer, spec.full_shape)
         policy = scopes.of(key).policy
         if decision.quantize and policy:
-            return Encode(values_of(ckpt, layer), policy, f"requantized: {decision.reason}")
+            return Encode(values_of(ckpt, layer), policy, f"requantized: {decision.reason}", request.effort)
         return Cast(values_of(ckpt, layer), torch.bfloat16, decision.reason)
     if not key.endswith("weight"):
         return Cast(values_of(ckpt, layer), torch.bfloat16, "a parameter without a layer: dequantized")
@@ -207,14 +214,14 @@ def beside(ckpt: Checkpoint, name: str) -> Cast:
     return Cast(Values(ckpt, name), None, "kept: tensors beside it say more of its meaning than is known here")
 
 
-def other(ckpt: Checkpoint, name: str, scopes: Scopes) -> Task:
+def other(ckpt: Checkpoint, name: str, scopes: Scopes, request: Request) -> Task:
     values = Values(ckpt, name)
     if not name.endswith("weight") or values.info.dtype not in QUANTIZABLE or len(values.info.shape) < 2:
         return Cast(values, None, "")
     scope = scopes.of(name)
     decision = scope.decide(name.removesuffix(".weight"), values.info.shape)
     if decision.quantize and scope.policy:
-        return Encode(values, scope.policy, decision.reason)
+        return Encode(values, scope.policy, decision.reason, request.effort)
     return Cast(values, None, decision.reason)
 
 

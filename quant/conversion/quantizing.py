@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 import torch
@@ -13,23 +13,29 @@ from ..checkpoint.read import Checkpoint
 from ..checkpoint.sampling import sample
 from ..files.writer import Output
 from ..recipes.policy import Policy
-from ..weights.encode import SLAB, Job, encode_slabs, finite, quantize, rotation_group, scale_of_scales, slabs
+from ..weights.encode import TRIED, blank, encode_slabs, finite, gain_of, quantize, rotation_group, scale_of_scales
 from ..weights.formats import Format
 from ..weights.granularity import Granularity, PerBlock, PerTensor, largest
+from ..weights.job import SLAB, Job, Search, search_for, slabs
 from ..weights.native import native_tensors
 from ..weights.rotation import rotate
 from ..weights.weight import QuantizedWeight
 from .readback import differences, row_runs
-from .tasks import PIECE, Step, Values, Writing, no_codes
+from .tasks import PIECE, Step, Values, Writing
 
 
 @dataclass(frozen=True)
 class Encode(Writing):
-    """Values quantized by policy, in two passes over their rows: for the scale of all, and for the codes."""
+    """Values quantized by policy, in two passes over their rows: for the scale of all, and for the codes.
+
+    effort: of EFFORTS; gains: what the search for scales gained, in dB, where there was one.
+    """
 
     values: Values
     policy: Policy
     reason: str
+    effort: str = "fast"
+    gains: list[float] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def name(self) -> str:
@@ -57,22 +63,20 @@ class Encode(Writing):
 
     @cached_property
     def shell(self) -> QuantizedWeight:
-        rows = self.values.matrix[0]
-        scale = torch.empty(self.granularity.scale_shape(self.values.matrix), device="meta")
-        weight = self.weight(scale, torch.empty((rows, 1) if self.format.grid else (), device="meta"))
-        return replace(weight, codebook=torch.empty(16, device="meta") if self.format.grid else None)
+        return blank(self.format, self.granularity, self.values.matrix)
 
     @property
     def job(self) -> Job:
         rotation = rotation_group(self.values.matrix[1]) if self.format.rotates else 0
-        return Job(self.format, self.granularity, rotation)
+        return Job(self.format, self.granularity, rotation, search=self.search and self.search.of(self.format))
+
+    @property
+    def search(self) -> Search | None:
+        return search_for(self.effort)
 
     def weight(self, scale: Tensor, outer: Tensor | None) -> QuantizedWeight:
         """The weight with these scales, its codes on no device."""
-        shape = self.values.matrix
-        codes, rotation = no_codes(self.format, shape), self.job.rotation
-        kept = outer if self.format.outer_maximum or self.format.grid else None
-        return QuantizedWeight(self.format, codes, scale, self.granularity, shape, rotation=rotation, outer=kept)
+        return replace(self.shell, scale=scale, outer=outer)
 
     def write(self, output: Output, step: Step) -> None:
         read, (rows, columns) = self.values.reader(), self.values.matrix
@@ -81,6 +85,7 @@ class Encode(Writing):
         amax = self.amax(read)
         job = replace(self.job, outer=scale_of_scales(amax, self.format))
         scales = []
+        self.try_search(self.matrix(read, 0, min(TRIED, rows)))
         for start, stop in self.runs():
             codes, scale = encoded(job, self.matrix(read, start, stop), amax, self.name)
             self.put_rows(output, codes, start)
@@ -90,11 +95,16 @@ class Encode(Writing):
         self.put_rest(output, native_tensors(self.weight(scale, job.outer), self.prefix))
 
     def write_whole(self, output: Output, weight: Tensor, step: Step) -> None:
-        found = quantize(weight, self.format, self.granularity, self.name)
+        self.try_search(weight)
+        found = quantize(weight, self.format, self.granularity, self.name, self.search)
         tensors = native_tensors(found, self.prefix)
         output.put(f"{self.prefix}weight", tensors[f"{self.prefix}weight"])
         self.put_rest(output, tensors)
         step(self.values.read_bytes)
+
+    def try_search(self, rows: Tensor) -> None:
+        gain = gain_of(rows, self.format, self.granularity, self.search)
+        self.gains.extend([] if gain is None else [gain])
 
     def matrix(self, read: Callable[[int, int], Tensor], start: int, stop: int) -> Tensor:
         """Rows [start, stop)."""
@@ -146,7 +156,7 @@ class Encode(Writing):
 def encoded(job: Job, rows: Tensor, amax: Tensor, name: str) -> tuple[Tensor, Tensor]:
     """Codes and scales of some rows."""
     if isinstance(job.granularity, PerTensor):
-        scale = job.scale(amax)
+        scale = job.scale(amax)  # a search gains nothing for one scale of all, so that no format has factors for it
         return torch.cat([job.codes(job.values(slab), scale) for slab in slabs(rows, job.granularity)]), scale
     finite(largest(rows, (0, 1)), name)
     return encode_slabs(job, rows, amax)

@@ -34,11 +34,18 @@ def differences(format: Format, wanted: Tensor, seen: Sample) -> str:
     # scaled / raw is the scale, wherever the code is not zero
     scale = torch.where(live, seen.scaled / torch.where(live, seen.raw, 1), 0)
     error, size = (seen.scaled - wanted).abs(), wanted.abs()
-    allowed = half_step(format, size, scale) * SLACK + 1e-6 * size.amax()
+    allowed = torch.maximum(half_step(format, size, scale), clipped(format, size, scale)) * SLACK + 1e-6 * size.amax()
     wrong = live & (error > allowed)
     # a code of zero must stand for a small value
     wrong |= ~live & (size > size.amax() / 2)
     return f"{int(wrong.sum())} of {len(wanted)} values that the format rounds otherwise" if wrong.any() else ""
+
+
+def clipped(format: Format, size: Tensor, scale: Tensor) -> Tensor:
+    """What values lose that a searched scale left outside of its codes; nothing where no search goes so far."""
+    largest = format.maximum * scale
+    searched = size <= largest / min((*format.factors, 1.0)) * SLACK
+    return torch.where(searched, size - largest, 0).clamp(min=0)
 
 
 def half_step(format: Format, size: Tensor, scale: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ class Request:
 
     component: what the file is; of an all-in-one checkpoint, the only part to quantize; requantize: quantized layers
     too; unsupported: write what ComfyUI core cannot load; ignored: names of layers to leave, each with all below it,
-    beside those that the source's own config names.
+    beside those that the source's own config names; effort: of EFFORTS, for the scales of 4-bit formats.
     """
 
     format: str | None
@@ -27,3 +27,4 @@ class Request:
     unsupported: bool = False
     settings: Settings | None = None
     ignored: tuple[str, ...] = ()
+    effort: str = "best"

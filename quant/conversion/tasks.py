@@ -16,8 +16,8 @@ from ..checkpoint.read import Checkpoint
 from ..errors import Refused
 from ..files.header import TensorInfo, info_of
 from ..files.writer import Output
-from ..weights.encode import SLAB
 from ..weights.formats import Format
+from ..weights.job import SLAB
 from ..weights.native import description, native_tensors
 from ..weights.weight import QuantizedWeight
 

@@ -13,8 +13,9 @@ from torch import nn
 from ..errors import Refused, named, one_of
 from ..recipes.methods import Method
 from ..recipes.policy import Policy
-from ..weights.encode import Search, quantize
+from ..weights.encode import quantize
 from ..weights.granularity import Granularity, PerGroup, PerRow, PerTensor
+from ..weights.job import Search
 from .convolution import CONVOLUTIONS, quantize_convolution
 from .patch import frozen, planned, put, reads_as, scaled_class, unfit
 

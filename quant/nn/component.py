@@ -15,9 +15,9 @@ from ..recipes.families import Family
 from ..recipes.ignored import ignored_by
 from ..recipes.methods import Method
 from ..recipes.policy import Policy, check_component, family_named, recognise
-from ..weights.encode import Search
 from ..weights.formats import float8_e4m3fn
 from ..weights.granularity import PerRow
+from ..weights.job import Search
 from .backends import Backend, pick_backend
 from .convolution import CONVOLUTIONS, is_quantized
 from .stats import LayerStats, Stats

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from ..recipes.policy import Policy
-from ..weights.encode import Search, quantize
+from ..weights.encode import quantize
+from ..weights.job import Search
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

@@ -19,9 +19,10 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..distributed.gathering import Shard, gathered, given
 from ..distributed.parallel import local
-from ..weights.encode import Job, generator, quantize
+from ..weights.encode import quantize
 from ..weights.formats import Format, float8_e4m3fn, inner_scale, power_of_two
 from ..weights.granularity import Granularity, PerTensor
+from ..weights.job import Job, generator
 from ..weights.weight import COMPANIONS, Companions, QuantizedWeight
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from math import ceil, prod
 
 from ..kernels.gemm import PIECE
 from ..text import text_table
-from ..weights.encode import GPU_SLAB
 from ..weights.formats import FORMATS, Format, float8_e4m3fn, int8
 from ..weights.granularity import Granularity
+from ..weights.job import GPU_SLAB
 from .families import TOKENS
 from .methods import METHODS, method_named
 from .policy import Policy, family_named, recognise

@@ -2,74 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from math import log10
 
 import torch
 from torch import Tensor
 
 from ..errors import Refused
+from .codebook import codebook_weight
 from .formats import HADAMARD_GROUPS, Format
-from .granularity import Granularity, PerBlock, PerTensor, largest
-from .rotation import rotate
+from .granularity import Granularity, PerTensor, largest
+from .job import Job, Search, generator, matrix_shape, slabs
 from .weight import QuantizedWeight
-
-# Elements of a slab: its float32 copy stays in the cache, and beside the codes nothing of the weight's size exists.
-SLAB = 1 << 19
-# On a GPU launches cost more than memory: two slabs for 9216 x 3072, 256 MiB held beside them
-GPU_SLAB = 1 << 24
-
-
-@dataclass(frozen=True)
-class Search:
-    """Search for the scales with the least error: amax is multiplied by each factor, the best wins scale by scale.
-
-    importance: mean square ``[in]`` of the activations, which turns the weight's error into the output's; or None.
-    """
-
-    factors: tuple[float, ...] = tuple(1 - i / 32 for i in range(13))
-    importance: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class Job:
-    """What one weight is quantized to.
-
-    outer: the second-level scale ``[]`` where the format has one; generator: of stochastic rounding, None for nearest.
-    """
-
-    format: Format
-    granularity: Granularity
-    rotation: int = 0
-    outer: Tensor | None = None
-    search: Search | None = None
-    generator: torch.Generator | None = None
-
-    def values(self, slab: Tensor) -> Tensor:
-        """A slab of the weight, float32, rotated if the format wants it."""
-        return rotate(slab.float(), self.rotation) if self.rotation else slab.float()
-
-    def scale(self, amax: Tensor) -> Tensor:
-        return self.format.scale_of(amax, self.format.maximum, self.outer)
-
-    def codes(self, values: Tensor, scale: Tensor) -> Tensor:
-        """Float32 values ``[rows, in]`` -> codes; all zeros where the scale is zero."""
-        safe = torch.where(scale == 0, torch.inf, scale) if self.outer is not None else scale
-        scaled = values / self.granularity.expand(safe, matrix_shape(values))
-        if self.generator is not None:
-            return stochastic_codes(scaled, self.format, self.generator)
-        # adding zero makes +0 of -0
-        return self.format.codes(scaled.add_(0.0) if safe is not scale else scaled)
-
-    def error(self, values: Tensor, scale: Tensor) -> Tensor:
-        """Squared error of each scale's values, weighted by the search's importance; shaped as the scale."""
-        shape = matrix_shape(values)
-        again = self.format.values(self.codes(values, scale)) * self.granularity.expand(scale, shape)
-        squares = again.sub_(values).square_()
-        importance = self.search.importance if self.search else None
-        if importance is not None:
-            squares.mul_(rotated_importance(importance, self.rotation).to(squares))
-        return self.granularity.total(squares)
 
 
 def quantize(
@@ -96,8 +39,9 @@ def quantize(
         raise Refused(f"{name}: a weight {list(shape)} cannot be quantized: {problem}; leave it as it is.")
     amax = finite_amax(weight, name) if checked else largest(weight, (0, 1))
     rotation = rotation_group(shape[1]) if format.rotates else 0
+    search = search.of(format) if search else None
     if format.grid:
-        return codebook_weight(weight, format, granularity, rotation, seed)
+        return codebook_weight(weight, Job(format, granularity, rotation, search=search), seed)
     outer = scale_of_scales(amax, format)
     job = Job(format, granularity, rotation, outer, search, generator(seed, weight.device))
     encode = encode_whole if isinstance(granularity, PerTensor) else encode_slabs
@@ -105,16 +49,18 @@ def quantize(
     return QuantizedWeight(format, codes, scale, granularity, shape, rotation=rotation, outer=job.outer)
 
 
+def blank(format: Format, granularity: Granularity, shape: tuple[int, int]) -> QuantizedWeight:
+    """A weight ``[out, in]`` of a format without its numbers, on no device: what it will be made of."""
+    rotation = rotation_group(shape[1]) if format.rotates else 0
+    with torch.device("meta"):
+        codes = torch.empty((shape[0], shape[1] // format.per_byte), dtype=format.dtype)
+        scale = torch.empty(granularity.scale_shape(shape))
+        outer = torch.empty((shape[0], 1) if format.grid else ()) if format.outer_maximum or format.grid else None
+        book = torch.empty(16) if format.grid else None
+    return QuantizedWeight(format, codes, scale, granularity, shape, rotation=rotation, outer=outer, codebook=book)
+
+
 ##### What can be quantized
-
-
-def matrix_shape(weight: Tensor, name: str = "weight") -> tuple[int, int]:
-    if weight.dim() != 2 or not weight.is_floating_point():
-        raise Refused(
-            f"{name}: is {str(weight.dtype).removeprefix('torch.')} {list(weight.shape)}; only floating-point "
-            "matrices [out, in] are quantized: flatten a convolution's after its first dimension."
-        )
-    return (weight.shape[0], weight.shape[1])
 
 
 def unfit(format: Format, granularity: Granularity, shape: tuple[int, int]) -> str | None:
@@ -152,6 +98,22 @@ def finite(amax: Tensor, name: str) -> Tensor:
     return amax
 
 
+##### What a search gains
+
+TRIED = 64  # rows
+
+
+def gain_of(weight: Tensor, format: Format, granularity: Granularity, search: Search | None) -> float | None:
+    """By how many dB a search lowers the error of a weight ``[out, in]``, tried on some rows; None without one."""
+    if search is None or search.of(format) is None or isinstance(granularity, PerTensor):
+        return None
+    rows = weight[:: -(-len(weight) // TRIED)].float()
+    before, after = (
+        float((quantize(rows, format, granularity, search=one).dequantize() - rows).norm()) for one in (None, search)
+    )
+    return 20 * log10(before / after) if before > 0 and after > 0 else 0.0
+
+
 ##### Scales, then codes
 
 
@@ -161,14 +123,6 @@ def scale_of_scales(amax: Tensor, format: Format) -> Tensor | None:
         return None
     scale = amax / (format.outer_maximum * format.maximum)
     return torch.where(amax == 0, torch.ones_like(scale), scale.clamp(min=torch.finfo(torch.float32).tiny))
-
-
-def slabs(weight: Tensor, granularity: Granularity, share: int = 1) -> Iterator[Tensor]:
-    """Rows of weight in pieces of about SLAB elements over share, whole blocks each."""
-    step = granularity.rows if isinstance(granularity, PerBlock) else 1
-    elements = SLAB if weight.device.type == "cpu" else GPU_SLAB
-    rows = max(1, elements // share // weight.shape[1] // step) * step
-    return iter(weight.split(rows))
 
 
 def encode_slabs(job: Job, weight: Tensor, amax: Tensor) -> tuple[Tensor, Tensor]:
@@ -189,7 +143,7 @@ def searched(job: Job, values: Tensor, amax: Tensor) -> Tensor:
     assert job.search is not None
     best = job.scale(amax)
     least = job.error(values, best)
-    for factor in job.search.factors:
+    for factor in job.search.tried():
         scale = job.scale(amax * factor)
         error = job.error(values, scale)
         best, least = torch.where(error < least, scale, best), torch.minimum(error, least)
@@ -205,62 +159,8 @@ def encode_whole(job: Job, weight: Tensor, amax: Tensor) -> tuple[Tensor, Tensor
 
 def tensor_scale(job: Job, weight: Tensor, amax: Tensor) -> Tensor:
     """The scale of amax, or the best one that a search finds."""
-    scales = [job.scale(amax), *(job.scale(amax * f) for f in (job.search.factors if job.search else ()))]
+    scales = [job.scale(amax), *(job.scale(amax * f) for f in (job.search.tried() if job.search else ()))]
     if len(scales) == 1:
         return scales[0]
     errors = [sum(job.error(job.values(s), scale).double() for s in slabs(weight, job.granularity)) for scale in scales]
     return scales[int(torch.stack(errors).argmin())]  # type: ignore[arg-type]
-
-
-def rotated_importance(importance: Tensor, rotation: int) -> Tensor:
-    """Mean square of the activations after rotation: a Hadamard matrix mixes a group's equally."""
-    if not rotation:
-        return importance
-    return importance.view(-1, rotation).mean(1).repeat_interleave(rotation)
-
-
-def generator(seed: int, device: torch.device) -> torch.Generator | None:
-    return torch.Generator(device).manual_seed(seed) if seed > 0 else None
-
-
-def stochastic_codes(scaled: Tensor, format: Format, generator: torch.Generator) -> Tensor:
-    """Codes rounded up or down at random, by how near each is; to nearest where a format's steps are unlike."""
-    if format.dtype in (torch.float8_e4m3fn, torch.float8_e5m2):
-        import comfy_kitchen
-
-        scaled = scaled.clamp_(-format.maximum, format.maximum)
-        noise = torch.randint(0, 256, scaled.shape, dtype=torch.uint8, device=scaled.device, generator=generator)
-        return comfy_kitchen.stochastic_rounding_fp8(scaled, noise, format.dtype)
-    if not format.dtype.is_floating_point and not format.outer_maximum:
-        scaled.add_(torch.rand(scaled.shape, device=scaled.device, generator=generator).sub_(0.5))
-    return format.codes(scaled)
-
-
-def codebook_weight(
-    weight: Tensor, format: Format, granularity: Granularity, rotation: int, seed: int = 0
-) -> QuantizedWeight:
-    """INT4 with comfy-kitchen's codebook and its least-squares group scales."""
-    sample = weight[:: max(1, weight.numel() * 4 // SLAB)]
-    codebook = kitchen_int4(sample, granularity, rotation)[3]
-    # its searches hold some ninety bytes an element
-    pieces = [kitchen_int4(slab, granularity, rotation, codebook, seed) for slab in slabs(weight, granularity, 4)]
-    codes, inner, channel = (torch.cat(parts) for parts in list(zip(*pieces, strict=True))[:3])
-    outer = channel.view(-1, 1)
-    return QuantizedWeight(
-        format, codes, inner.float() * outer, granularity, matrix_shape(weight), rotation=rotation, outer=outer,
-        codebook=codebook,
-    )  # fmt: skip
-
-
-def kitchen_int4(
-    weight: Tensor, granularity: Granularity, rotation: int, codebook: Tensor | None = None, seed: int = 0
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Codes, float8 scales of groups, float32 scales of outputs, and the codebook, given or decided here."""
-    # imported when needed: it takes longer to import than torch itself
-    import comfy_kitchen
-
-    codes, inner, channel, _, book = comfy_kitchen.quantize_w4a8_int8_weight(
-        weight.float(), group_size=granularity.cols, convrot_groupsize=rotation, codebook_tensor=codebook,  # type: ignore[union-attr]
-        stochastic_rounding=seed,
-    )  # fmt: skip
-    return codes, inner, channel, book

@@ -15,6 +15,11 @@ from .packing import E2M1, INT4, e2m1_codes, pack, unpack
 
 FP8_GRANULARITIES = (PerTensor(), PerRow(), PerBlock(128, 128))
 HADAMARD_GROUPS = (256, 64, 16)  # of a ConvRot rotation, best first: powers of 4
+# What amax is multiplied by in a search for better scales. Smaller: the largest values are clipped and the others get
+# finer steps; larger: they come to lie on codes that are nearer, as 4 instead of 6 (Four Over Six, arXiv 2512.02010).
+# Scales of 16 values are float8 themselves, an eighth apart: finer factors would find the same ones.
+WIDER = (0.75, 0.8125, 0.875, 0.9375, 1.125, 1.25, 1.375, 1.5, 1.625, 1.75)
+CLIPPED = tuple(1 - i / 32 for i in range(1, 17))
 
 
 ##### Scales: amax, the largest code, the scale one level up -> float32 scale
@@ -88,6 +93,7 @@ class Format:
     scale_of: amax -> scale; outer_maximum: largest block scale of formats that have a second scale above them;
     book: value of each 4-bit code, high_first: whether the even element is in the high nibble;
     rotates: whether weights are rotated by ConvRot before; grid: whether values lie on an int8 grid of the outer scale.
+    factors: of amax that a search for better scales tries; none where the search was measured to gain nothing.
     """
 
     name: str
@@ -103,6 +109,7 @@ class Format:
     high_first: bool = True
     rotates: bool = False
     grid: bool = False
+    factors: tuple[float, ...] = field(default=(), repr=False)
 
     def values(self, codes: Tensor, codebook: Tensor | None = None) -> Tensor:
         """Codes as stored, ``[out, in / per_byte]`` -> their float32 values before scaling, ``[out, in]``."""
@@ -139,7 +146,7 @@ mxfp8 = Format(
 )
 nvfp4 = Format(
     "nvfp4", torch.uint8, max(E2M1), (PerGroup(1, 16),), per_byte=2, comfy="nvfp4", scale_of=e4m3_of_outer,
-    rounded=packed_e2m1, outer_maximum=float8_e4m3fn.maximum, book=E2M1,
+    rounded=packed_e2m1, outer_maximum=float8_e4m3fn.maximum, book=E2M1, factors=WIDER,
 )  # fmt: skip
 int8 = Format("int8", torch.int8, 127.0, (PerRow(), PerTensor()), comfy="int8_tensorwise", rounded=signed_bytes)
 int8_convrot = Format(
@@ -148,12 +155,12 @@ int8_convrot = Format(
 # W4A8: a codebook's values, scaled by group to an int8 grid that the GEMM runs on
 int4 = Format(
     "int4", torch.int8, 7.0, (PerGroup(1, 16),), per_byte=2, comfy="asym_w4a8_int8", book=tuple(range(-8, 8)),
-    high_first=False, rotates=True, grid=True,
+    high_first=False, rotates=True, grid=True, factors=WIDER,
 )  # fmt: skip
 # W4A4
 int4_convrot = Format(
     "int4_convrot", torch.int8, 7.0, (PerRow(),), per_byte=2, comfy="convrot_w4a4", rounded=signed_nibbles,
-    book=INT4, high_first=False, rotates=True,
+    book=INT4, high_first=False, rotates=True, factors=CLIPPED,
 )  # fmt: skip
 
 # What others make by calibration: read, run, passed on, never made here.

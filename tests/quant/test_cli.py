@@ -109,6 +109,12 @@ def test_help_names_every_format_and_what_core_does_not_load(capsys: pytest.Capt
     assert all(name in text for name in FORMATS)
 
 
+def test_efforts_of_the_command_line_are_those_of_the_engine():
+    from scaled_fp8.quant.weights.job import EFFORTS
+
+    assert tuple(EFFORTS) == cli.EFFORTS
+
+
 def test_doctor_tells_of_every_kernel(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["doctor", "--json"]) == 0
     kernels = json.loads(capsys.readouterr().out)["kernels"]

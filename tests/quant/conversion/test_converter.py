@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ from scaled_fp8.quant.recipes.settings import read_settings
 from scaled_fp8.quant.weights.encode import quantize
 from scaled_fp8.quant.weights.formats import Format
 from scaled_fp8.quant.weights.granularity import Granularity
+from scaled_fp8.quant.weights.job import search_for
 from scaled_fp8.quant.weights.native import description, native_tensors
 from torch import Tensor
 from zoo import ZOO
@@ -225,21 +227,40 @@ def chosen(format: Format, granularity: Granularity) -> Request:
     return Request(format.name, None if granularity.name == "group" else granularity.name, unsupported=True)
 
 
-@pytest.mark.parametrize(("format", "granularity"), PAIRS, ids=[f"{f.name}-{g.name}" for f, g in PAIRS])
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=["bf16", "fp32"])
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+# those whose scales are searched also without the search
+EFFORTS = [
+    pytest.param(format, granularity, effort, id=f"{format.name}-{granularity.name}-{effort}")
+    for format, granularity in PAIRS
+    for effort in (("best", "fast") if format.factors else ("best",))
+]
+
+
+@pytest.mark.parametrize(("format", "granularity", "effort"), EFFORTS)
+@pytest.mark.parametrize("dtype", DTYPES.values(), ids=DTYPES)
 def test_each_layer_is_what_quantize_makes_of_it(
-    tmp_path: Path, format: Format, granularity: Granularity, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    format: Format,
+    granularity: Granularity,
+    effort: str,
+    dtype: torch.dtype,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("scaled_fp8.quant.weights.encode.SLAB", 128 * 320)
+    monkeypatch.setattr("scaled_fp8.quant.weights.job.SLAB", 128 * 320)
     monkeypatch.setattr("scaled_fp8.quant.conversion.tasks.SLAB", 128 * 320)
     monkeypatch.setattr("scaled_fp8.quant.conversion.tasks.PIECE", 128 * 320)
     state = model(tmp_path, dtype)
-    convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", chosen(format, granularity), Options(check="all"))
+    request = replace(chosen(format, granularity), effort=effort)
+    done = convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", request, Options(check="all"))
+    gains = [row.gain for row in done.rows if row.gain is not None]
+    assert len(gains) == sum("attn" in name and name.endswith("weight") for name in state) * (
+        bool(format.factors) and effort == "best"
+    )
     out = load_file(tmp_path / "out.safetensors")
     expected, layers = {}, {}
     for name, tensor in state.items():
         if "attn" in name and name.endswith("weight"):
-            weight = quantize(tensor, format, granularity)
+            weight = quantize(tensor, format, granularity, search=search_for(effort))
             expected |= native_tensors(weight, name.removesuffix("weight"))
             layers[name.removesuffix(".weight")] = description(weight)
         else:

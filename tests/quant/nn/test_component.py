@@ -16,7 +16,8 @@ from scaled_fp8.quant.nn.linear import ScaledLinear
 from scaled_fp8.quant.nn.stats import Stats
 from scaled_fp8.quant.nn.tensor import from_tensor, is_scaled
 from scaled_fp8.quant.recipes.methods import METHODS
-from scaled_fp8.quant.weights.encode import Search, quantize
+from scaled_fp8.quant.weights.encode import quantize
+from scaled_fp8.quant.weights.job import Search
 from torch import Tensor, nn
 
 # method -> bounds of the relative error of three layers' output

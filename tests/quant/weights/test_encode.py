@@ -11,9 +11,10 @@ import torch
 from comfy_kitchen.tensor import QuantizedTensor
 from scaled_fp8.quant import FORMATS, Format, Refused
 from scaled_fp8.quant.nn.tensor import from_tensor, to_tensor
-from scaled_fp8.quant.weights import encode
-from scaled_fp8.quant.weights.encode import Search, quantize
+from scaled_fp8.quant.weights import job
+from scaled_fp8.quant.weights.encode import quantize
 from scaled_fp8.quant.weights.granularity import Granularity, PerBlock, PerRow, PerTensor
+from scaled_fp8.quant.weights.job import Search
 from scaled_fp8.quant.weights.native import description, loads_in_core, native_tensors
 from torch import Tensor
 
@@ -237,7 +238,7 @@ def test_slabs_and_threads_do_not_show(
 ) -> None:
     weight = torch.randn(700, 512, generator=torch.Generator().manual_seed(5))
     once = quantize(weight, format, granularity)
-    monkeypatch.setattr(encode, "SLAB", 512 * 130)
+    monkeypatch.setattr(job, "SLAB", 512 * 130)
     torch.set_num_threads(1)
     again = quantize(weight, format, granularity)
     torch.set_num_threads(2)
@@ -277,19 +278,21 @@ def test_refuses_a_granularity_the_format_has_not() -> None:
 
 ##### Search and stochastic rounding
 
-SEARCHED = [case for case in CASES if not case.values[0].grid]
 
-
-@pytest.mark.parametrize(("format", "granularity"), SEARCHED)
+@pytest.mark.parametrize(("format", "granularity"), CASES)
 def test_search_never_makes_it_worse(format: Format, granularity: Granularity, weight: Tensor) -> None:
     plain = relative(quantize(weight, format, granularity).dequantize(), weight)
     assert relative(quantize(weight, format, granularity, search=Search()).dequantize(), weight) <= plain * (1 + 1e-6)
 
 
-@pytest.mark.parametrize("name", ["nvfp4", "int4_convrot"])
+# what is left of the error; comfy-kitchen's INT4 has searched for scales itself
+LEFT = {"nvfp4": 0.97, "int4_convrot": 0.97, "int4": 0.99}
+
+
+@pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if format.factors])
 def test_search_pays_for_four_bits(name: str, weight: Tensor) -> None:
     plain = relative(quantize(weight, FORMATS[name]).dequantize(), weight)
-    assert relative(quantize(weight, FORMATS[name], search=Search()).dequantize(), weight) < 0.97 * plain
+    assert relative(quantize(weight, FORMATS[name], search=Search()).dequantize(), weight) < LEFT[name] * plain
 
 
 def test_search_by_importance_lowers_the_outputs_error() -> None:
