@@ -81,12 +81,12 @@ def output_scale(layer: Layer) -> Tensor:
     return layer.tensor("channel_scale").float().view(-1, 1)
 
 
-def turned_scale(layer: Layer) -> Tensor:
+def transposed_scale(layer: Layer) -> Tensor:
     """comfy-kitchen's ``[groups, out]``, or in 128s of outputs, as ``[out, groups]``."""
     return natural(layer.tensor("scale"))
 
 
-def turned_offset(layer: Layer) -> Tensor:
+def transposed_offset(layer: Layer) -> Tensor:
     return natural(layer.tensor("offset"))
 
 
@@ -207,13 +207,13 @@ MXFP4 = Kind("mxfp4", ("scale",), doubled_powers, "nvfp4", power_outer, per_elem
 W4A4 = Kind("w4a4", ("scale",), own_scale, "int4_convrot", per_element=2)
 W4A8 = Kind("w4a8", ("group_scale", "channel_scale"), grouped_scale, "int4", output_scale, ("codebook",), per_element=2)
 SVDQUANT = Kind(
-    "svdquant", ("scale", "up", "down", "smooth_divisor"), turned_scale, "svdquant_w4a4", per_element=2, group=64
+    "svdquant", ("scale", "up", "down", "smooth_divisor"), transposed_scale, "svdquant_w4a4", per_element=2, group=64
 )
 SVDQUANT_TILES = Kind(
-    "svdquant", SVDQUANT.needs, turned_scale, "svdquant_w4a4", per_element=2, group=64, transcode=mma.tiled_codes,
+    "svdquant", SVDQUANT.needs, transposed_scale, "svdquant_w4a4", per_element=2, group=64, transcode=mma.tiled_codes,
     tile=mma.ROWS,
 )  # fmt: skip
-AWQ = Kind("awq", ("scale", "offset"), turned_scale, "awq_w4a16", offset=turned_offset, per_element=2, group=64)
+AWQ = Kind("awq", ("scale", "offset"), transposed_scale, "awq_w4a16", offset=transposed_offset, per_element=2, group=64)
 NUNCHAKU = Kind(
     "svdquant", SVDQUANT.needs, mma_scale, "svdquant_w4a4", per_element=2, group=64, transcode=mma.codes,
     tile=mma.ROWS,

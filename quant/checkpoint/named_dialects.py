@@ -147,7 +147,7 @@ NAMED = (
     ),
     Dialect(
         "D26", "SDNQ", "SD.Next SDNQ", sdnq,
-        keys="weight F8; scale [out, 1], or both turned; zero_point; svd_up, svd_down",
+        keys="weight F8; scale [out, 1], or both transposed; zero_point; svd_up, svd_down",
         formula=CODES,
         example="quantization_config.json {quant_method: sdnq}",
         told="scale, and its config",

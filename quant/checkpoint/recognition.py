@@ -234,11 +234,11 @@ def check_groups(module: Module, kind: Kind, stored: tuple[int, int]) -> None:
     rows, cols = stored
     if cols % (2 * DEPTH if kind in MMA else kind.group or 32) or (kind.tile > 4 and rows % kind.tile):
         raise Refused(f"its weight {list(stored)} is not of whole groups: the file is damaged, get it again")
-    groups, turned = cols // (kind.group or 32), (cols // (kind.group or 32), rows)
+    groups, transposed = cols // (kind.group or 32), (cols // (kind.group or 32), rows)
     wanted = {
-        MXFP4: ((rows, groups),), SVDQUANT_TILES: (turned, (rows // ROWS, groups, ROWS)),
-        NUNCHAKU_AWQ: (turned, (padded(groups, 16), rows)),
-    }.get(kind, (turned,))  # fmt: skip
+        MXFP4: ((rows, groups),), SVDQUANT_TILES: (transposed, (rows // ROWS, groups, ROWS)),
+        NUNCHAKU_AWQ: (transposed, (padded(groups, 16), rows)),
+    }.get(kind, (transposed,))  # fmt: skip
     for role in ("scale", "offset"):
         if module.key(role) and module.shape(role) not in wanted:
             raise Refused(f"its {role} has shape {list(module.shape(role))} but a weight {list(stored)} needs "
