@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..weights.formats import FORMATS, Format, float8_e4m3fn
-from .scratch import scratch
+from .scratch import pieces, scratch
 
 # e4m3 carries a bit more of an activation than e5m2; its range is what the scale is for
 ACTIVATION: Format = float8_e4m3fn
@@ -73,7 +73,7 @@ def int8_pieces(x: Tensor) -> tuple[Tensor, Tensor]:
     """The same, of as many tokens at a time as stay in a CPU's cache."""
     codes, scale = x.new_empty(x.shape, dtype=INT8.dtype), x.new_empty(len(x), 1, dtype=torch.float32)
     rows = max(1, PIECE // x.shape[1])
-    for tokens, into, own in zip(x.split(rows), codes.split(rows), scale.split(rows), strict=True):
+    for tokens, into, own in zip(*(pieces(tensor, rows) for tensor in (x, codes, scale)), strict=True):
         values = scratch("activations", torch.float32, *tokens.shape).copy_(tokens)
         own.copy_(scale_of(torch.maximum(values.amax(1, True), values.amin(1, True).neg_()), INT8.maximum))
         into.copy_(values.div_(own).round_().clamp_(-INT8.maximum, INT8.maximum))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..weights.granularity import Granularity, PerBlock
 from ..weights.weight import QuantizedWeight
-from .scratch import scratch
+from .scratch import pieces, scratch
 from .storage import Memo
 
 
@@ -44,9 +44,9 @@ CODINGS = {
     torch.float8_e5m2fnuz: Coding(2, 16, 0xFF, 0x80),
 }
 WIDE = {torch.bfloat16: Wide(7, 127, torch.int16), torch.float32: Wide(23, 127, torch.int32)}
-# 512 rows of 3072 inputs, as bfloat16 three MiB, for the product; fewer at a time become floats
+# 512 rows of 3072 inputs, as bfloat16 three MiB, for the product; how many a thread makes floats of at a time
 SLAB = 512 * 3072
-PIECE = SLAB // 4
+PIECE = SLAB // 2
 # of the activations at a time, so that what they make of a slab stays in the cache too
 TOKENS = 256
 
@@ -59,10 +59,10 @@ def upcast_by_bits(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> T
     # float16 has not the range for sums of codes
     wide = x.to(torch.bfloat16 if x.dtype == torch.bfloat16 else torch.float32)
     y, rows = x.new_empty(len(x), weight.shape[0]), slab_rows(weight)
-    scales = output_scale(weight).expand(1, len(weight.codes)).split(rows, 1)
-    biases = repeat(None) if bias is None else bias.float().split(rows)
-    for values, columns, scale, own in zip(slabs(weight, wide.dtype), y.split(rows, 1), scales, biases, strict=False):
-        for tokens, out in zip(wide.split(TOKENS), columns.split(TOKENS), strict=True):
+    scales = pieces(output_scale(weight).expand(1, len(weight.codes)), rows, 1)
+    biases = repeat(None) if bias is None else pieces(bias.float(), rows)
+    for values, columns, scale, own in zip(slabs(weight, wide.dtype), pieces(y, rows, 1), scales, biases, strict=False):
+        for tokens, out in zip(pieces(wide, TOKENS), pieces(columns, TOKENS), strict=True):
             product_into(out, values, tokens, (scale, own))
     return y
 
@@ -82,9 +82,9 @@ def slab_rows(weight: QuantizedWeight) -> int:
 
 
 def piece_rows(weight: QuantizedWeight) -> int:
-    """As many rows as have about PIECE elements: whole blocks of them."""
+    """As many rows as have about PIECE elements a thread: whole blocks of them."""
     step = weight.granularity.rows if isinstance(weight.granularity, PerBlock) else 1
-    return max(1, PIECE // weight.shape[1] // step) * step
+    return max(1, min(SLAB, PIECE * torch.get_num_threads()) // weight.shape[1] // step) * step
 
 
 def slabs(weight: QuantizedWeight, dtype: torch.dtype) -> Iterator[Tensor]:
@@ -92,10 +92,10 @@ def slabs(weight: QuantizedWeight, dtype: torch.dtype) -> Iterator[Tensor]:
 
     Each is in the memory of the one before it.
     """
-    factors = factors_of(weight, dtype)
-    for codes in weight.codes.split(slab_rows(weight)):
+    factors, rows = factors_of(weight, dtype), piece_rows(weight)
+    for codes in pieces(weight.codes, slab_rows(weight)):
         values = scratch("values", dtype, *codes.shape)
-        for part, into in zip(codes.split(piece_rows(weight)), values.split(piece_rows(weight)), strict=True):
+        for part, into in zip(pieces(codes, rows), pieces(values, rows), strict=True):
             multiply(fields(part, into), next(factors), weight.granularity)
         yield values
 

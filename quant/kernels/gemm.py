@@ -13,7 +13,7 @@ from torch import Tensor
 from ..weights.native import mxfp8, nvfp4
 from ..weights.packing import corner, padded
 from ..weights.weight import QuantizedWeight
-from .scratch import scratch
+from .scratch import pieces, scratch
 from .storage import Derived
 
 
@@ -152,9 +152,9 @@ def int8_pieces(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tenso
     x, codes = padded(a.codes, 1, 4), padded(weight.codes, 1, 4)
     y = a.scale.new_empty(len(x), len(codes), dtype=a.dtype)
     rows = max(OUTPUTS, PIECE // max(1, min(len(x), TOKENS)))
-    scales, biases = rows_of(weight).split(rows, 1), repeat(None) if bias is None else bias.float().split(rows)
-    for part, columns, scale, own in zip(codes.split(rows), y.split(rows, 1), scales, biases, strict=False):
-        for tokens, by, out in zip(x.split(TOKENS), a.scale.split(TOKENS), columns.split(TOKENS), strict=True):
+    scales, biases = pieces(rows_of(weight), rows, 1), repeat(None) if bias is None else pieces(bias.float(), rows)
+    for part, columns, scale, own in zip(pieces(codes, rows), pieces(y, rows, 1), scales, biases, strict=False):
+        for tokens, by, out in zip(pieces(x, TOKENS), pieces(a.scale, TOKENS), pieces(columns, TOKENS), strict=True):
             sums = torch._int_mm(tokens, part.t(), out=scratch("sums", torch.int32, *out.shape))
             single = scratch("single", torch.float32, *out.shape).copy_(sums).mul_(scale).mul_(by)
             out.copy_(single if own is None else single.add_(own))

@@ -29,6 +29,13 @@ def test_what_is_large_is_not_kept(monkeypatch):
     assert ("large", torch.float32) not in scratch.OWN.kept
 
 
+@pytest.mark.parametrize("size", (1, 3, 7, 8, 100))
+@pytest.mark.parametrize("dim", (0, 1))
+def test_pieces_are_those_of_a_split(size, dim):
+    x = torch.arange(8 * 7).view(8, 7)
+    assert [p.tolist() for p in scratch.pieces(x, size, dim)] == [p.tolist() for p in x.split(size, dim)]
+
+
 def test_memory_made_in_inference_mode_serves_outside_of_it():
     w, x = weight(40, 64), activation(1.0, 3, 64)
     with torch.inference_mode():
