@@ -49,6 +49,8 @@ SLAB = 512 * 3072
 PIECE = SLAB // 2
 # of the activations at a time, so that what they make of a slab stays in the cache too
 TOKENS = 256
+# tokens whose output is so small that to turn it costs less than it saves
+FEW = 64
 
 
 def upcast_by_bits(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
@@ -68,12 +70,26 @@ def upcast_by_bits(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> T
 
 
 def product_into(out: Tensor, values: Tensor, x: Tensor, after: tuple[Tensor, Tensor | None]) -> None:
-    """``x @ values.T * scale + bias`` as out, scaled in float32; the values go first, as matrix units like to read."""
-    (scale, bias), shape = after, (len(x), len(values))
-    product = torch.mm(values, x.t(), out=scratch("product", x.dtype, *shape[::-1]))
-    turned = scratch("turned", x.dtype, *shape).copy_(product.t())
-    single = scratch("single", torch.float32, *shape).copy_(turned).mul_(scale)
-    out.copy_(single if bias is None else single.add_(bias))
+    """``x @ values.T * scale + bias`` as out, scaled in float32."""
+    scale, bias = after
+    if x.dtype == out.dtype == torch.float32:
+        single = torch.mm(x, values.t(), out=out)
+    else:
+        single = scratch("single", torch.float32, *out.shape).copy_(product(values, x))
+    single.mul_(scale)
+    if bias is not None:
+        single.add_(bias)
+    if single is not out:
+        out.copy_(single)
+
+
+def product(values: Tensor, x: Tensor) -> Tensor:
+    """``x @ values.T``, of few tokens the other way around: matrix units read the first of two as it lies."""
+    shape = (len(x), len(values))
+    if len(x) > FEW or x.dtype != torch.bfloat16:
+        return torch.mm(x, values.t(), out=scratch("product", x.dtype, *shape))
+    other = torch.mm(values, x.t(), out=scratch("product", x.dtype, *shape[::-1]))
+    return scratch("turned", x.dtype, *shape).copy_(other.t())
 
 
 def slab_rows(weight: QuantizedWeight) -> int:
