@@ -16,7 +16,6 @@ from ..checkpoint.read import Checkpoint
 from ..errors import Refused
 from ..files.header import TensorInfo, info_of
 from ..files.writer import Output
-from ..weights.formats import Format
 from ..weights.job import SLAB
 from ..weights.native import description, native_tensors
 from ..weights.weight import QuantizedWeight
@@ -262,7 +261,3 @@ class Pass(Writing):
         wanted, got = self.ckpt[self.layer], result[self.layer]
         same = torch.equal(wanted.codes.view(torch.uint8), got.codes.view(torch.uint8))
         return "" if same and torch.allclose(wanted.scale, got.scale, rtol=1e-6, atol=0) else "other codes or scales"
-
-
-def no_codes(format: Format, shape: tuple[int, int]) -> Tensor:
-    return torch.empty((shape[0], shape[1] // format.per_byte), dtype=format.dtype, device="meta")
