@@ -6,11 +6,12 @@ import re
 
 import torch
 
+from ..files.stored import Source
 from .companions import companion_problem
 from .kinds import MXFP4, NUNCHAKU_AWQ, NUNCHAKU_FUSED, NUNCHAKU_NVFP4, NVFP4, NVFP4_LOW, W4A8, as_float
 from .layer import Layer
-from .plausibility import AGAIN, NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible, negligible
-from .sampling import chunks, sample, scale_values
+from .plausibility import AGAIN, NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible, limit, negligible
+from .sampling import RUN, chunks, run_starts, sample, scale_values
 
 LARGEST = 1 << 25  # elements of a layer that is read whole
 READ = 3  # layers read whole to settle what shapes cannot
@@ -53,7 +54,28 @@ def code_problem(layer: Layer, everything: bool = False) -> str:
     """What is wrong with a layer's codes and their scale, "" for nothing that the numbers show."""
     problem = sample_problem(layer, sample(layer), low=not layer.plain)
     parts = chunks(layer) if everything else []
-    return problem or next((p for runs in parts if (p := sample_problem(layer, sample(layer, runs)))), "")
+    problem = problem or next((p for runs in parts if (p := sample_problem(layer, sample(layer, runs)))), "")
+    return problem or outlier_problem(layer)
+
+
+def outlier_problem(layer: Layer) -> str:
+    """The same where the largest scale is, which a sample may miss."""
+    if layer.plain or layer.kind.tile > 1 or (grid := layer.grid()).numel() == 1:
+        return ""
+    (rows, columns), most, width = layer.fits[0].tile(layer.stored), int(grid.argmax()), layer.stored[1]
+    first = most % grid.shape[1] * columns
+    start = most // grid.shape[1] * rows * width + first
+    seen = sample(layer, [(start, start + min(columns, RUN, width - first))])
+    largest = float(seen.scaled.abs().max())
+    sound = largest <= limit("outlier") and not implausible(seen.scaled, layer.inputs, exempt=True)
+    return "" if sound else f"one of its scales makes weights as large as {largest:.3g}: it was damaged"
+
+
+def handed_on_problem(source: Source, key: str) -> str:
+    """What is wrong with codes without a scale that are no matrix, such as those of convolutions."""
+    raw = torch.cat([source.piece(key, *bounds) for bounds in run_starts(source[key].numel)]).float()
+    problem = "" if raw.numel() < limit("few") else implausible(raw, 1, exempt=True)
+    return problem and lost_scale(problem)
 
 
 def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:

@@ -81,7 +81,8 @@ FLOATING = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "U8")
 
 def misfit(layer: Layer) -> str:
     """What does not fit of parts that have two sides, or a tensor beside them to be as long as."""
-    return ranks_misfit(layer) or outlying(layer) or bias_misfit(layer) or offset_misfit(layer) or halves_misfit(layer)
+    checks = (ranks_misfit, outlying, bias_misfit, offset_misfit, halves_misfit, reciprocals_misfit)
+    return next((found for check in checks if (found := check(layer))), "")
 
 
 def ranks_misfit(layer: Layer) -> str:
@@ -140,4 +141,15 @@ def halves_misfit(layer: Layer) -> str:
     return "its scales and what lies beside them are BF16 and F16: a dtype in the header is wrong" * mixed
 
 
+def reciprocals_misfit(layer: Layer) -> str:
+    """A scale that is stored both ways: which of two that differ is right cannot be seen."""
+    one, other = layer.module.key("scale"), layer.module.key("quant_scale")
+    if one is None or other is None:
+        return ""
+    product = layer.module.source.tensor(one).double() * layer.module.source.tensor(other).double()
+    agree = product.numel() > 0 and bool(((product - 1).abs() < AGREED).all())
+    return "" if agree else f"{one} and {other} are no reciprocals of each other: which one is right cannot be seen"
+
+
+AGREED = 0.005  # of two numbers that were rounded to BF16
 HALVES = ("scale", "offset", "smooth_divisor", "up", "down", "tensor_factor", "output_factor")

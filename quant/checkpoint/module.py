@@ -39,8 +39,7 @@ class Module:
         return roles
 
     def role(self, suffix: str) -> str:
-        packed = ".float8_data" in self.keys
-        if suffix == ".weight" and packed:
+        if suffix == ".weight" and ".float8_data" in self.keys and self.source[self.keys[suffix]].numel == 1:
             return "placeholder"
         if suffix in BESIDE and BESIDE[suffix][0] in self.keys:
             return BESIDE[suffix][1]

@@ -152,11 +152,13 @@ def fit_of(layer: Layer, transposed: bool, siblings: Sequence[Layer]) -> Fit:
             raise Refused(f"its scale runs along in, not out, of a weight that lies as {order(transposed)}")
         check_axis(layer, transposed)
         return suited[0]
-    if len(layer.fits) == 1 or not isinstance(layer.fits[0].granularity, PerBlock):
+    if not isinstance(layer.fits[0].granularity, PerBlock):
         return layer.fits[0]
-    flip = grid_flipped(siblings)
+    flip = grid_flipped(siblings) if len(layer.fits) > 1 else layer.fits[0].flip
     if flip is None and transposed:
         raise Refused("its weight is square and transposed, and nothing shows which way its block scales lie")
+    if flip and not transposed:
+        raise Refused("its block scales lie as those of [in, out] do, but its weight lies as [out, in]")
     return next(f for f in layer.fits if f.flip == bool(flip))
 
 

@@ -24,6 +24,7 @@ LIMITS = {
     "exempt_std": Limit(16.0, "embeddings and modulation are large by design; absmax codes are larger still"),
     "low_std": Limit(0.01, "divided by sqrt(in): a tenth of the smallest trained layers: scaled twice, or divided"),
     "tiny_exempt": Limit(1e-4, "the same for layers that start at zero, and for residuals; one of zeros is sound"),
+    "outlier": Limit(1e4, "the largest weight of any trained layer is some hundreds"),
     "few": Limit(64, "fewer elements than this say nothing about std"),
     "all_groups": Limit(0.99, "absmax scaling puts a top code into every group that shares a scale"),
     "some_groups": Limit(0.9, "an axis below this is not the one that the scales run along"),

@@ -166,16 +166,14 @@ def format_of(module: Module, dialect: Dialect, kind: Kind, bytes_are: str | Non
 
 
 def says_float8(module: Module) -> bool:
-    """Whether marker or config call the bytes of an I8 weight FP8."""
-    config = module.clues.config
-    return module.format.startswith(("float8", "fp8")) or str(config.get("quant_algo", "")).upper().startswith("FP8")
+    """Whether the marker calls the bytes of an I8 weight FP8; without one, whether the config does."""
+    said = module.format if module.marked else str(module.clues.config.get("quant_algo", ""))
+    return said.lower().startswith(("float8", "fp8"))
 
 
 def bytes_format(module: Module, bytes_are: str | None) -> str:
-    if bytes_are:
-        return bytes_are
-    if base_of(module):
-        return base_of(module)
+    if found := base_of(module) or bytes_are:
+        return found
     raise Refused("its bytes could be several formats and nothing in the file says which: get a file with F8 dtypes")
 
 

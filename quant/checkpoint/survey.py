@@ -13,7 +13,7 @@ from ..errors import Refused
 from ..files.sidecars import UNREAD
 from ..files.stored import Source
 from ..text import few
-from .checks import LARGEST, READ, code_problem, inverted, relabelled, scale_problem
+from .checks import LARGEST, READ, code_problem, handed_on_problem, inverted, relabelled, scale_problem
 from .findings import Findings
 from .keys import group
 from .layer import Layer
@@ -29,6 +29,7 @@ from .verdict import SHOWN
 
 Fits = Callable[[Mapping[str, tuple[int, ...]]], bool]
 OCP = ("float8_e4m3fn", "float8_e5m2")
+DATA = ":_data"  # what torchao puts after the name of a parameter that is no quantized weight
 
 
 ##### The steps
@@ -58,7 +59,7 @@ def survey_header(source: Source, fits: Fits | None = None) -> Findings:
     find_layers(found)
     find_mixture(found)
     find_orientation(found, fits)
-    for step in (find_loose_scales, find_consumed, find_directions):
+    for step in (find_namesakes, find_loose_scales, find_consumed, find_directions):
         step(found)
     return found
 
@@ -70,6 +71,8 @@ def find_layers(found: Findings) -> None:
     bytes_are = format_of_bytes(list(quantized.values()))
     for name, module in quantized.items():
         if stays_as_it_is(module):
+            if problem := handed_on_problem(module.source, module.key("weight") or ""):
+                found.refused[name] = problem
             continue
         try:
             found.layers[name] = layer_of(module, bytes_are)
@@ -137,6 +140,13 @@ def model_shapes(found: Findings, layers: list[Layer], flipped: bool) -> dict[st
     shapes = {key: tuple(found.source[key].shape) for key in others}
     shapes |= {layer.weight_key: layer.full_shape for layer in found.layers.values()}
     return shapes | {v.weight_key: v.stored[::-1] for v in layers if flipped and len(v.full) < 3}
+
+
+def find_namesakes(found: Findings) -> None:
+    """Two tensors that a model has one name for, of which one would be lost."""
+    for key in found.source:
+        if key.endswith(DATA) and (plain := key.removesuffix(DATA)) in found.source:
+            found.refused[plain] = f"{plain} and {key} are the same parameter: which one is right cannot be seen"
 
 
 def find_loose_scales(found: Findings) -> None:

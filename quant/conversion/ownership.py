@@ -37,6 +37,8 @@ def check_name(dst: Path) -> None:
         raise Refused(f"{dst}: files of this name are read as scales of the model beside them; {AWAY}.")
     if dst.is_file() and not dst.name.endswith((*STORES, INDEX)):
         raise Refused(f"{dst}: is there already and is no checkpoint by its name; {AWAY}.")
+    if not dst.name.endswith((*STORES, INDEX)):
+        raise Refused(f"{dst}: no reader takes a model of this name; let it end in .safetensors or {INDEX}.")
 
 
 def changed(target: Target) -> set[Path]:

@@ -1,0 +1,104 @@
+"""Files that say two things at once, or one that no model can mean: each was read as one of them in silence."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from scaled_fp8.quant import Refused, read_checkpoint
+from scaled_fp8.quant.conversion.converter import convert
+from torch import Tensor
+
+WEIGHT = torch.randn(96, 64, generator=torch.Generator().manual_seed(0)) * 0.05
+SCALE = WEIGHT.abs().max() / 448
+CODES = (WEIGHT / SCALE).to(torch.float8_e4m3fn)
+BIAS = torch.ones(96)
+SCALED = {"a.weight": CODES, "a.weight_scale": SCALE, "a.bias": BIAS}
+API = {"a.float8_data": CODES, "a.scale": 1 / SCALE, "a.scale_reciprocal": SCALE, "a.input_scale": torch.tensor(9e3),
+       "a.weight": torch.zeros(1, dtype=torch.bfloat16), "a.bias": BIAS}  # fmt: skip
+
+
+def saved(state: dict[str, Tensor], folder: Path) -> Path:
+    save_file(state, folder / "m.safetensors")
+    return folder / "m.safetensors"
+
+
+def distance(path: Path) -> float:
+    return float((read_checkpoint(path)["a"].dequantize() - WEIGHT).norm() / WEIGHT.norm())
+
+
+@pytest.mark.parametrize("state", [SCALED, API], ids=["scaled", "reciprocal"])
+def test_what_says_one_thing_is_read(state: dict[str, Tensor], tmp_path: Path) -> None:
+    assert distance(saved(state, tmp_path)) < 0.04
+
+
+@pytest.mark.parametrize("key", ["a.scale", "a.scale_reciprocal"])
+@pytest.mark.parametrize("factor", [0.5, 1.02, 5.0, float("nan")])
+def test_a_scale_and_its_reciprocal_agree(key: str, factor: float, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="reciprocal|NaN"):
+        read_checkpoint(saved(API | {key: API[key] * factor}, tmp_path))
+
+
+def test_a_weight_is_no_placeholder_of_another(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="two weights"):
+        read_checkpoint(saved({"a.weight": WEIGHT.to(torch.float8_e4m3fn), "a.float8_data": BIAS}, tmp_path))
+
+
+@pytest.mark.parametrize("sidecar", ["hf_quant_config.json", "config.json"])
+def test_a_marker_outvotes_a_config(sidecar: str, tmp_path: Path) -> None:
+    """INT8 codes that their marker names are no FP8 bytes because a config beside them is of another model."""
+    scale = WEIGHT.abs().amax(1, keepdim=True) / 127
+    marker = torch.tensor(list(json.dumps({"format": "int8_tensorwise"}).encode()), dtype=torch.uint8)
+    codes = (WEIGHT / scale).round().to(torch.int8)
+    path = saved({"a.weight": codes, "a.weight_scale": scale, "a.comfy_quant": marker, "a.bias": BIAS}, tmp_path)
+    algorithm = {"quant_algo": "FP8"}
+    said = {"hf_quant_config.json": {"quantization": algorithm}, "config.json": {"quantization_config": algorithm}}
+    (tmp_path / sidecar).write_text(json.dumps(said[sidecar]))
+    assert distance(path) < 0.02
+
+
+def test_one_name_of_a_model_is_one_tensor(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="a.bias:_data"):
+        read_checkpoint(saved(SCALED | {"a.bias:_data": BIAS + 1}, tmp_path))
+
+
+def test_the_grid_of_one_layer_does_not_turn_that_of_another(tmp_path: Path) -> None:
+    weights = {"q": torch.randn(160, 256) * 0.05, "k": torch.randn(256, 128) * 0.05}
+    state = {}
+    for name, weight in weights.items():
+        state |= {f"{name}.weight": (weight / 1e-3).to(torch.float8_e4m3fn), f"{name}.bias": torch.ones(len(weight))}
+    state |= {"q.weight_scale_inv": torch.full((2, 2), 1e-3), "k.weight_scale_inv": torch.full((1, 2), 1e-3)}
+    with pytest.raises(Refused, match="lie"):
+        read_checkpoint(saved(state, tmp_path))
+
+
+@pytest.mark.parametrize("shape", [(512, 1), (512, 4)], ids=["rows", "groups"])
+@pytest.mark.parametrize("place", [0, 200, 511])
+def test_one_absurd_scale_is_seen_wherever_it_is(shape: tuple[int, int], place: int, tmp_path: Path) -> None:
+    """A sample of the codes misses most rows."""
+    codes = (torch.randn(512, 256) * 60).clamp(-448, 448).to(torch.float8_e4m3fn)
+    scale = torch.full(shape, 5e-4)
+    state = {"a.weight": codes, "a.weight_scale": scale, "a.bias": torch.ones(512)}
+    assert read_checkpoint(saved(state, tmp_path))["a"].shape == (512, 256)
+    scale[place, -1] = 1e20
+    with pytest.raises(Refused, match="as large as|far above"):
+        read_checkpoint(saved(state, tmp_path))
+
+
+def test_codes_of_a_convolution_without_their_scale_are_not_handed_on(tmp_path: Path) -> None:
+    kernel = torch.randn(64, 32, 3, 3) * 0.05
+    assert "c.weight" in read_checkpoint(saved(SCALED | {"c.weight": kernel.to(torch.float8_e4m3fn)}, tmp_path)).tensors
+    lost = (kernel / kernel.abs().max() * 448).to(torch.float8_e4m3fn)
+    with pytest.raises(Refused, match="scale is missing"):
+        read_checkpoint(saved(SCALED | {"c.weight": lost}, tmp_path))
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.pt", "model", "notes.txt"])
+def test_a_model_gets_a_name_that_readers_take(name: str, tmp_path: Path) -> None:
+    path = saved({"a.weight": WEIGHT}, tmp_path)
+    with pytest.raises(Refused, match="no reader takes"):
+        convert(path, tmp_path / name, "bfloat16")
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
