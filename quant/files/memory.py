@@ -12,7 +12,6 @@ from torch import Tensor
 
 from ..errors import Refused
 from .header import CODES, TensorInfo
-from .reader import DataFile
 from .stored import Source
 
 
@@ -28,21 +27,15 @@ class StateDictSource(Source):
 
 @dataclass(frozen=True, eq=False)
 class Loaded:
-    """A tensor in memory. own: whether it may be handed out as it is; if not, copies are.
-
-    watched: the file that is mapped, which must stay as it is: beyond its end memory is not there.
-    """
+    """A tensor in memory. own: whether it may be handed out as it is; if not, copies are."""
 
     info: TensorInfo
     value: Tensor
     origin: str
     own: bool = True
     path: Path | None = None
-    watched: DataFile | None = None
 
     def read(self, start: int, stop: int) -> Tensor:
-        if self.watched:
-            self.watched.check()
         piece = self.value.reshape(-1)[start:stop]
         return piece if self.own else piece.clone()
 

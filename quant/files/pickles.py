@@ -6,16 +6,20 @@ import os
 import pickle
 import pickletools
 import re
+import struct
 import zipfile
 from collections import Counter
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
+from torch import Tensor
 
 from ..errors import Refused, first_line
-from .memory import Loaded, loaded
+from .header import TensorInfo
+from .memory import loaded
 from .reader import DataFile, open_regular, stamp_of
 from .stored import Contents
 
@@ -28,20 +32,82 @@ NEEDED = re.compile(
 WRAPPERS = ("module", "state_dict", "model")
 
 
+@dataclass(frozen=True)
+class Records:
+    """Where a torch file has what. sizes: position of a record's data -> its bytes."""
+
+    file: DataFile
+    sizes: Mapping[int, int]
+
+
+@dataclass(frozen=True)
+class InPickle:
+    """A tensor of a torch file. offset: position of its storage in the file; strides: of elements, from first on."""
+
+    info: TensorInfo
+    file: DataFile
+    offset: int
+    first: int
+    strides: tuple[int, ...]
+
+    @property
+    def path(self) -> Path:
+        return self.file.path
+
+    @property
+    def origin(self) -> str:
+        return self.path.name
+
+    def read(self, start: int, stop: int) -> Tensor:
+        """Elements [start, stop) by reading: a map of a file that shrinks would end the process."""
+        if self.strides == contiguous(self.info.shape):
+            return self.elements(self.first + start, stop - start)
+        whole = self.elements(self.first, spanned(self.info.shape, self.strides))
+        return whole.as_strided(self.info.shape, self.strides).reshape(-1)[start:stop].clone()
+
+    def elements(self, start: int, count: int) -> Tensor:
+        dtype = self.info.torch_dtype
+        assert dtype is not None  # what torch saved it can hold
+        size = dtype.itemsize
+        return self.file.read(self.info, self.offset + start * size, count * size).view(dtype)
+
+
+def spanned(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Elements of a storage from the first to the last that a tensor has."""
+    return sum((side - 1) * stride for side, stride in zip(shape, strides, strict=True)) + 1 if all(shape) else 0
+
+
+def contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return torch.empty(shape, device="meta").stride()
+
+
 def read_pickle(path: Path) -> Contents:
-    """The tensors of a torch file, mapped; nothing but tensors and plain containers is unpickled."""
-    state = load_pickle(path)
+    """The tensors of a torch file; nothing but tensors and plain containers is unpickled."""
+    state, records = load_pickle(path)
     tops = [key for key in WRAPPERS if isinstance(state.get(key), dict)]
     if len(tops) == 1:
         state = state[tops[0]]
-    return Contents({key: mapped(key, value, path) for key, value in state.items()})
+    return Contents({key: located(key, value, records) for key, value in state.items()})
 
 
-def load_pickle(path: Path) -> dict[str, Any]:
+def load_pickle(path: Path) -> tuple[dict[str, Any], Records]:
+    """What is pickled, its tensors without their data, and where that is."""
     with open_regular(path) as file:
-        check_archive(file, path)
+        data = DataFile(path, stamp_of(file))
+        records = Records(data, checked_records(file, path))
+        state = unpickled(file, path)
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise Refused(f"holds a {type(state).__name__}, not tensors by name; save it as safetensors.", file=path)
+    return state, records
+
+
+def unpickled(file: BinaryIO, path: Path) -> object:
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    file.seek(0)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with FakeTensorMode():
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise Refused(
             "more than tensors is pickled in it, which is not read; save it as safetensors.", file=path
@@ -49,18 +115,13 @@ def load_pickle(path: Path) -> dict[str, Any]:
     except Exception as problem:  # whatever damage makes torch's reader raise; its text may name the path again
         what = first_line(problem).replace(str(path), path.name)
         raise Refused(f"cannot be read: {what}; save it as safetensors.", file=path) from None
-    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise Refused(f"holds a {type(state).__name__}, not tensors by name; save it as safetensors.", file=path)
-    return state
 
 
-def watched(path: Path) -> DataFile:
-    with open_regular(path) as file:
-        return DataFile(path, stamp_of(file))
+def checked_records(file: BinaryIO, path: Path) -> dict[int, int]:
+    """Position of each record's data -> its bytes.
 
-
-def check_archive(file: BinaryIO, path: Path) -> None:
-    """Refused unless this is what torch.save writes of tensors: nothing in it asks for more memory than its bytes."""
+    Refused unless this is what torch.save writes of tensors: nothing in it asks for more memory than its bytes.
+    """
     try:
         size = os.fstat(file.fileno()).st_size
         with zipfile.ZipFile(file) as archive:
@@ -72,10 +133,17 @@ def check_archive(file: BinaryIO, path: Path) -> None:
             for entry in entries:
                 if entry.filename.endswith(".pkl"):
                     check_pickle(archive.read(entry), path)
+            return {start_of(entry, file): entry.file_size for entry in entries}
     except Refused:
         raise
     except Exception:  # whatever damage makes its readers raise
         raise Refused("is damaged, or not what torch.save writes today; save it as safetensors.", file=path) from None
+
+
+def start_of(entry: zipfile.ZipInfo, file: BinaryIO) -> int:
+    """Where the data of an entry begins: behind its header, a name and padding."""
+    file.seek(entry.header_offset + 26)
+    return entry.header_offset + 30 + sum(struct.unpack("<HH", file.read(4)))
 
 
 def check_pickle(code: bytes, path: Path) -> None:
@@ -87,9 +155,14 @@ def check_pickle(code: bytes, path: Path) -> None:
             raise Refused("more than tensors is pickled in it, which is not read; save it as safetensors.", file=path)
 
 
-def mapped(name: str, value: object, path: Path) -> Loaded:
-    found = replace(loaded(name, value, path.name, own=False), watched=watched(path))
+def located(name: str, value: object, records: Records) -> InPickle:
+    """Where a tensor's data is; refused where its storage has none of it."""
+    found, path = loaded(name, value, records.file.path.name), records.file.path
+    strides, first = found.value.stride(), int(found.value.storage_offset())
+    offset = getattr(found.value.untyped_storage(), "_checkpoint_offset", None)
     # a view can claim any size; what is behind it is what the file holds
-    if found.info.nbytes > found.value.untyped_storage().nbytes():
-        raise Refused(f"{name!r} claims {found.info.nbytes} bytes, more than are stored; fetch it again.", file=path)
-    return found
+    there = records.sizes.get(offset, 0) if isinstance(offset, int) else 0
+    claimed = max(found.info.nbytes, (first + spanned(found.info.shape, strides)) * found.value.element_size())
+    if offset is None or claimed > there:
+        raise Refused(f"{name!r} claims {claimed} bytes, more than are stored; fetch it again.", file=path)
+    return InPickle(found.info, records.file, offset, first, strides)

@@ -27,15 +27,6 @@ class DataFile:
     path: Path
     stamp: Stamp
 
-    def check(self) -> None:
-        """Refused where the file is another one than it was."""
-        try:
-            same = stamped(self.path.stat()) == self.stamp
-        except OSError:
-            same = False
-        if not same:
-            raise Refused("the file was changed while it was being read; start again.", file=self.path)
-
     def read(self, info: TensorInfo, offset: int, nbytes: int) -> Tensor:
         """Bytes [offset, offset + nbytes) as uint8 ``[nbytes]``."""
         try:

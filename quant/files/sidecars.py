@@ -14,7 +14,8 @@ from torch import Tensor
 
 from ..errors import Refused
 from .header import LARGEST_HEADER, NotJson, as_object
-from .pickles import load_pickle, mapped
+from .memory import loaded
+from .pickles import load_pickle, located
 from .reader import OnDisk, open_regular, read_safetensors
 from .stored import Stored
 
@@ -137,10 +138,15 @@ def renamed(stored: Stored, name: str) -> Stored:
 
 
 def hunyuan_scales(path: Path) -> dict[str, Stored]:
-    scales = load_pickle(path) if path.is_file() else {}
-    named = {f"{module}.fp8_map_scale": as_tensor(value) for module, value in scales.items()}
-    return {name: mapped(name, value, path) for name, value in named.items()}
+    if not path.is_file():
+        return {}
+    scales, records = load_pickle(path)
+    named = {f"{module}.fp8_map_scale": value for module, value in scales.items()}
+    return {name: number(name, value, path) or located(name, value, records) for name, value in named.items()}
 
 
-def as_tensor(value: object) -> object:
-    return torch.tensor(value, dtype=torch.float32) if isinstance(value, float | int) else value
+def number(name: str, value: object, path: Path) -> Stored | None:
+    """A scale that is no tensor, as one."""
+    if not isinstance(value, float | int):
+        return None
+    return loaded(name, torch.tensor(value, dtype=torch.float32), path.name, own=False)

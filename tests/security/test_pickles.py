@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import collections
+import io
 import os
 import pickle
 import resource
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -74,6 +78,112 @@ def test_one_that_shrinks_or_changes_is_noticed(tmp_path: Path) -> None:
         file.truncate(5000)
     with pytest.raises(Refused, match="changed"):
         source.tensor("a")
+
+
+def test_views_are_read_as_torch_reads_them(tmp_path: Path) -> None:
+    whole = torch.arange(60.0).reshape(3, 4, 5)
+    state = {
+        "whole": whole,
+        "turned": whole.transpose(0, 2),
+        "part": whole[1:, ::2, 3],
+        "empty": torch.empty(0, 3),
+        "number": torch.tensor(2.5, dtype=torch.bfloat16),
+        "codes": torch.ones(5, 7).to(torch.float8_e4m3fn),
+        "parameter": torch.nn.Parameter(torch.randn(3)),
+    }
+    torch.save(state, tmp_path / "m.pt")
+    source, truth = open_source(tmp_path / "m.pt"), torch.load(tmp_path / "m.pt")
+    assert list(source) == list(truth)
+    for name, tensor in truth.items():
+        assert torch.equal(source.tensor(name).float(), tensor.detach().float()), name
+        half = tensor.numel() // 2
+        assert torch.equal(source.piece(name, half, tensor.numel()).float(), tensor.detach().flatten()[half:].float())
+
+
+def claiming(size: tuple[int, ...], stride: tuple[int, ...], first: int) -> bytes:
+    """The pickle of a tensor over the storage of four floats, of any size, strides and beginning."""
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: object) -> object:
+            return ("storage", torch.FloatStorage, "0", "cpu", 4) if value is storage else None
+
+    storage, stream = Calls(int), io.BytesIO()
+    arguments = (storage, first, size, stride, False, collections.OrderedDict())
+    Pickler(stream, 2).dump({"a": Calls(torch._utils._rebuild_tensor_v2, *arguments)})
+    return stream.getvalue()
+
+
+# size, strides, beginning
+CLAIMS = {
+    "far": ((4,), (1,), 1),
+    "wide": ((100, 100), (0, 1), 0),
+    "steps": ((4,), (1000,), 0),
+    "before": ((4,), (1,), -1),
+}
+
+
+@pytest.mark.parametrize("kind", CLAIMS)
+def test_no_view_reaches_beyond_its_storage(tmp_path: Path, kind: str) -> None:
+    path = archive(tmp_path / "m.pt", claiming(*CLAIMS[kind]))
+    with zipfile.ZipFile(path, "a") as file:
+        file.writestr("archive/data/0", bytes(16))
+        file.writestr("archive/data/1", b"secret" * 20_000)
+    with pytest.raises(Refused) as refusal:
+        source = open_source(path)
+        source.tensor("a")
+    assert "\n" not in str(refusal.value)
+
+
+# what goes on while a model is read: its file is cut and grows again, thousands of times
+CUT = """
+import sys, threading
+from pathlib import Path
+from scaled_fp8.quant import Refused, read_checkpoint
+path = Path(sys.argv[1])
+cut, left, seen = path.with_name(sys.argv[2]), threading.Event(), {"read": 0}
+whole = cut.read_bytes()
+def cutting():
+    while not left.is_set():
+        with open(cut, "r+b") as file:
+            file.truncate(4096)
+            file.truncate(len(whole))
+            file.seek(0)
+            file.write(whole)
+thread = threading.Thread(target=cutting)
+thread.start()
+try:
+    for _ in range(100):
+        try:
+            found = read_checkpoint(path)
+            for name in found:
+                found[name].dequantize()
+            for name in found.tensors:
+                found.tensors[name]
+            seen["read"] += 1
+        except Refused as refusal:
+            assert str(refusal) and "\\n" not in str(refusal)
+            seen["refused"] = seen.get("refused", 0) + 1
+finally:
+    left.set()
+    thread.join()
+print(seen)
+"""
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "model.pt", "model_map.pt", "fp8_scales.safetensors"])
+def test_a_file_that_shrinks_while_it_is_read_ends_in_a_sentence(tmp_path: Path, name: str) -> None:
+    """Not in a signal: nothing is mapped. A map of a file that is cut ends the process at the first look."""
+    codes = {"a.weight": (torch.randn(256, 128) * 30).to(torch.float8_e4m3fn), "a.bias": torch.randn(256)}
+    scale, sidecar = torch.tensor(1e-3), "model" not in name or "map" in name
+    main = tmp_path / ("model.pt" if name.endswith(".pt") else "model.safetensors")
+    whole = codes if sidecar else codes | {"a.weight_scale": scale}
+    torch.save(whole, main) if main.suffix == ".pt" else save_file(whole, main)
+    if name == "model_map.pt":
+        torch.save({"a": scale, "rest": torch.ones(5000)}, tmp_path / name)
+    elif sidecar:
+        save_file({"a.weight_scale": scale}, tmp_path / name)
+    result = subprocess.run([sys.executable, "-c", CUT, main, name], capture_output=True, text=True)
+    assert result.returncode == 0, (result.returncode, result.stderr)
 
 
 def honest() -> bytes:
