@@ -118,9 +118,10 @@ def folder(path: Path) -> None:
 
 def load_model(tensors: dict[str, Tensor]) -> DigitsTransformer:
     """The model in bf16 with these weights; scale keys it does not know are dropped, as most readers do."""
-    model = DigitsTransformer().bfloat16().eval()
+    with torch.device("meta"):  # where no random weights are drawn, only to be replaced
+        model = DigitsTransformer().eval()
     known = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
-    missing = model.load_state_dict(known, strict=False).missing_keys
+    missing = model.load_state_dict(known, strict=False, assign=True).missing_keys
     assert not missing, missing
     return model
 

@@ -17,6 +17,7 @@ from .proof_cache import Proof
 from .quantizers import QUANTIZERS, Quantizer
 from .registry import KERNELS, Kernel, Workload
 from .speed import beside_linear, measured, release
+from .timing import noise
 
 ##### This machine, for people
 
@@ -68,10 +69,9 @@ def doctor() -> Diagnosis:
     """Every kernel tried and timed on every device of this machine, on weights of the first format that it takes."""
     versions = {"torch": torch.__version__, "comfy-kitchen": version("comfy-kitchen")}
     found = devices()
-    with torch.random.fork_rng():
-        findings = [
-            finding for device in found for dtype in (torch.bfloat16, torch.float32) for finding in probe(device, dtype)
-        ]
+    findings = [
+        finding for device in found for dtype in (torch.bfloat16, torch.float32) for finding in probe(device, dtype)
+    ]
     release()
     return Diagnosis(versions, found, tuple(findings))
 
@@ -133,7 +133,7 @@ def kernel_time(kernel: Kernel, layer: Workload) -> float | None:
 
 def quantizer_time(quantizer: Quantizer, scheme: str, device: torch.device, dtype: torch.dtype) -> float:
     tokens, (outputs, inputs) = timed_shape(device)
-    x, weight = (torch.randn(rows, inputs, device=device).bfloat16() for rows in (tokens, outputs))
+    x, weight = (noise(rows, inputs, device=device).bfloat16() for rows in (tokens, outputs))
     given, scale = x.to(dtype), torch.full((1, 1), 0.01, device=device)
     with torch.inference_mode():
         return beside_linear(lambda: quantizer.schemes()[scheme](given, scale), x, weight)

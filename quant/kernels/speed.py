@@ -21,7 +21,7 @@ from .probe import encoded_anyhow
 from .proof import quantizer_of
 from .proof_cache import Time, recall, remembered
 from .registry import Kernel, Workload
-from .timing import beside
+from .timing import beside, noise
 
 # numbers of tokens that are measured; each stands for those that are nearer to it, as a ratio, than to the next
 TOKENS = (1, 16, 64, 512, 4096)
@@ -158,7 +158,7 @@ def measured(kernel: Kernel, layer: Workload, tokens: int) -> tuple[Time, bool]:
 def beside_bfloat16(kernel: Kernel, layer: Workload, tokens: int) -> float:
     """On random values: contents are no matter of time."""
     device, (weight, base) = layer.device, stand_in(layer)
-    x = torch.randn(tokens, layer.shape[1], device=device)
+    x = noise(tokens, layer.shape[1], device=device)
     given, scale = x.to(layer.dtype), torch.full((), 0.01, device=device) if layer.activation == "static" else None
     quantizer = quantizer_of(kernel, layer)
     return beside_linear(lambda: kernel.run(given, weight, None, scale, quantizer), x.bfloat16(), base)
@@ -172,7 +172,7 @@ def beside_linear(run: Callable[[], object], x: Tensor, weight: Tensor) -> float
 @lru_cache(maxsize=1)
 def stand_in(layer: Workload) -> tuple[QuantizedWeight, Tensor]:
     """A weight like layer's, and as bfloat16; kept until the layer is planned."""
-    plain = torch.randn(*layer.shape, device=layer.device)
+    plain = noise(*layer.shape, device=layer.device)
     weight = encoded_anyhow(plain, layer.format, layer.granularity)
     return replace(weight, rotation=layer.rotation), plain.bfloat16()
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from time import get_clock_info, perf_counter, thread_time
 
 import torch
+from torch import Tensor
 
 # What takes longer is told from what does not by one run; without FP8 units a CPU may take seconds for a product.
 PATIENCE = 100.0
@@ -25,6 +26,11 @@ def beside(run: Callable[[], object], base: Callable[[], object], device: torch.
         mine.append(first if first > PATIENCE else milliseconds(run, device))
         its.append(milliseconds(base, device))
     return min(mine) / min(its)
+
+
+def noise(*shape: int, device: torch.device) -> Tensor:
+    """Standard normal float32 values, always the same: a program's own random state stays as it is."""
+    return torch.randn(*shape, device=device, generator=torch.Generator(device).manual_seed(0))
 
 
 def milliseconds(run: Callable[[], object], device: torch.device) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import Refused, named, one_of
+from ..kernels.timing import noise
 from ..recipes.methods import Method
 from ..recipes.policy import Policy
 from ..weights.encode import quantize
@@ -120,10 +121,10 @@ def torchao_problem(method: Method, granularity: Granularity, place: Place, comp
 def tried(method: Method, granularity: Granularity, place: Place) -> str | None:
     """Quantizes and runs a small Linear with torchao on the device, and compares with the one before."""
     device, dtype = place
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        linear = nn.Linear(256, 128, bias=False).to(device, dtype)
-        x = torch.randn(32, 256).to(device, dtype)
+    linear = nn.Linear(256, 128, bias=False, device="meta").to_empty(device=device).to(dtype)
+    with torch.no_grad():
+        linear.weight.copy_(noise(128, 256, device=device) / 16)
+    x = noise(32, 256, device=device).to(dtype)
     try:
         expected = linear(x).float()
         convert(linear, method, granularity)
