@@ -52,7 +52,6 @@ TESTED_BY = {
     "conversion/parts.py": "conversion/test_converter.py",
     "conversion/quantizing.py": "conversion/test_converter.py",
     "conversion/ranges.py": "conversion/test_engines.py",
-    "conversion/readback.py": "conversion/test_converter.py",
     "conversion/request.py": "conversion/test_converter.py",
     "conversion/result.py": "conversion/test_converter.py",
     "conversion/tasks.py": "conversion/test_converter.py",

@@ -15,6 +15,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS
 from torch import Tensor
 
+from ...quant.conversion.readback import check_layers
 from ...quant.errors import Refused
 from ...quant.files.header import info_of
 from ...quant.files.open import open_source
@@ -38,9 +39,8 @@ def save_model(model: ModelPatcher, filename_prefix: str, metadata: dict[str, st
     layers = json.dumps({"format_version": "1.0", "layers": markers})
     path = target(filename_prefix)
     plan = [info_of(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
-    write_safetensors(
-        path, plan, on_cpu(tensors), {**kept_metadata(model), **metadata, "_quantization_metadata": layers}
-    )
+    header = {**kept_metadata(model), **metadata, "_quantization_metadata": layers}
+    write_safetensors(path, plan, on_cpu(tensors), header, lambda output: check_layers(output, path, markers))
     return path
 
 

@@ -16,12 +16,9 @@ from ..checkpoint.keys import ROLES, SUFFIXES, split
 from ..checkpoint.metadata import quantization_config
 from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..checkpoint.sampling import evenly_spaced
-from ..checkpoint.survey import survey
 from ..errors import Refused, one_of
-from ..files.reader import read_safetensors
 from ..files.sets import MARK
-from ..files.sidecars import read_scales, read_sidecars
-from ..files.stored import Source, Stored
+from ..files.stored import Source
 from ..files.writer import Output, writing
 from ..recipes.ignored import ignored_by
 from ..text import few
@@ -30,6 +27,7 @@ from ..weights.job import search_for
 from .ownership import check_ownership
 from .parts import Scopes, find_scopes
 from .quantizing import Encode
+from .readback import check_layers
 from .request import Request
 from .result import Conversion, TensorResult
 from .shards import target_of
@@ -230,17 +228,7 @@ def other(ckpt: Checkpoint, name: str, scopes: Scopes, request: Request) -> Task
 
 def read_back(tasks: list[Task], output: Output, options: Options, dst: Path) -> int:
     """Compare what was written with the source, all or a sample of it; Refused where it is not the same."""
-    stored: dict[str, Stored] = {}
-    for slot in output.slots:
-        if slot.layout.places:
-            stored |= read_safetensors(slot.path).tensors
-    result = Checkpoint(survey(with_neighbours(stored, dst)))
-    if not result.verdict.accepted:
-        reason = result.verdict.reasons[0]
-        raise Refused(f"{dst}: nothing was left there: a reader would refuse it ({reason}); keep such layers.")
-    lost = [task.name for task in tasks if not isinstance(task, Cast) and layer_of(task) not in result]
-    if lost:
-        raise Refused(f"{dst}: {few(lost, 3)} would not be read as quantized again; keep them. Nothing was left there.")
+    result = check_layers(output, dst, [layer_of(task) for task in tasks if not isinstance(task, Cast)])
     everything = options.check == "all"
     chosen = tasks if everything else sampled(tasks)
 
@@ -254,12 +242,6 @@ def read_back(tasks: list[Task], output: Output, options: Options, dst: Path) ->
 
 def layer_of(task: Task) -> str:
     return task.name.removesuffix("weight").removesuffix(".")
-
-
-def with_neighbours(stored: dict[str, Stored], dst: Path) -> Source:
-    """What was written as a reader will find it, beside the files that lie there."""
-    scales = read_scales(dst, stored)
-    return Source({**stored, **scales}, sidecars=read_sidecars(dst), name=str(dst))
 
 
 def len_of(count: int) -> None:

@@ -1,19 +1,50 @@
-"""Whether codes that were read back are the nearest to the values they were made of."""
+"""What was written, looked at before it takes its place: by a reader's rules, and beside what it was made of."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..checkpoint.plausibility import Sample
+from ..checkpoint.read import Checkpoint
+from ..checkpoint.survey import survey
+from ..errors import Refused
+from ..files.reader import read_safetensors
+from ..files.sidecars import read_scales, read_sidecars
+from ..files.stored import Source, Stored
+from ..files.writer import Output
+from ..text import few
 from ..weights.formats import Format
 
 ROWS, RUN = 4, 4096  # rows of a layer that are looked at, and elements of each
 SLACK = 1.01  # for roundings of float32 before and after
 NOTHING = 1e-5  # a root mean square that no trained layer has
 CODEBOOK = 0.25  # relative error of 4-bit codes whose steps differ from layer to layer
+
+
+def check_layers(output: Output, dst: Path, layers: Iterable[str]) -> Checkpoint:
+    """What was written, as a reader finds it; Refused where it would refuse, or miss one of these layers."""
+    result = written(output, dst)
+    if lost := [name for name in layers if name not in result]:
+        raise Refused(f"{dst}: {few(lost, 3)} would not be read as quantized again; keep them. Nothing was left there.")
+    return result
+
+
+def written(output: Output, dst: Path) -> Checkpoint:
+    """What was written, as it will be found at dst beside the files that lie there; Refused as a reader would."""
+    stored: dict[str, Stored] = {}
+    for slot in output.slots:
+        if slot.layout.places:
+            stored |= read_safetensors(slot.path).tensors
+    scales = read_scales(dst, stored)
+    result = Checkpoint(survey(Source({**stored, **scales}, sidecars=read_sidecars(dst), name=str(dst))))
+    if not result.verdict.accepted:
+        reason = result.verdict.reasons[0]
+        raise Refused(f"{dst}: nothing was left there: a reader would refuse it ({reason}); keep such layers.")
+    return result
 
 
 def row_runs(rows: int, columns: int, everything: bool) -> Iterator[tuple[int, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +27,17 @@ def write_safetensors(
     plan: Iterable[TensorInfo],
     tensors: Iterable[tuple[str, Tensor]],
     metadata: Mapping[str, str] | None = None,
+    check: Callable[[Output], None] = lambda output: None,
 ) -> None:
-    """Write the planned tensors, which may come in any order, as ``(name, tensor)``; each is let go once written."""
+    """Write the planned tensors, which may come in any order, as ``(name, tensor)``; each is let go once written.
+
+    check: looks at what was written before it takes its place; nothing is left there if it raises.
+    """
     with writing({Path(path): lay_out(plan, metadata or {})}) as output:
         for name, tensor in tensors:
             output.put(name, tensor)
+        output.check_complete()
+        check(output)
 
 
 @contextmanager
