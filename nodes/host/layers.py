@@ -20,7 +20,7 @@ from ...quant.weights.native import native_tensors
 from ...quant.weights.weight import QuantizedWeight
 from .leases import lease
 from .linear import ScaledConvolution, ScaledLinear, core_ops
-from .plan import modules
+from .plan import modules, tensor_of
 
 PARTS = ("weight", "bias")
 # What ComfyUI keeps on a module to stream, merge and wrap it; nothing of it is true of another module's bytes.
@@ -58,6 +58,11 @@ class Own:
             # a bypass LoRA was made while this layer stood here, and is used with another one
             return type(standing).forward(standing, x, *args, **kwargs)
         return super().forward(x, *args, **kwargs)
+
+    def __getattr__(self, name):
+        # a bypass LoRA computes in the dtype of what it wraps, and asks the layer that stood here when it was made
+        standing = self.standing() if name == "weight" else self
+        return super().__getattr__(name) if standing is self else standing.weight
 
     def __setattr__(self, name, value):
         standing = self.standing() if name == "forward" else self
@@ -116,7 +121,7 @@ def base_tensor(model: ModelPatcher, name: str, part: str = "weight") -> Tensor 
             return model.hook_backup[key][0]
         if key in model.backup:
             return model.backup[key].weight
-    return getattr(module, part)
+    return tensor_of(module, part)
 
 
 def put(patched: ModelPatcher, name: str, own: Module) -> None:
@@ -136,7 +141,7 @@ def stand(patched: ModelPatcher, name: str, own: Module) -> None:
     """Tell a layer where it stands in a patcher's model."""
     parent, _, attribute = name.rpartition(".")
     own.parent, own.attribute = weakref.ref(comfy.utils.get_attr(patched.model, parent)), attribute
-    own.held = {part: getattr(own, part) for part in PARTS} if patched.is_dynamic() else {}
+    own.held = {part: tensor_of(own, part) for part in PARTS} if patched.is_dynamic() else {}
 
 
 def move_in(model: ModelPatcher, clone: ModelPatcher) -> None:
@@ -186,16 +191,17 @@ def own_layers(model: ModelPatcher) -> Iterator[tuple[str, Own]]:
 class Lent:
     """What stands for a layer's forward in the original: a bypass LoRA wraps it, whatever wraps the layer itself.
 
-    The original has the layer's weight too while LoRAs are made to wrap it: they compute in its dtype.
+    The layer has the original's weight while LoRAs are made to wrap it: they are cast to its dtype for good, and are
+    of other patchers too, which have the original.
     """
 
     def __init__(self, own: Own, original: Module) -> None:
-        self.forward, self.weight = own.forward, original._parameters["weight"]
-        vars(original)["forward"], original._parameters["weight"] = self, own.weight
+        self.forward, self.own, self.weight = own.forward, own, own._parameters["weight"]
+        vars(original)["forward"], own._parameters["weight"] = self, tensor_of(original, "weight")
 
     def taken(self, original: Module) -> object:
-        """The original as it was; what wraps this."""
-        original._parameters["weight"] = self.weight
+        """The layer as it was, and the original; what wraps this."""
+        self.own._parameters["weight"] = self.weight
         return vars(original).pop("forward", self)
 
     def __call__(self, x, *args, **kwargs):

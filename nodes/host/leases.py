@@ -15,6 +15,8 @@ from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
 from torch.nn import Module
 
+from .plan import tensor_of
+
 LEASES = "scaled_fp8_leases"
 SMALL = 16 * 1024  # bytes of a layer that ComfyUI gives no place
 Place = tuple[object, int, int]  # vbar, address, bytes
@@ -113,7 +115,7 @@ def take_place(patched: ModelPatcher, layer: Module) -> None:
 
 def streamed(layer: Module, part: str) -> object:
     """What ComfyUI measures a layer's place by: the tensor, in the dtype it will have there."""
-    tensor = getattr(layer, part)
+    tensor = tensor_of(layer, part)
     if tensor is None or isinstance(tensor, QuantizedTensor):
         return tensor
     return TensorGeometry(shape=tensor.shape, dtype=getattr(layer, f"{part}_comfy_model_dtype", None) or tensor.dtype)

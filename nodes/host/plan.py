@@ -23,6 +23,12 @@ def modules(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
             yield name, model.get_model_object(name)
 
 
+def tensor_of(module: Module, part: str = "weight") -> Tensor | None:
+    """A module's own weight or bias: one that is out of its place answers others with the weight that stands there."""
+    held = module._parameters
+    return held[part] if part in held else getattr(module, part)
+
+
 def linears(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
     """Name and module of every Linear of a model, each once.
 
@@ -72,8 +78,9 @@ def plan_model(model: ModelPatcher, compute: str, activation_scale: str) -> None
 
 def scaled_weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
     for name, module in linears(model):
-        if is_scaled(module.weight):
-            yield name.removeprefix("diffusion_model."), module.weight
+        weight = tensor_of(module)
+        if is_scaled(weight):
+            yield name.removeprefix("diffusion_model."), weight
 
 
 def model_report(model: ModelPatcher) -> Report:
@@ -84,7 +91,7 @@ def model_report(model: ModelPatcher) -> Report:
 
 def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
     """What the files are, what they lack, and what runs where."""
-    absent = [name.removeprefix("diffusion_model.") for name, module in linears(model) if module.weight is None]
+    absent = [name.removeprefix("diffusion_model.") for name, module in linears(model) if tensor_of(module) is None]
     lines = [verdict.sentence() for verdict in verdicts]
     plain = ", ".join(model.get_attachment(NOTES) or ())
     if plain:
@@ -105,7 +112,7 @@ CORE_FORMATS = {entry["comfy_tensor_layout"]: name for name, entry in QUANT_ALGO
 def core_rows(model: ModelPatcher) -> Iterator[Row]:
     """The layers in one of ComfyUI core's own formats; core does not count their calls."""
     for name, module in linears(model):
-        weight = module.weight
+        weight = tensor_of(module)
         if isinstance(weight, QuantizedTensor) and not is_scaled(weight):
             format = CORE_FORMATS.get(weight._layout_cls, weight._layout_cls)
             yield Row(

@@ -32,7 +32,7 @@ from ...quant.weights.job import search_for
 from ...quant.weights.weight import QuantizedWeight
 from .layers import base_tensor, own_convolution, own_core_linear, own_linear, put, settle
 from .linear import left_to_core
-from .plan import activation_dtype, linears, modules, planned
+from .plan import activation_dtype, linears, modules, planned, tensor_of
 
 DEFAULT = "default"  # of a choice: what the settings say
 
@@ -179,7 +179,7 @@ def quantize_layer(patched: ModelPatcher, name: str, module: Module, policy: Pol
     own = scaled_layer(patched, module, found, weight, chosen.method.compute)
     put(patched, name, own)
     gain = gain_of(source, policy.format, policy.granularity, search)
-    return LayerStats(short, True, decision.reason, shape, before, nbytes(own.weight), gain)
+    return LayerStats(short, True, decision.reason, shape, before, nbytes(tensor_of(own)), gain)
 
 
 def already(weight: torch.Tensor) -> str:

@@ -1,4 +1,7 @@
-"""Change something and run again, many times over: always what a fresh ComfyUI makes of the same workflow."""
+"""Change something and run again, many times over: always what a fresh ComfyUI makes of the same workflow.
+
+SCALED_FP8_WALK=1000 walks so many changes in each memory regime, in pieces of PIECE that `-k` can choose among.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,19 @@ import os
 
 import pytest
 
-# a quick slice by default; CI walks 1,000 changes
-STEPS = int(os.environ.get("SCALED_FP8_WALK", "30"))
+STEPS, PIECE = int(os.environ.get("SCALED_FP8_WALK", "20")), 100
+SEED = 2026
+PIECES = [(SEED + i, min(PIECE, STEPS - i * PIECE)) for i in range(-(-STEPS // PIECE))]
 
 
-# to be understood: seen with seed 2026 at the 28th of 30 changes, with the same kernels in every layer of both
-OFF = "a bypass LoRA after Scaled Linear Patch and Quantize Model is 1.5e-6 off what a fresh ComfyUI makes of it"
-REGIMES = [
-    pytest.param(False, id="legacy memory", marks=pytest.mark.xfail(reason=OFF, strict=False)),
-    pytest.param(True, id="dynamic VRAM"),
-]
-
-
-@pytest.mark.parametrize("dynamic", REGIMES)
-def test_every_state_is_that_of_a_fresh_comfyui(contract, figure, dynamic):
-    walked = contract("walk", dynamic=dynamic, steps=STEPS, seed=2026)
+@pytest.mark.parametrize(("seed", "steps"), PIECES, ids=[f"seed {seed}" for seed, _ in PIECES])
+@pytest.mark.parametrize("dynamic", [False, True], ids=["legacy memory", "dynamic VRAM"])
+def test_every_state_is_that_of_a_fresh_comfyui(contract, figure, dynamic, seed, steps):
+    # what was wrong once is walked before the first piece
+    known = seed == SEED
+    walked = contract("walk", dynamic=dynamic, steps=steps, seed=seed, known=known)
     where = "dynamic VRAM" if dynamic else "legacy memory"
-    figure(f"walk of {STEPS} changes, {where}: {walked['counts']}, {walked['differences']} differences")
-    assert sum(walked["counts"].values()) == STEPS
-    assert walked["counts"]["ran"] > STEPS / 2
+    figure(f"walk of {steps} changes, seed {seed}, {where}: {walked['counts']}, {walked['differences']} differences")
+    assert sum(walked["counts"].values()) >= steps
+    assert walked["counts"]["ran"] > steps / 2
     assert walked["wrong"] == []

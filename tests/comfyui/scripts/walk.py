@@ -4,161 +4,160 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from dataclasses import dataclass
+from functools import cache
 
 import card
 import torch
-from inside import (
-    BF16,
-    CPU,
-    FEW_TOKENS,
-    REQUEST,
-    answer,
-    call,
-    extra,
-    identical,
-    load,
-    pack,
-    patched,
-    predict,
-    unet,
-    unload,
-    write_fp8,
-    write_lora,
+from alphabet import (
+    RUNS,
+    TEXTS,
+    WORKFLOWS,
+    Workflow,
+    applied,
+    run,
+    stamp,
+    write_files,
+    write_settings,
 )
+from inside import REQUEST, answer, call, extra, identical, pack, unload
 
+# small matrices: a second thread costs more than it does
+torch.set_num_threads(1)
+# what Torch Compile puts around a model, without the minutes that compiling it takes
+torch._dynamo.config.disable = True
 pack()
-extra("nodes_lora_debug.py")
-LTX = "walk-ltx.safetensors"
-write_fp8(LTX, marked=False)
-write_lora("walk-lora.safetensors", strength=1.0)
+for file in ("nodes_lora_debug.py", "nodes_model_advanced.py", "nodes_torch_compile.py"):
+    extra(file)
+write_files()
 if REQUEST["dynamic"]:
     card.insert()
 chance = random.Random(REQUEST["seed"])
 
-# A state: a file, then what stands between its loader and the sampler, in order; each part with all that it can be.
-QUANTIZE = [
-    ("quantize", method, granularity, keep)
-    for method, granularity in (("fp8-dynamic", "per-row"), ("fp8-dynamic", "block"), ("int8", "per-tensor"),
-                                ("int8-convrot", "per-row"), ("nvfp4", "per-tensor"))
-    for keep in ("", "single_blocks")
-]  # fmt: skip
-LORA = [(way, strength) for way in ("LoraLoaderModelOnly", "LoraLoaderBypassModelOnly") for strength in (1.0, -0.5)]
-PATCH = [("patch", compute, layers) for compute in ("upcast", "int8") for layers in (".*", "double_blocks")]
-PATCH.append(("patch", "scaled_mm", FEW_TOKENS))
-# what stands behind which file, with how often it is changed: the rest is mostly refused
-PARTS = {BF16: ((QUANTIZE, LORA, PATCH), (4, 4, 1)), LTX: ((QUANTIZE, LORA, PATCH), (1, 4, 6))}
-REGIMES = ("loaded", "evicted") if REQUEST["dynamic"] else ("loaded", "lowvram")
+
+@dataclass(frozen=True)
+class State:
+    """nodes: the loader and what stands behind it; settings: text of the settings file; how: way, prompt, seed."""
+
+    workflow: str
+    nodes: tuple[tuple, ...]
+    settings: str
+    how: tuple[str, str, int]
 
 
-def applied(model, node: tuple, file: str):
-    kind, *inputs = node
-    if kind == "quantize":
-        method, granularity, keep = inputs
-        return call("QuantizeModel", model=model, method=method, granularity=granularity, keep=keep)[0]
-    if kind == "patch":
-        scales = f"diffusion_models/{LTX}" if file == LTX else "none"
-        return patched(model, compute=inputs[0], layers=inputs[1], scales_from=scales)[0]
-    return call(kind, model=model, lora_name="walk-lora.safetensors", strength_model=inputs[0])[0]
+##### What was wrong once is walked first
+
+INT8 = ("ScaledLinearPatch", "int8", "dynamic", "double_blocks")
+CODES = ("ScaledLinearPatch", "scaled_mm", "dynamic", "img_attn")
+FP8, SOME = (("QuantizeModel", "fp8-dynamic", "per-row", keep) for keep in ("", "single_blocks"))
+OTHER_METHOD = ("QuantizeModel", "int8", "per-tensor", "")
+MERGED, BESIDE = ("LoraLoaderModelOnly", 1.0), ("LoraLoaderBypassModelOnly", 1.0)
+KNOWN = [
+    # a bypass LoRA made while a layer of another dtype stood there was cast to that dtype
+    ("healed", [(INT8,), (INT8, BESIDE), (CODES, BESIDE), (BESIDE,), (BESIDE, INT8), (BESIDE,)]),
+    # another method after a LoRA has run, another keep where a LoRA stands before it
+    ("bf16", [(FP8, MERGED), (OTHER_METHOD, MERGED), (MERGED, FP8), (MERGED, SOME)]),
+]
 
 
-def built(root, file: str, chain: tuple, cache: dict):
-    """The model at the end of a chain; like ComfyUI's own cache, only nodes behind a change run again."""
-    for name in [name for name in cache if chain[: len(name)] != name]:
-        del cache[name]
-    model = root
-    for length in range(1, len(chain) + 1):
-        if chain[:length] not in cache:
-            cache[chain[:length]] = applied(model, chain[length - 1], file)
-        model = cache[chain[:length]]
-    return model
+def known() -> list[State]:
+    how = ("loaded", "38", 8)
+    return [State(name, (WORKFLOWS[name].loaders[0], *chain), "", how) for name, chains in KNOWN for chain in chains]
 
 
-def run(model, regime: str, seed: int) -> torch.Tensor:
-    if regime == "lowvram":
-        return cast_at_use(model, seed)
-    load(model)
-    if regime == "evicted":
-        model.partially_unload(CPU, 1e32)
-        load(model)
-    return predict(model, seed)
-
-
-def cast_at_use(model, seed: int) -> torch.Tensor:
-    unload()
-    model.patch_model(CPU, lowvram_model_memory=1)
-    try:
-        return predict(model, seed)
-    finally:
-        model.unpatch_model(CPU)
-
-
-def outcome(make, regime: str, seed: int) -> torch.Tensor | str:
-    """What comes out, or what a node says."""
-    try:
-        return run(make(), regime, seed)
-    except Exception as problem:
-        if type(problem).__name__ != "Refused":
-            raise
-        return str(problem)
-
-
-fresh_outcomes: dict[tuple, torch.Tensor | str] = {}
-
-
-def fresh(file: str, chain: tuple, regime: str, seed: int) -> torch.Tensor | str:
-    """The same in a ComfyUI that has loaded nothing else, from a model of its own."""
-    key = (file, chain, regime, seed)
-    if key not in fresh_outcomes:
-        unload()
-        fresh_outcomes[key] = outcome(lambda: built(unet(file), file, chain, {}), regime, seed)
-        unload()
-    return fresh_outcomes[key]
-
-
-def changed(file: str, parts: list) -> list:
-    """One node put in, taken out or given another input; or two nodes in the other order."""
-    if len(parts) > 1 and chance.random() < 0.2:
-        return parts[::-1]
-    choices = chance.choices(*PARTS[file])[0]
-    left = [part for part in parts if part not in choices]
-    # what is refused is soon taken out again
-    refused = choices == QUANTIZE and file == LTX or choices == PATCH and file == BF16
-    if len(left) < len(parts) and chance.random() < (0.8 if refused else 0.3):
-        return left
-    left.insert(chance.randint(0, len(left)), chance.choice(choices))
-    return left
-
-
-def alike(a: torch.Tensor | str, b: torch.Tensor | str) -> bool:
-    return a == b if isinstance(a, str) or isinstance(b, str) else identical(a, b)
+##### Walking
 
 
 class Walk:
     """The ComfyUI of the user who changes things; outcomes: every state there was, with what came out."""
 
     def __init__(self) -> None:
-        self.roots = {file: unet(file) for file in (BF16, LTX)}
-        self.chains: dict[str, list] = {BF16: [], LTX: []}
-        self.caches: dict[str, dict] = {BF16: {}, LTX: {}}
-        self.file, self.outcomes = BF16, []
+        self.caches: dict[str, dict] = {name: {} for name in WORKFLOWS}
+        self.chains = {name: [workflow.loaders[0]] for name, workflow in WORKFLOWS.items()}
+        self.workflow, self.settings = "bf16", ""
+        self.outcomes: list[tuple[State, torch.Tensor | str]] = []
 
     def step(self) -> None:
         if chance.random() < 0.2:
-            self.file = chance.choice((BF16, LTX))
+            self.workflow = chance.choice(list(WORKFLOWS))
         if chance.random() < 0.85:
-            self.chains[self.file] = changed(self.file, self.chains[self.file])
+            self.chains[self.workflow] = changed(WORKFLOWS[self.workflow], self.chains[self.workflow])
+        if chance.random() < 0.1:
+            self.settings = chance.choice(TEXTS)
         if chance.random() < 0.1:
             unload()
-        state = (self.file, tuple(self.chains[self.file]), chance.choice(REGIMES), chance.choice((7, 8)))
-        self.outcomes.append((state, outcome(self.model, *state[2:])))
+        how = (chance.choices(RUNS, (5, 5, 1))[0], chance.choice(("38", "07")), chance.choice((7, 8)))
+        self.visit(State(self.workflow, tuple(self.chains[self.workflow]), self.settings, how))
 
-    def model(self):
-        return built(self.roots[self.file], self.file, tuple(self.chains[self.file]), self.caches[self.file])
+    def visit(self, state: State) -> None:
+        self.outcomes.append((state, outcome(state, self.caches[state.workflow], chance.random() < 0.05)))
+
+
+def changed(workflow: Workflow, nodes: list[tuple]) -> list[tuple]:
+    """One node put in, taken out or given another input; or two nodes in the other order."""
+    loader, *parts = nodes
+    if len(workflow.loaders) > 1 and chance.random() < 0.15:
+        return [chance.choice(workflow.loaders), *parts]
+    if len(parts) > 1 and chance.random() < 0.2:
+        return [loader, *chance.sample(parts, len(parts))]
+    choices = chance.choices(workflow.parts, workflow.weights)[0]
+    left = [part for part in parts if part not in choices]
+    if len(left) < len(parts) and chance.random() < 0.3:
+        return [loader, *left]
+    left.insert(chance.randint(0, len(left)), chance.choice(choices))
+    return [loader, *left]
+
+
+def built(state: State, cache: dict):
+    """What the last node gives out; as in ComfyUI's own cache, only nodes behind a change run again."""
+    keys = [tuple((node, stamp(node)) for node in state.nodes[: i + 1]) for i in range(len(state.nodes))]
+    for key in [key for key in cache if key not in keys]:
+        del cache[key]
+    given = None
+    for key, node in zip(keys, state.nodes, strict=True):
+        if key not in cache:
+            cache[key] = applied(given, node, state.nodes[0])
+        given = cache[key]
+    return given
+
+
+def outcome(state: State, cache: dict, looked_at: bool = False) -> torch.Tensor | str:
+    """What comes out, or what a node says; looked_at: with a report of the model drawn first."""
+    write_settings(state.settings)
+    try:
+        given = built(state, cache)
+        if looked_at and state.workflow != "vae":
+            call("FP8Report", model=given)
+        return run(given, *state.how)
+    except Exception as problem:
+        if type(problem).__name__ != "Refused":
+            raise RuntimeError(f"{state}") from problem
+        return str(problem)
+
+
+@cache
+def fresh(state: State) -> torch.Tensor | str:
+    """The same in a ComfyUI that has loaded nothing else, from a model of its own."""
+    unload()
+    found = outcome(state, {})
+    unload()
+    return found
+
+
+def alike(a: torch.Tensor | str, b: torch.Tensor | str) -> bool:
+    return a == b if isinstance(a, str) or isinstance(b, str) else identical(a, b)
 
 
 walk = Walk()
+for state in known() if REQUEST["known"] else ():
+    walk.visit(state)
 for _ in range(REQUEST["steps"]):
     walk.step()
-wrong = [(step, *state) for step, (state, got) in enumerate(walk.outcomes) if not alike(got, fresh(*state))]
-counts = Counter("refused" if isinstance(got, str) else "ran" for _, got in walk.outcomes)
-answer({"counts": counts, "states": len(fresh_outcomes), "wrong": wrong[:20], "differences": len(wrong)})
+wrong = [(i, str(state)) for i, (state, got) in enumerate(walk.outcomes) if not alike(got, fresh(state))]
+answer({
+    "counts": Counter("refused" if isinstance(got, str) else "ran" for _, got in walk.outcomes),
+    "met": sorted({node[0] for state, got in walk.outcomes if not isinstance(got, str) for node in state.nodes}),
+    "states": fresh.cache_info().currsize,
+    "wrong": wrong[:20],
+    "differences": len(wrong),
+})  # fmt: skip
