@@ -68,10 +68,12 @@ def place_of(purpose: str) -> tuple[torch.device, torch.dtype]:
 
 
 def check_parts(file: str, path: str) -> None:
-    """NotListed where a shard or what lies beside is a link that leads out of the folder that ComfyUI lists."""
-    roots = folder_paths.get_folder_paths(file.partition("/")[0])
+    """NotListed where what lies beside is a link out of its folder; what ComfyUI lists may lie anywhere."""
+    folder, _, name = file.partition("/")
+    roots, known = (os.path.dirname(path), *folder_paths.get_folder_paths(folder)), listed()
     for part in files_of(Path(path)):
-        if not any(folder_paths.is_within_directory(root, str(part)) for root in roots):
+        inside = any(folder_paths.is_within_directory(root, str(part)) for root in roots)
+        if not inside and f"{folder}/{Path(name).with_name(part.name)}" not in known:
             raise NotListed(f"{file}: {part.name} is a link out of the folder; put the file itself there.")
 
 

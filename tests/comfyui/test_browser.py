@@ -263,7 +263,6 @@ NAMES = {
     "absolute": "/etc/passwd",
     "another folder": "loras/any.safetensors",
     "absent": "diffusion_models/absent.safetensors",
-    "link out": "diffusion_models/outside.safetensors",
     "too long": "diffusion_models/" + "a" * 5000,
     "nothing": "",
     "folder": "diffusion_models/",
@@ -276,6 +275,12 @@ def test_route_takes_listed_names_only(server, name):
     status, answer = server.ask(f"/scaled_fp8/v1/inspect?file={NAMES[name]}")
     assert status == 404
     assert list(answer) == ["error"] and "\n" not in answer["error"] and answer["error"].endswith(".")
+
+
+def test_route_takes_a_link_that_comfyui_lists(server):
+    status, answer = server.ask("/scaled_fp8/v1/inspect?file=diffusion_models/outside.safetensors")
+    assert status == 200
+    assert "sentence" in answer
 
 
 def test_routes_only_read(server):

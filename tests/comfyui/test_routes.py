@@ -13,19 +13,39 @@ def seen(contract) -> dict:
 
 
 def test_no_answer_tells_a_folder_or_a_byte_of_another_file(seen):
-    for kind, text in seen["answers"].items():
+    kept = {f"{kind} elsewhere": text for kind, text in seen["kept"].items()}
+    for kind, text in {**seen["answers"], **kept}.items():
         assert seen["folder"] not in text and "SECRET" not in text and seen["number"] not in text, f"{kind}: {text}"
 
 
-@pytest.mark.parametrize("kind", ["link", "link as shard"])
-def test_links_that_lead_out_are_not_opened(seen, kind):
-    assert seen["answers"][kind].startswith("NotListed: ") and "link" in seen["answers"][kind]
+def test_a_link_out_that_comfyui_does_not_list_is_not_opened(seen):
+    answer = seen["answers"]["link as sidecar"]
+    assert answer.startswith("NotListed: ") and "link" in answer
 
 
-def test_what_cannot_be_read_is_said(seen):
-    for kind in ("rubbish", "rubbish as shard", "shard elsewhere", "shard absent", "sidecar"):
-        found = json.loads(seen["answers"][kind])
-        assert not found["accepted"] and found["sentence"].endswith("."), kind
+@pytest.mark.parametrize("kind", ["link", "folder", "shard"])
+def test_a_model_kept_elsewhere_is_inspected_as_one_that_lies_here(seen, kind):
+    here, kept = json.loads(seen["kept"]["itself"]), json.loads(seen["kept"][kind])
+    assert kept["accepted"]
+    assert [(layer["name"], layer["decision"]) for layer in kept["layers"]] == [
+        (layer["name"], layer["decision"]) for layer in here["layers"]
+    ]
+    assert kept["plan"] == here["plan"] and kept["memory"] == here["memory"]
+
+
+def test_what_comfyui_does_not_list_is_not_inspected(seen):
+    assert seen["kept"]["not listed"].startswith("NotListed: ")
+
+
+LOOKED_INTO = (
+    "link", "link as shard", "rubbish", "rubbish as shard", "shard elsewhere", "shard absent", "sidecar",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", LOOKED_INTO)
+def test_what_cannot_be_read_is_said(seen, kind):
+    found = json.loads(seen["answers"][kind])
+    assert not found["accepted"] and found["sentence"].endswith(".")
 
 
 def test_a_shard_that_was_exchanged_is_looked_at_anew(seen):

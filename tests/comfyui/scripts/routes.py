@@ -6,6 +6,7 @@ import asyncio
 import importlib
 import json
 import os
+import shutil
 import sys
 import threading
 from collections.abc import Iterable
@@ -42,7 +43,10 @@ os.symlink(BASE / "secret.txt", MODELS / "leads-out.safetensors")
 save_file({"a.weight": torch.ones(4, 4)}, MODELS / "beside.safetensors")
 (MODELS / "beside_map.pt").write_bytes(SECRET)
 (MODELS / "beside_qmap.json").write_bytes(b'{"quant')
+(MODELS / "cared-for_qmap.json").symlink_to(BASE / "secret.txt")
+save_file({"a.weight": torch.ones(4, 4)}, MODELS / "cared-for.safetensors")
 answers = {
+    "link as sidecar": asked("diffusion_models/cared-for.safetensors"),
     "link as shard": asked(index("linked", "leads-out.safetensors")),
     "link": asked("diffusion_models/leads-out.safetensors"),
     "rubbish": asked("diffusion_models/rubbish.safetensors"),
@@ -50,6 +54,21 @@ answers = {
     "shard elsewhere": asked(index("elsewhere", "../../secret.txt")),
     "shard absent": asked(index("absent", "none.safetensors")),
     "sidecar": asked("diffusion_models/beside.safetensors"),
+}
+
+# a model that is kept elsewhere, by a link to the file, to its folder, and as a shard by such a link
+write_fp8("routes-here.safetensors", marked=True)
+elsewhere = BASE / "elsewhere"
+elsewhere.mkdir(exist_ok=True)
+shutil.copy(MODELS / "routes-here.safetensors", elsewhere / "kept.safetensors")
+os.symlink(elsewhere / "kept.safetensors", MODELS / "routes-link.safetensors")
+os.symlink(elsewhere, MODELS / "routes-folder", target_is_directory=True)
+kept = {
+    "itself": asked("diffusion_models/routes-here.safetensors"),
+    "link": asked("diffusion_models/routes-link.safetensors"),
+    "folder": asked("diffusion_models/routes-folder/kept.safetensors"),
+    "shard": asked(index("routes-sharded", "routes-link.safetensors", load_file(elsewhere / "kept.safetensors"))),
+    "not listed": asked("diffusion_models/../../elsewhere/kept.safetensors"),
 }
 
 # a shard exchanged for one of its size and time, under the same index
@@ -83,6 +102,6 @@ async def crowd(count: int) -> dict[str, int]:
 
 
 answer({
-    "answers": answers, "exchanged": exchanged, "crowd": asyncio.run(crowd(8)), "folder": str(BASE),
+    "answers": answers, "kept": kept, "exchanged": exchanged, "crowd": asyncio.run(crowd(8)), "folder": str(BASE),
     "number": str(int.from_bytes(SECRET[:8], "little")), "home": str(Path.home()),
 })  # fmt: skip
