@@ -49,7 +49,7 @@ class Own:
 
     def standing(self) -> Module:
         """The layer that is in this one's place now."""
-        parent = self.parent() if self.parent else None
+        parent = None if self.parent is None else self.parent()
         return self if parent is None else parent._modules.get(self.attribute, self)
 
     def forward(self, x, *args, **kwargs):

@@ -24,7 +24,7 @@ from ...quant.nn.tensor import is_scaled, to_tensor
 from ...quant.recipes.auto import Pick, pick
 from ...quant.recipes.compile_warnings import get_quant_compile_warnings
 from ...quant.recipes.families import Family
-from ...quant.recipes.memory import compare_methods, estimates
+from ...quant.recipes.memory import compare_methods, estimates, own_granularity
 from ...quant.recipes.policy import Policy, recognise
 from ...quant.recipes.settings import FILE_NAME, Setting, find_settings
 from ...quant.weights.encode import gain_of, quantize
@@ -49,13 +49,13 @@ class Recipe:
     keep: str = ""
     component: str = "transformer"
 
-    def pick(self, model: ModelPatcher, family: Family | None) -> tuple[Pick, str]:
+    def pick(self, model: ModelPatcher, family: Family | None) -> tuple[Pick, str | None]:
         """Method, with the reason, and granularity: as asked for, or as settings say for this family."""
         settings, table = find_settings(folder_paths.get_user_directory()), family.name if family else None
         method = settings.resolve(self.component, table, asked(self.method), NODES[self.component])
         granularity = settings.resolve("granularity", table, asked(self.granularity), NODES["granularity"])
         chosen = pick(method.value, model.load_device, activation_dtype(model), self.component)
-        return replace(chosen, reason=reason_of(chosen, method)), granularity.value
+        return replace(chosen, reason=reason_of(chosen, method)), wanted(granularity, chosen)
 
 
 def reason_of(chosen: Pick, method: Setting) -> str:
@@ -63,6 +63,11 @@ def reason_of(chosen: Pick, method: Setting) -> str:
     if method.origin == "argument" or method.is_default:
         return chosen.reason
     return method.origin if method.value != "auto" else f"{chosen.reason}; auto by {method.origin}"
+
+
+def wanted(granularity: Setting, chosen: Pick) -> str | None:
+    """The granularity to quantize by; the format's own where nobody asked for one that it has not."""
+    return own_granularity(chosen.method.name, granularity.value) if granularity.is_default else granularity.value
 
 
 # What the nodes do where neither the user nor a settings file says otherwise: who adds one wants it to quantize.

@@ -11,8 +11,8 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.model_base import ModelType
-from comfy.model_patcher import ModelPatcher
-from comfy.quant_ops import QUANT_ALGOS
+from comfy.model_patcher import LazyCastingParam, LazyCastingQuantizedParam, ModelPatcher
+from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from torch import Tensor
 
 from ...quant.conversion.readback import check_layers
@@ -51,9 +51,43 @@ def saved_tensors(model: ModelPatcher) -> dict[str, Tensor]:
     wanted = DETECTED_BY.get(config.unet_config.get("image_model"), "")
     tensors = {
         wanted + name.removeprefix(written) if name.startswith(written) else name: tensor
-        for name, tensor in model.state_dict_for_saving().items()
+        for name, tensor in model.model.state_dict_for_saving(lazy_tensors(model)).items()
     }
     return tensors | beside(model)
+
+
+PREFIX = "diffusion_model."
+
+
+def lazy_tensors(model: ModelPatcher) -> dict[str, Tensor]:
+    """The diffusion model's tensors, merged with LoRA when they are moved; core's own can be floats only."""
+    tensors = dict(model.model.diffusion_model.state_dict())
+    for layer, module in model.model.diffusion_model.named_modules(remove_duplicate=False):
+        if hasattr(module, "comfy_cast_weights") and not getattr(module, "comfy_patched_weights", False):
+            held = {f"{layer}.{part}": module._parameters.get(part) for part in ("weight", "bias")}
+            for name in held.keys() & tensors.keys():
+                tensors |= lazy_parts(model, name, held[name], tensors)
+    return tensors
+
+
+def lazy_parts(model: ModelPatcher, name: str, tensor: Tensor, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    if not isinstance(tensor, QuantizedTensor):
+        return {name: LazyCastingParam(model, PREFIX + name, tensor)}
+    merged = LazyCastingQuantizedParam(model, PREFIX + name)
+    return {part: LazyPart(merged, PREFIX + part, tensors[part]) for part in tensor.state_dict(name) if part in tensors}
+
+
+class LazyPart(Tensor):
+    """A tensor that a quantized weight is made of, codes or scales; on the CPU that of the merged weight."""
+
+    def __new__(cls, merged: LazyCastingQuantizedParam, name: str, tensor: Tensor) -> LazyPart:
+        return Tensor._make_subclass(cls, tensor, False)
+
+    def __init__(self, merged: LazyCastingQuantizedParam, name: str, tensor: Tensor) -> None:
+        self.merged, self.name_of = merged, name
+
+    def to(self, *args, **kwargs) -> Tensor:
+        return self.merged.state_dict_tensor(self.name_of)
 
 
 def beside(model: ModelPatcher) -> dict[str, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 
 from ..text import text_table
@@ -27,8 +27,10 @@ class LayerStats:
 
 
 @dataclass(frozen=True)
-class Stats:
-    """What quantize_component did. bytes: of all parameters and buffers of the module, not of its layers only."""
+class Stats(Mapping[str, object]):
+    """What quantize_component did, also as a mapping. bytes: of all parameters and buffers of the module, not of its
+    layers only.
+    """
 
     method: str
     method_reason: str
@@ -53,9 +55,11 @@ class Stats:
     def to_json(self) -> dict[str, object]:
         return {**asdict(self), "quantized": list(self.quantized), "skipped": self.skipped}
 
-    def keys(self) -> Iterable[str]:
-        """Names of what is told, as of a dict."""
-        return self.to_json().keys()
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.to_json())
+
+    def __len__(self) -> int:
+        return len(self.to_json())
 
     def __getitem__(self, name: str) -> object:
         return self.to_json()[name]

@@ -9,7 +9,7 @@ import os
 
 import pytest
 
-STEPS, PIECE = int(os.environ.get("SCALED_FP8_WALK", "20")), 100
+STEPS, PIECE = int(os.environ.get("SCALED_FP8_WALK", "20")), 50
 SEED = 2026
 PIECES = [(SEED + i, min(PIECE, STEPS - i * PIECE)) for i in range(-(-STEPS // PIECE))]
 

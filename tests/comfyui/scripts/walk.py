@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
@@ -58,11 +59,15 @@ KNOWN = [
     # another method after a LoRA has run, another keep where a LoRA stands before it
     ("bf16", [(FP8, MERGED), (OTHER_METHOD, MERGED), (MERGED, FP8), (MERGED, SOME)]),
 ]
+# codes that are integers could not be saved where ComfyUI moves weights by itself
+SAVED = [("bf16", [(OTHER_METHOD,), (OTHER_METHOD, MERGED)])]
 
 
-def known() -> list[State]:
-    how = ("loaded", "38", 8)
-    return [State(name, (WORKFLOWS[name].loaders[0], *chain), "", how) for name, chains in KNOWN for chain in chains]
+def known() -> Iterator[State]:
+    for way, workflows in (("loaded", KNOWN), ("saved", SAVED)):
+        for name, chains in workflows:
+            for chain in chains:
+                yield State(name, (WORKFLOWS[name].loaders[0], *chain), "", (way, "38", 8))
 
 
 ##### Walking

@@ -358,7 +358,8 @@ def test_named_layers_are_left_with_all_below_them() -> None:
     module = nn.ModuleDict({"a": nn.Sequential(nn.Linear(64, 64)), "ab": nn.Linear(64, 64), "b": nn.Linear(64, 64)})
     _, stats = quant.quantize_component(module, "int8", ignored_layers=["a"], keep="^b$", backend="patched")
     assert stats["quantized"] == ["ab"]
-    assert {**stats}["method"] == "int8"
+    assert {**stats} == dict(stats.items()) == stats.to_json() and stats["method"] == "int8"
+    assert "skipped" in stats and "absent" not in stats and stats.get("absent", 3) == 3
 
 
 def test_a_vae_is_quantized_by_its_own_name_and_told_aloud(capsys) -> None:
