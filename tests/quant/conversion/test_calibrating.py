@@ -32,7 +32,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for seed, model in enumerate(("model", "other")):
         generator = torch.Generator().manual_seed(seed)
         tensors = {
-            f"{name}.weight": torch.randn(shape, generator=generator).bfloat16()
+            f"{name}.weight": torch.randn(shape, generator=generator).mul(0.05).bfloat16()
             for name, shape in zip(LAYERS, SHAPES, strict=True)
         }
         save_file(tensors | {"norm.weight": torch.ones(96)}, folder / f"{model}.safetensors")
