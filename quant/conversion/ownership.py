@@ -7,6 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import Refused, first_line
+from ..files.open import PICKLES
 from ..files.reader import read_safetensors
 from ..files.sets import INDEX, content_of, indices_naming, is_marked, is_ours, named_by, own_shards, stem_of
 from ..files.sidecars import SCALES
@@ -37,8 +38,8 @@ def check_name(dst: Path) -> None:
         raise Refused(f"{dst}: files of this name are read as scales of the model beside them; {AWAY}.")
     if dst.is_file() and not dst.name.endswith((*STORES, INDEX)):
         raise Refused(f"{dst}: is there already and is no checkpoint by its name; {AWAY}.")
-    if not dst.name.endswith((*STORES, INDEX)):
-        raise Refused(f"{dst}: no reader takes a model of this name; let it end in .safetensors or {INDEX}.")
+    if dst.suffix in (".json", *PICKLES) and not dst.name.endswith(INDEX):
+        raise Refused(f"{dst}: readers take {dst.suffix} for something else; let it end in .safetensors or {INDEX}.")
 
 
 def changed(target: Target) -> set[Path]:

@@ -96,9 +96,9 @@ def test_codes_of_a_convolution_without_their_scale_are_not_handed_on(tmp_path: 
         read_checkpoint(saved(SCALED | {"c.weight": lost}, tmp_path))
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.pt", "model", "notes.txt"])
+@pytest.mark.parametrize("name", ["config.json", "model.pt", "model.ckpt"])
 def test_a_model_gets_a_name_that_readers_take(name: str, tmp_path: Path) -> None:
     path = saved({"a.weight": WEIGHT}, tmp_path)
-    with pytest.raises(Refused, match="no reader takes"):
+    with pytest.raises(Refused, match="readers take"):
         convert(path, tmp_path / name, "bfloat16")
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
