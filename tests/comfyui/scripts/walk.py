@@ -86,13 +86,22 @@ class Walk:
         if chance.random() < 0.2:
             self.workflow = chance.choice(list(WORKFLOWS))
         if chance.random() < 0.85:
-            self.chains[self.workflow] = changed(WORKFLOWS[self.workflow], self.chains[self.workflow])
+            self.chains[self.workflow] = self.next_chain()
         if chance.random() < 0.1:
             self.settings = chance.choice(TEXTS)
         if chance.random() < 0.1:
             unload()
         how = (chance.choices(RUNS, (5, 5, 1))[0], chance.choice(("38", "07")), chance.choice((7, 8)))
         self.visit(State(self.workflow, tuple(self.chains[self.workflow]), self.settings, how))
+
+    def next_chain(self) -> list[tuple]:
+        loader, *parts = self.chains[self.workflow]
+        refused = self.outcomes and isinstance(self.outcomes[-1][1], str)
+        if refused and parts and chance.random() < 0.6:
+            # what is refused is soon taken out again
+            parts.remove(chance.choice(parts))
+            return [loader, *parts]
+        return changed(WORKFLOWS[self.workflow], [loader, *parts])
 
     def visit(self, state: State) -> None:
         self.outcomes.append((state, outcome(state, self.caches[state.workflow], chance.random() < 0.05)))
