@@ -54,6 +54,9 @@ class ScaledLinear(Scaled):
     def forward(self, x, *args, **kwargs):
         if not is_scaled(self.weight):
             return super().forward(x, *args, **kwargs)
+        if not isinstance(x, Tensor):
+            # Trellis2's Linears take sparse tensors, of which the features are multiplied
+            return x.replace(self.forward(x.feats, *args, **kwargs))
         comfy.ops.run_every_op()
         with comfy.ops.CastBiasWeightContext(
             self,
