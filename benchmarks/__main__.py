@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,19 +28,22 @@ from .parts.load import load
 from .parts.overhead import overhead
 from .parts.step import step
 from .results import FOLDER, Part, Results, every, read
-from .shapes import LARGE, MODELS, SMALL, SMALL_TOKENS, TINY, TOKENS
+from .shapes import LARGE, MODELS, SMALL, SMALL_TOKENS, TINY, TOKENS, Model
 from .table import TARGET, write_document
 
 Maker = Callable[[], Iterator[Part]]
+Sizes = tuple[tuple[Model, ...], tuple[int, ...]]  # models, and numbers of tokens
+SIZES: dict[bool, Sizes] = {True: (MODELS, TOKENS), False: (SMALL, SMALL_TOKENS)}  # whether on a GPU
+QUICK: Sizes = (TINY, (1, 16))
 
 
 def parts(device: torch.device, quick: bool) -> dict[str, Maker]:
     """Name -> what measures it, what matters most first. quick: the smallest shapes and files, to see that all runs."""
     gpu, kind = device.type == "cuda", device.type
-    models, tokens = (MODELS, TOKENS) if gpu else (SMALL, SMALL_TOKENS)
+    models, tokens = SIZES[gpu]
     budget, limit = (0.02, 120.0) if gpu else (0.3, 90.0)
     if quick:
-        models, tokens, budget = TINY, (1, 16), 0.001
+        (models, tokens), budget = QUICK, 0.001
     return {
         "doctor": doctor,
         "blocks": lambda: blocks(models, LARGE if gpu and not quick else 64, bench(device, budget, limit)),
@@ -81,7 +85,7 @@ def measured(name: str, make: Maker) -> list[Part]:
             torch.cuda.empty_cache()
 
 
-def merged(facts: dict[str, object], found: list[Part], names: list[str], path: Path) -> Results:
+def merged(facts: dict[str, Any], found: list[Part], names: list[str], path: Path) -> Results:
     """The new parts in the places of those that path has of this machine."""
     kept = {part.name: part for part in read(path).parts} if path.exists() else {}
     both = {**kept, **{part.name: part for part in found}}

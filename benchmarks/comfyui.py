@@ -25,6 +25,13 @@ def python() -> Path | None:
     return next((Path(place) for place in places if place and Path(place).exists()), Path(sys.executable))
 
 
+def environment(*importable: Path) -> dict[str, str]:
+    """This environment with ComfyUI importable, then these folders, and without the outer python's own settings."""
+    kept = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
+    path = os.pathsep.join(map(str, (COMFYUI, *importable)))
+    return kept | {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
 def absent() -> str | None:
     """Why nothing can be measured inside ComfyUI, or None."""
     return None if python() else "no ComfyUI was found: set COMFYUI_PATH to one"
@@ -55,11 +62,10 @@ def inside(base: Path, work: str, longest: float = LONGEST, **request: object) -
 def run(module: str, *arguments: str, folder: Path = ROOT, longest: float = LONGEST) -> str:
     """What a module of benchmarks prints under ComfyUI's python; RuntimeError where it fails or takes too long."""
     command = [str(python()), "-m", f"benchmarks.{module}", *arguments]
-    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
-    environment |= {"PYTHONPATH": f"{COMFYUI}{os.pathsep}{ROOT}", "PYTHONDONTWRITEBYTECODE": "1"}
-    options = {"cwd": folder, "env": environment, "capture_output": True, "text": True}
     try:
-        done = subprocess.run(command, timeout=longest, check=False, **options)
+        done = subprocess.run(
+            command, cwd=folder, env=environment(ROOT), capture_output=True, text=True, timeout=longest, check=False
+        )
     except subprocess.TimeoutExpired:
         raise RuntimeError(f"{module} inside ComfyUI: took more than {longest:.0f} s") from None
     if done.returncode:

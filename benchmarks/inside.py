@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 
-def start(request: dict) -> dict[str, type]:
+def start(request: dict) -> dict[str, Any]:
     """ComfyUI's nodes and this pack's, by ComfyUI's own loader."""
     import comfy.cli_args as cli
 
@@ -50,7 +51,7 @@ def dynamic_vram(device: str) -> bool:
     return True
 
 
-def loader(nodes: dict[str, type], name: str, file: str, dtype: str = "default") -> Callable[[], object]:
+def loader(nodes: dict[str, Any], name: str, file: str, dtype: str = "default") -> Callable[[], object]:
     """A call that loads file by the node of that name and returns MODEL."""
     node = nodes[name]
     if name == "UNETLoader":
@@ -133,12 +134,12 @@ def held(free: int) -> int:
 
     if not free:
         # getrusage's peak is inherited from the process that started this one
-        told = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-        return int(told[1]) * 1024
+        told = dict(re.findall(r"(\w+):\s+(\d+) kB", Path("/proc/self/status").read_text()))
+        return int(told["VmHWM"]) * 1024
     return free - torch.cuda.mem_get_info()[0]
 
 
-def kernels(model) -> str:
+def kernels(model: Any) -> str:
     """Which kernels ran the scaled weights of a MODEL and why, by the pack's own report; "" where there are none."""
     choices = [getattr(getattr(p, "_params", None), "choice", None) for p in model.model.parameters()]
     told = {f"{choice.kernel.name}: {choice.reason}" for choice in choices if choice is not None}

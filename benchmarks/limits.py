@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from math import exp, log
 
 from .peers import BASELINE, COMPILED, KITCHEN, LIMIT, OURS, OURS_AUTO, OURS_UPCAST
-from .results import Part, Results, Row
+from .results import Measurement, Part, Results
 from .shapes import LARGE
 
-Pick = Callable[[Row], bool]
+Pick = Callable[[Measurement], bool]
 
 
 @dataclass(frozen=True)
@@ -38,15 +38,15 @@ def ratios(part: Part, ours: str, *others: str, among: Pick = lambda row: True) 
     return [row.median / theirs[row.case, row.group] for row in mine if (row.case, row.group) in theirs]
 
 
-def tokens(row: Row) -> int:
+def tokens(row: Measurement) -> int:
     return int(row.group.split()[0])
 
 
-def many(row: Row) -> bool:
+def many(row: Measurement) -> bool:
     return tokens(row) >= LARGE
 
 
-def few(row: Row) -> bool:
+def few(row: Measurement) -> bool:
     return tokens(row) <= 16
 
 

@@ -9,6 +9,7 @@ import subprocess
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -16,7 +17,7 @@ LIBRARIES = ("torch", "torchao", "comfy-kitchen", "triton", "safetensors", "conv
 CLOCKS = ("clocks.sm", "clocks.max.sm", "clocks.mem", "power.limit", "temperature.gpu", "driver_version")
 
 
-def machine() -> dict[str, object]:
+def machine() -> dict[str, Any]:
     gpu = torch.cuda.get_device_name(0) if torch.cuda.is_available() else None
     return {
         "name": gpu or f"{processor()}, {os.cpu_count()} cores",

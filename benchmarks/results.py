@@ -6,6 +6,7 @@ import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import quantiles
+from typing import Any
 
 FOLDER = Path(__file__).parent / "results"
 
@@ -26,7 +27,7 @@ def spread(times: list[float]) -> Timing:
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """One measured figure. case: what was computed; peer: by whom; times in seconds, by their median and quartiles.
 
     group: the cases whose figures the table takes together;
@@ -57,14 +58,14 @@ class Part:
     title: str
     command: str
     baseline: str
-    rows: tuple[Row, ...] = ()
+    rows: tuple[Measurement, ...] = ()
     missing: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class Results:
-    machine: dict[str, object]
+    machine: dict[str, Any]
     parts: tuple[Part, ...]
 
     def save(self, path: Path) -> Path:
@@ -73,8 +74,8 @@ class Results:
         return path
 
 
-def row(case: str, peer: str, timing: Timing, **more: object) -> Row:
-    return Row(case, peer, timing.median, timing.low, timing.high, timing.runs, **more)
+def row(case: str, peer: str, timing: Timing, **more: Any) -> Measurement:
+    return Measurement(case, peer, timing.median, timing.low, timing.high, timing.runs, **more)
 
 
 def read(path: Path) -> Results:
@@ -83,7 +84,7 @@ def read(path: Path) -> Results:
 
 
 def read_part(stored: dict) -> Part:
-    rows = tuple(Row(**one) for one in stored.pop("rows"))
+    rows = tuple(Measurement(**one) for one in stored.pop("rows"))
     return Part(**{**stored, "notes": tuple(stored["notes"])}, rows=rows)
 
 

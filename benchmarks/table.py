@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .limits import figures, mean, ratios
 from .peers import LIMIT, OURS, OURS_AUTO, OURS_STATIC, OURS_UPCAST
-from .results import Part, Results, Row
+from .results import Measurement, Part, Results
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 TITLE = "# Speed"
@@ -120,7 +120,7 @@ def line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def time_of(row: Row) -> str:
+def time_of(row: Measurement) -> str:
     return f"{seconds(row.median)} ({seconds(row.low)} to {seconds(row.high)})" if row.runs > 1 else seconds(row.median)
 
 
@@ -131,7 +131,7 @@ def seconds(value: float) -> str:
     return ""
 
 
-def decibels(row: Row) -> str:
+def decibels(row: Measurement) -> str:
     return "" if row.db is None else f"{row.db:.1f}"
 
 
@@ -153,8 +153,11 @@ def slower(part: Part) -> Iterator[str]:
 
 def behind_of(part: Part, peer: str, other: str) -> str:
     """The other peer and in which groups or cases it is faster, "" for none."""
-    named = {row.group or row.case for row in part.rows}
-    pairs = {name: ratios(part, peer, other, among=lambda row, n=name: (row.group or row.case) == n) for name in named}
+
+    def found_in(name: str) -> list[float]:
+        return ratios(part, peer, other, among=lambda row: (row.group or row.case) == name)
+
+    pairs = {name: found_in(name) for name in {row.group or row.case for row in part.rows}}
     worse = {name: mean(found) for name, found in pairs.items() if found and mean(found) > SLOWER}
     cases = ", ".join(f"{name} {worse[name]:.2f} times" for name in sorted(worse, key=number))
     return f"{other} ({cases})" if cases else ""

@@ -46,7 +46,7 @@ class FP8Report(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, after: Any = None) -> io.NodeOutput:
+    def execute(cls, model: io.Model.Type, after: Any = None) -> io.NodeOutput:
         run = run_of(model, str(cls.hidden.unique_id if cls.hidden else ""), "FP8Report")
         picture = draw_report(run.report())
         shown = {"images": [saved(picture, run)], "text": [headline(run)]}

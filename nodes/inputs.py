@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..quant.errors import one_of
-from ..quant.kernels.plan import ACTIVATION_SCALES, FAMILIES
+from ..quant.kernels.mode import ACTIVATION_SCALES, FAMILIES
 from ..quant.recipes.methods import CHOICES, METHODS
-from .host.quantize import DEFAULT
+from .host.quantize import DEFAULT, settings_stamp
 
 CATEGORY = "Scaled FP8"
 MODEL_FOLDERS = ("diffusion_models", "checkpoints")
@@ -55,7 +57,20 @@ def activation_scale_input() -> io.Combo.Input:
     )
 
 
-def method_input(names: list[str], default: str) -> io.Combo.Input:
+def quantize_inputs(methods: Sequence[str], default: str) -> list[io.Input]:
+    """What each Quantize node takes beside what it quantizes."""
+    return [method_input(methods, default), granularity_input(), keep_input()]
+
+
+class FollowsSettings(io.ComfyNode):
+    """A node that runs again when the settings file is another one than it was."""
+
+    @classmethod
+    def fingerprint_inputs(cls, **inputs: object) -> object:
+        return settings_stamp()
+
+
+def method_input(names: Sequence[str], default: str) -> io.Combo.Input:
     titles = "; ".join(f"{name}: {METHODS[name].title}" for name in names)
     tip = f"{titles}; auto and default: what scaled_fp8.toml in ComfyUI's user folder says for this model, if it does."
     return io.Combo.Input("method", options=[*names, DEFAULT], default=default, tooltip=tip)

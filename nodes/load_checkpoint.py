@@ -7,6 +7,7 @@ from pathlib import Path
 from comfy_api.v0_0_2 import io
 
 from ..quant.files.sets import stamps_of
+from ..quant.kernels.mode import Mode
 from .host.load import load_checkpoint, load_diffusion_model
 from .host.plan import load_report
 from .inputs import CATEGORY, activation_scale_input, compute_input, model_files, model_path
@@ -46,11 +47,11 @@ class LoadFP8Checkpoint(io.ComfyNode):
 
     @classmethod
     def execute(cls, checkpoint: str, compute: str, activation_scale: str) -> io.NodeOutput:
-        path = model_path(checkpoint)
+        path, mode = model_path(checkpoint), Mode(compute, activation_scale)
         if checkpoint.startswith("checkpoints/"):
-            model, clip, vae = load_checkpoint(path, compute, activation_scale)
+            model, clip, vae = load_checkpoint(path, mode)
         else:
-            model, clip, vae = load_diffusion_model(path, compute, activation_scale), None, None
+            model, clip, vae = load_diffusion_model(path, mode), None, None
         remember(cls, model, checkpoint)
         report = load_report(model, [model.get_attachment("scaled_fp8_verdict")])
         return io.NodeOutput(model, clip, vae, report)

@@ -6,12 +6,12 @@ from comfy_api.v0_0_2 import io
 
 from ..quant.recipes.methods import METHODS
 from .host.plan import model_report
-from .host.quantize import Recipe, needs, quantize_model, settings_stamp
-from .inputs import CATEGORY, granularity_input, keep_input, method_input
+from .host.quantize import Recipe, needs, quantize_model
+from .inputs import CATEGORY, FollowsSettings, quantize_inputs
 from .panel.runs import remember
 
 
-class QuantizeModel(io.ComfyNode):
+class QuantizeModel(FollowsSettings):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -23,9 +23,7 @@ class QuantizeModel(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The model to quantize; layers that are quantized already are left."),
-                method_input(list(METHODS), "auto"),
-                granularity_input(),
-                keep_input(),
+                *quantize_inputs(list(METHODS), "auto"),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL"),
@@ -34,11 +32,7 @@ class QuantizeModel(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: object) -> object:
-        return settings_stamp()
-
-    @classmethod
-    def execute(cls, model, method: str, granularity: str, keep: str) -> io.NodeOutput:
+    def execute(cls, model: io.Model.Type, method: str, granularity: str, keep: str) -> io.NodeOutput:
         recipe = Recipe(method, granularity, keep)
         quantized, stats = quantize_model(model, recipe)
         remember(cls, quantized, stats=stats)

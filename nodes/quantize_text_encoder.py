@@ -5,12 +5,12 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..quant.recipes.methods import METHODS
-from .host.quantize import Recipe, quantize_text_encoder, settings_stamp
-from .inputs import CATEGORY, granularity_input, keep_input, method_input
+from .host.quantize import Recipe, quantize_text_encoder
+from .inputs import CATEGORY, FollowsSettings, quantize_inputs
 from .panel.runs import remember
 
 
-class QuantizeTextEncoder(io.ComfyNode):
+class QuantizeTextEncoder(FollowsSettings):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -22,9 +22,7 @@ class QuantizeTextEncoder(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Clip.Input("clip", tooltip="The text encoder to quantize, in any precision."),
-                method_input(list(METHODS), "auto"),
-                granularity_input(),
-                keep_input(),
+                *quantize_inputs(list(METHODS), "auto"),
             ],
             outputs=[
                 io.Clip.Output(display_name="CLIP"),
@@ -33,11 +31,7 @@ class QuantizeTextEncoder(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: object) -> object:
-        return settings_stamp()
-
-    @classmethod
-    def execute(cls, clip, method: str, granularity: str, keep: str) -> io.NodeOutput:
+    def execute(cls, clip: io.Clip.Type, method: str, granularity: str, keep: str) -> io.NodeOutput:
         quantized, stats = quantize_text_encoder(clip, Recipe(method, granularity, keep, "encoder"))
         remember(cls, quantized.patcher, stats=stats)
         return io.NodeOutput(quantized, stats.table())

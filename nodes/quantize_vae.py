@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .host.quantize import Recipe, quantize_vae, settings_stamp
-from .inputs import CATEGORY, granularity_input, keep_input, method_input
+from .host.quantize import Recipe, quantize_vae
+from .inputs import CATEGORY, FollowsSettings, quantize_inputs
+from .panel.runs import remember
 
 
-class QuantizeVAE(io.ComfyNode):
+class QuantizeVAE(FollowsSettings):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -20,9 +21,7 @@ class QuantizeVAE(io.ComfyNode):
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Vae.Input("vae", tooltip="The VAE to quantize, in any precision."),
-                method_input(["none", "int8"], "int8"),
-                granularity_input(),
-                keep_input(),
+                *quantize_inputs(["none", "int8"], "int8"),
             ],
             outputs=[
                 io.Vae.Output(display_name="VAE"),
@@ -31,10 +30,7 @@ class QuantizeVAE(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, **inputs: object) -> object:
-        return settings_stamp()
-
-    @classmethod
-    def execute(cls, vae, method: str, granularity: str, keep: str) -> io.NodeOutput:
+    def execute(cls, vae: io.Vae.Type, method: str, granularity: str, keep: str) -> io.NodeOutput:
         quantized, stats = quantize_vae(vae, Recipe(method, granularity, keep, "vae"))
+        remember(cls, quantized.patcher, stats=stats)
         return io.NodeOutput(quantized, stats.table())

@@ -34,7 +34,7 @@ class SaveQuantizedModel(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, filename_prefix: str) -> io.NodeOutput:
+    def execute(cls, model: io.Model.Type, filename_prefix: str) -> io.NodeOutput:
         path = save_model(model, filename_prefix, cls.workflow())
         return io.NodeOutput(ui={"text": [f"Saved {path.name}, {path.stat().st_size / 1e6:.1f} MB"]})
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from comfy_api.v0_0_2 import io
 
 from ..quant.files.sets import stamps_of
+from ..quant.kernels.mode import Mode
 from .host.patch import patch_model
 from .host.plan import model_report
 from .inputs import CATEGORY, NONE, activation_scale_input, compute_input, model_files, model_path
@@ -53,8 +54,10 @@ class ScaledLinearPatch(io.ComfyNode):
         return stamps_of(Path(model_path(scales_from)))
 
     @classmethod
-    def execute(cls, model, compute: str, activation_scale: str, layers: str, scales_from: str) -> io.NodeOutput:
+    def execute(
+        cls, model: io.Model.Type, compute: str, activation_scale: str, layers: str, scales_from: str
+    ) -> io.NodeOutput:
         path = None if scales_from == NONE else model_path(scales_from)
-        patched = patch_model(model, compute, activation_scale, layers, path)
+        patched = patch_model(model, Mode(compute, activation_scale), layers, path)
         remember(cls, patched, "" if scales_from == NONE else scales_from)
         return io.NodeOutput(patched, model_report(patched).table())

@@ -26,7 +26,7 @@ DEMO = "quant/demo/digits.safetensors"
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The tree as a repository of its own, so that nothing is built in this one."""
     copy = tmp_path_factory.mktemp("copy") / "scaled-fp8"
-    shutil.copytree(REPOSITORY, copy, ignore=NOT_SOURCE)
+    shutil.copytree(REPOSITORY, copy, symlinks=True, ignore=NOT_SOURCE)
     author = ("-c", "user.name=test", "-c", "user.email=test@example.invalid")
     for command in (("init", "-q"), ("add", "."), (*author, "commit", "-qm", "copy")):
         subprocess.run(["git", *command], cwd=copy, check=True)

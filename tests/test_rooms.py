@@ -77,6 +77,7 @@ TESTED_BY = {
     "kernels/activations.py": "kernels/test_registry.py",
     "kernels/choice.py": "kernels/test_speed.py",
     "kernels/diagnosis.py": "kernels/test_proof.py",
+    "kernels/mode.py": "kernels/test_plan.py",
     "kernels/gemm.py": "kernels/test_registry.py",
     "kernels/probe.py": "kernels/test_proof.py",
     "kernels/quantizers.py": "kernels/test_proof.py",

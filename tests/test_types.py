@@ -42,6 +42,15 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> dict[int, str]:
     return {int(number): text for number, text in lines}
 
 
+def test_nodes_and_benchmarks_are_checked_beside_the_engine() -> None:
+    tomllib = pytest.importorskip("tomllib")
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["mypy"]
+    (seen,) = (ROOT / folder for folder in config["files"])
+    assert seen.name == "scaled_fp8" and not config.get("ignore_missing_imports")
+    links = {link.name: link.resolve() for link in seen.iterdir()}
+    assert links == {name: ROOT / name for name in ("__init__.py", "quant", "nodes", "benchmarks")}
+
+
 def test_classes_are_types(told: dict[int, str]) -> None:
     assert 4 not in told
     assert "torch._tensor.Tensor" in told[5] or "torch.Tensor" in told[5]

@@ -26,7 +26,7 @@ FORMATS = ("float8_e4m3fn", "int8", "bfloat16", "float16")
 
 def scaled() -> dict[str, Tensor]:
     """Both layers in FP8 with a scale of their own."""
-    state = {}
+    state: dict[str, Tensor] = {}
     for name, weight in WEIGHTS.items():
         scale = weight.abs().max() / 448
         state |= {f"{name}.weight": (weight / scale).to(torch.float8_e4m3fn), f"{name}.weight_scale": scale}

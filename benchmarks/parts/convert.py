@@ -21,7 +21,7 @@ from pathlib import Path
 from statistics import median
 
 from ..comfyui import LONGEST, ROOT
-from ..results import Part, Row, row, spread
+from ..results import Measurement, Part, row, spread
 
 OURS, CTQ = "Scaled FP8's convert", "ctq --simple --low-memory"
 NAMES = {"cp": "cp", "scaled-fp8": OURS, "ctq": CTQ}
@@ -38,10 +38,10 @@ def conversion(rounds: int = 3) -> Iterator[Part]:
     rows = tuple(converted(NAMES[name], runs) for name, runs in found.items())
     title = "Converting 1 GiB of bf16 to float8_e4m3fn"
     notes = ("a process each, from start to end, imports included",)
-    yield Part("convert", title, "python -m benchmarks --only convert", "cp", rows, missing, notes)
+    yield Part("convert", title, "python -m benchmarks --only convert", "cp", rows, missing=missing, notes=notes)
 
 
-def converted(peer: str, runs: list[tuple[float, float, float]]) -> Row:
+def converted(peer: str, runs: list[tuple[float, float, float]]) -> Measurement:
     times, _, memory = zip(*runs, strict=True)
     note = (
         "starts Python and torch, reads, quantizes, and reads the result back before it appears" if OURS in peer else ""

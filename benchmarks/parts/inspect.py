@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -31,8 +32,8 @@ def inspection() -> Iterator[Part]:
     with tempfile.TemporaryDirectory() as folder:
         for size in SIZES:
             path = sparse_file(Path(folder) / "sparse.safetensors", size)
-            headers = [timed(lambda path=path: open_source(path))[0] for _ in range(5)]
-            checks = [timed(lambda path=path: inspect_checkpoint(path))[0] for _ in range(3)]
+            headers = [timed(partial(open_source, path))[0] for _ in range(5)]
+            checks = [timed(partial(inspect_checkpoint, path))[0] for _ in range(3)]
             rows.append(row(f"{size} GB", "Scaled FP8, header", spread(headers)))
             rows.append(row(f"{size} GB", "Scaled FP8, header and checks", spread(checks)))
     notes = ("sparse files, so that no disk is measured",)

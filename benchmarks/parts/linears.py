@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..peers import BASELINE, KITCHEN, OURS_AUTO, OURS_UPCAST, PEERS, Built, Call, Peer
-from ..results import Part, Row, row
+from ..results import Measurement, Part, row
 from ..shapes import Model, distinct
 from ..timing import graphed, held, measure, peak_memory
 
@@ -40,7 +40,7 @@ class Bench:
     device: torch.device
     budget: float
     until: float
-    rows: dict[bool, list[Row]] = field(default_factory=lambda: {False: [], True: []})
+    rows: dict[bool, list[Measurement]] = field(default_factory=lambda: {False: [], True: []})
     missing: dict[str, str] = field(default_factory=dict)
     left: int = 0
 
@@ -51,9 +51,10 @@ class Bench:
 
     def parts(self, name: str, title: str) -> Iterator[Part]:
         notes = (f"{self.left} figures were not measured: there was no time left",) if self.left else ()
-        yield Part(name, title, COMMAND, BASELINE, tuple(self.rows[False]), self.missing, notes)
+        part = partial(Part, command=COMMAND, baseline=BASELINE, missing=self.missing, notes=notes)
+        yield part(name, title, rows=tuple(self.rows[False]))
         if self.device.type == "cuda":
-            yield Part(f"{name}-graph", title + GRAPH, COMMAND, BASELINE, tuple(self.rows[True]), self.missing, notes)
+            yield part(f"{name}-graph", title + GRAPH, rows=tuple(self.rows[True]))
 
     def add(self, case: Case, peer: str, run: Callable[[], Tensor], more: tuple[str, int]) -> None:
         """Time run, eager and in a graph where there are any; its output beside the truth.
@@ -112,7 +113,7 @@ def one_shape(weight: Tensor, x: Tensor, bench: Bench) -> None:
             if peer.only in (None, x.shape[0]):
                 bench.missing.setdefault(peer.name, reason)
             continue
-        bench.add(case, peer.name, lambda built=built: built.call(x), (built.note, before))
+        bench.add(case, peer.name, partial(built.call, x), (built.note, before))
 
 
 ##### Whole blocks
@@ -140,7 +141,7 @@ def one_block(model: Model, x: Tensor, bench: Bench) -> None:
             continue
         calls = {name: one.call for name, one in built.items()}
         more = (built["qkv"].note, before)
-        bench.add(case, peer.name, lambda calls=calls: block(x, calls, model), more)
+        bench.add(case, peer.name, partial(block, x, calls, model), more)
 
 
 def built_block(peer: Peer, weights: dict[str, Tensor], x: Tensor) -> tuple[dict[str, Built], str]:
@@ -159,7 +160,7 @@ def block_weights(model: Model, device: torch.device) -> dict[str, Tensor]:
     return {name: random(*shape, device=device, scale=shape[1] ** -0.5) for name, shape in shapes.items()}
 
 
-def block(x: Tensor, linears: dict[str, Call], model: Model) -> Tensor:
+def block(x: Tensor, linears: Mapping[str, Call], model: Model) -> Tensor:
     """Attention and MLP with their norms and residuals: ``[1, tokens, hidden]``."""
     q, k, v = heads(linears["qkv"](normed(x)[0]), model.head)
     attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, model.hidden)

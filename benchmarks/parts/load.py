@@ -9,7 +9,7 @@ from pathlib import Path
 from .. import comfyui
 from ..comfyui import CORE, OURS
 from ..models import GIBIBYTE, write_fp8
-from ..results import Part, Row, row, spread
+from ..results import Measurement, Part, row, spread
 
 
 def load(device: str, rounds: int = 9) -> Iterator[Part]:
@@ -29,7 +29,7 @@ def load(device: str, rounds: int = 9) -> Iterator[Part]:
     yield Part("load", title, "python -m benchmarks --only load", f"{CORE}'s UNETLoader", rows, notes=notes)
 
 
-def loaded(name: str, taken: list[float]) -> Row:
+def loaded(name: str, taken: list[float]) -> Measurement:
     node, state = name.split()
     peer = f"{CORE}'s UNETLoader" if node == "UNETLoader" else "Scaled FP8's LoadFP8Checkpoint"
     note = "opens the file's header and looks at samples of every layer before it loads" if OURS in peer else ""

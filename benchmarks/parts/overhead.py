@@ -15,14 +15,20 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
 from .. import comfyui
 from ..comfyui import OURS
-from ..results import Part, Row
+from ..results import Measurement, Part
+
+if TYPE_CHECKING:
+    from scaled_fp8 import quant
 
 SIZE, ROUNDS, CALLS = 64, 30, 200
 
@@ -41,10 +47,10 @@ def overhead() -> Iterator[Part]:
     yield Part("overhead", title, "python -m benchmarks --only overhead", baseline, rows, notes=notes)
 
 
-def overhead_row(name: str, microseconds: str) -> Row:
+def overhead_row(name: str, microseconds: str) -> Measurement:
     core = name.startswith("core")
     peer, time = f"ComfyUI {name}" if core else f"{OURS}'s {name}", float(microseconds) / 1e6
-    return Row("64 x 64", peer, time, time, time, 1, note="" if core else WHY_OVERHEAD)
+    return Measurement("64 x 64", peer, time, time, time, 1, note="" if core else WHY_OVERHEAD)
 
 
 WHY_OVERHEAD = "it checks and counts its plan at each call, and scaled_mm quantizes every token"
@@ -55,8 +61,7 @@ WHY_OVERHEAD = "it checks and counts its plan at each call, and scaled_mm quanti
 
 def package(name: str, folder: Path) -> None:
     """A folder of this repository as a package whose __init__ has not run: it would start all of ComfyUI."""
-    spec = importlib.util.spec_from_loader(name, None, is_package=True)
-    module = importlib.util.module_from_spec(spec)
+    module = importlib.util.module_from_spec(ModuleSpec(name, None, is_package=True))
     module.__path__ = [str(folder)]
     sys.modules[name] = module
 
@@ -92,19 +97,20 @@ def host_linear(tensors: dict[str, torch.Tensor], dtype: torch.dtype, compute: s
     """The same layer in core's own class as this pack's nodes give it to ComfyUI."""
     from scaled_fp8 import quant
     from scaled_fp8.nodes.host.linear import scaled_ops
+    from scaled_fp8.quant.kernels.mode import Mode
     from scaled_fp8.quant.kernels.plan import choose_for
     from scaled_fp8.quant.nn.tensor import to_tensor, with_choice
 
     weight = scaled_weight(tensors)
     linear = scaled_ops(dtype, torch.device("cpu")).Linear(SIZE, SIZE, bias=False, dtype=dtype, device="cpu")
-    choice = choose_for(weight, torch.device("cpu"), dtype, compute)
+    choice = choose_for(weight, torch.device("cpu"), dtype, Mode(compute))
     tensor = with_choice(to_tensor(weight, dtype), choice)
     linear.weight = nn.Parameter(tensor, requires_grad=False)
     assert isinstance(weight, quant.QuantizedWeight)
     return linear
 
 
-def scaled_weight(tensors: dict[str, torch.Tensor]):
+def scaled_weight(tensors: dict[str, torch.Tensor]) -> quant.QuantizedWeight:
     from scaled_fp8 import quant
 
     scale = tensors["weight_scale"]
@@ -153,7 +159,7 @@ def main() -> None:
         layers[f"ComfyUI Linear, {compute}"] = host_linear(tensors, dtype, compute)
         layers[f"torch Linear, {compute}"] = torch_linear(tensors, dtype, compute)
     with torch.inference_mode():
-        found = microseconds({name: lambda layer=layer: layer(x) for name, layer in layers.items()})
+        found = microseconds({name: partial(layer, x) for name, layer in layers.items()})
     least = min(time_ for name, time_ in found.items() if name.startswith("core"))
     for name, time_ in found.items():
         sys.stdout.write(f"{name:32} {time_:8.1f} us  {time_ / least:.2f} of core's faster one\n")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from .. import comfyui
 from ..comfyui import CORE, OURS
 from ..models import KLEIN_4B, TINY, Flux2, write_bf16, write_fp8
-from ..results import Part, Row, row, spread
+from ..results import Measurement, Part, row, spread
 from .linears import decibels
 
 
@@ -91,6 +91,6 @@ def one_way(base: Path, way: Way, asked: dict) -> tuple[dict, torch.Tensor]:
     return answer, load_file(out)["latents"]
 
 
-def stepped(name: str, answer: dict, latents: torch.Tensor, truth: torch.Tensor | None) -> Row:
+def stepped(name: str, answer: dict, latents: torch.Tensor, truth: torch.Tensor | None) -> Measurement:
     db = None if name == "bf16" or truth is None else decibels(latents, truth)
     return row("one step", name, spread(answer["times"]), db=db, memory=answer["memory"], note=answer["ran"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -10,7 +11,7 @@ from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 from torch.nn import Parameter
 
-from ...quant.nn.tensor import is_scaled
+from ...quant.nn.tensor import as_class, is_scaled
 from .linear import Scaled
 from .plan import NOTES
 
@@ -32,7 +33,7 @@ class Arriving(QuantizedTensor):
         return super().dequantize()
 
     @classmethod
-    def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.ops.aten.copy_.default and not isinstance(args[0], QuantizedTensor):
             return cls._dequant_and_fallback(func, args, kwargs or {})
         out = super().__torch_dispatch__(func, types, args, kwargs)
@@ -41,7 +42,7 @@ class Arriving(QuantizedTensor):
 
 def arriving(tensor: QuantizedTensor, origin: str, note: Note) -> Arriving:
     """The same weight, which notes that it was dequantized."""
-    made = Arriving(tensor._qdata, tensor._layout_cls, tensor._params)
+    made = as_class(tensor, Arriving)
     made.origin, made.note = origin, note
     return made
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ... import quant
 from ...quant.nn.tensor import from_tensor, is_scaled, to_tensor
-from .arrival import arriving
+from .arrival import Arriving, arriving
 
 # Rows of a tensor get numbers of their own, so many apart that no two tensors share one.
 STRIDE = 1 << 40
@@ -42,16 +42,19 @@ def gather(name: str, rows: Tensor, names: list[str], tensors: dict[str, Tensor]
     parts = [(tensors[names[index]], start, stop) for index, start, stop in runs(rows)]
     if len(parts) == 1 and parts[0][2] - parts[0][1] == height(parts[0][0]):
         return parts[0][0]
-    fused = fused_parts(parts) if all(is_scaled(tensor) for tensor, _, _ in parts) else None
-    if fused is None:
+    fused, first = fused_parts(parts), parts[0][0]
+    if fused is None or not isinstance(first, Arriving):
         return torch.cat([plain(tensor)[start:stop] for tensor, start, stop in parts])
-    return arriving(to_tensor(fused, parts[0][0].dtype), name, parts[0][0].note)
+    return arriving(to_tensor(fused, first.dtype), name, first.note)
 
 
 def fused_parts(parts: list[tuple[Tensor, int, int]]) -> quant.QuantizedWeight | None:
-    """Rows of scaled weights as one scaled weight, None where their formats or block grids do not go together."""
+    """Rows of scaled weights as one scaled weight; None where not all are, or formats or block grids differ."""
+    scaled = [(tensor, start, stop) for tensor, start, stop in parts if is_scaled(tensor)]
+    if len(scaled) < len(parts):
+        return None
     try:
-        return quant.fuse_rows([quant.rows_of(from_tensor(tensor), start, stop) for tensor, start, stop in parts])
+        return quant.fuse_rows([quant.rows_of(from_tensor(tensor), start, stop) for tensor, start, stop in scaled])
     except quant.Refused:
         return None
 

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import uuid
 import weakref
-from collections.abc import Iterator
 from functools import cache
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import comfy.ops
 import comfy.utils
 import torch
-from comfy.model_patcher import LowVramPatch, ModelPatcher
-from comfy.patcher_extension import CallbacksMP, PatcherInjection
+from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 from torch.nn import Module, Parameter
 
-from ...quant.nn.component import nbytes
 from ...quant.weights.native import native_tensors
 from ...quant.weights.weight import QuantizedWeight
-from .leases import lease
-from .linear import ScaledConvolution, ScaledLinear, core_ops
+from .linear import Layer, ScaledConvolution, ScaledLinear, core_ops
 from .plan import modules, tensor_of
 
+if TYPE_CHECKING:
+    from .callbacks import Lent
+
 PARTS = ("weight", "bias")
+M = TypeVar("M", bound=Module)
 # What ComfyUI keeps on a module to stream, merge and wrap it; nothing of it is true of another module's bytes.
 BOOKKEEPING = frozenset(
     {
@@ -34,7 +34,7 @@ BOOKKEEPING = frozenset(
 )  # fmt: skip
 
 
-class Own:
+class Own(Layer):
     """Mixed in before a layer's class: a layer that may be out of its place while others hold on to it.
 
     parent, attribute: where it stands when its patch is loaded; lent: what stands for its forward in the original;
@@ -44,43 +44,47 @@ class Own:
 
     parent: weakref.ref[Module] | None = None
     attribute = ""
-    held: dict[str, Tensor] = {}
+    held: dict[str, Parameter | None] = {}
+    weight: Parameter
+    bias: Parameter | None
+    bias_comfy_model_dtype: torch.dtype | None
     lent: Lent | None = None
 
     def standing(self) -> Module:
         """The layer that is in this one's place now."""
-        parent = None if self.parent is None else self.parent()
-        return self if parent is None else parent._modules.get(self.attribute, self)
+        parent = self.parent() if self.parent else None
+        found = None if parent is None else parent._modules.get(self.attribute)
+        return self if found is None else found
 
-    def forward(self, x, *args, **kwargs):
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         standing = self.standing()
         if standing is not self:
             # a bypass LoRA was made while this layer stood here, and is used with another one
             return type(standing).forward(standing, x, *args, **kwargs)
         return super().forward(x, *args, **kwargs)
 
-    def __getattr__(self, name):
+    def __getattr__(self, name: str) -> Any:
         # a bypass LoRA computes in the dtype of what it wraps, and asks the layer that stood here when it was made
         standing = self.standing() if name == "weight" else self
         return super().__getattr__(name) if standing is self else standing.weight
 
-    def __setattr__(self, name, value):
+    def __setattr__(self, name: str, value: Any) -> None:
         standing = self.standing() if name == "forward" else self
         if standing is self:
             super().__setattr__(name, value)
         elif getattr(value, "__self__", None) is self:
             vars(standing).pop("forward", None)
         else:
-            standing.forward = value
+            setattr(standing, name, value)
 
 
 @cache
-def own_class(base: type, *mixins: type) -> type:
+def own_class(base: Any, *mixins: type) -> type[Own]:
     """base as a layer of a patch's own; one a class, so that torch.compile sees one type."""
     return base if issubclass(base, Own) else type(f"Own{base.__name__}", (Own, *mixins, base), {})
 
 
-def own_linear(module: Module, weight: Tensor) -> Module:
+def own_linear(module: Module, weight: Tensor) -> Own:
     """A new Linear with a scaled weight ``[out, in]`` in the place of module."""
     base = own_class(comfy.ops.manual_cast.Linear, ScaledLinear)
     own = base(module.in_features, module.out_features, bias=False, device="meta")
@@ -89,26 +93,33 @@ def own_linear(module: Module, weight: Tensor) -> Module:
     return own.train(module.training)
 
 
-def own_core_linear(weight: QuantizedWeight, dtype: torch.dtype, device: torch.device) -> Module:
+def own_core_linear(weight: QuantizedWeight, dtype: torch.dtype, device: torch.device) -> Own:
     """A new Linear of core's own, with a weight as core itself loads it from a file to run it on device."""
     own = own_class(core_ops(dtype, device).Linear)(weight.shape[1], weight.shape[0], bias=False)
     own._load_from_state_dict(native_tensors(weight, ""), "", {}, True, [], [], [])
     return own
 
 
-def own_convolution(module: Module, weight: Tensor) -> Module:
+def own_convolution(module: Module, weight: Tensor) -> Own:
     """A copy of a convolution of any class with a scaled weight."""
     own = copied(module, own_class(type(module), ScaledConvolution))
     own.weight = Parameter(weight, requires_grad=False)
     return own
 
 
-def copied(module: Module, cls: type) -> Module:
+def copied(module: Module, cls: type[M]) -> M:
     """Another module of class cls with the same tensors and settings, and nothing of what ComfyUI keeps on it."""
     copy = cls.__new__(cls)
     kept = {name: value for name, value in vars(module).items() if name not in BOOKKEEPING}
     vars(copy).update({name: value.copy() if isinstance(value, dict) else value for name, value in kept.items()})
     return copy
+
+
+def base_weight(model: ModelPatcher, name: str) -> Tensor:
+    """The same of a layer that is known to have a weight."""
+    weight = base_tensor(model, name)
+    assert weight is not None
+    return weight
 
 
 def base_tensor(model: ModelPatcher, name: str, part: str = "weight") -> Tensor | None:
@@ -124,7 +135,7 @@ def base_tensor(model: ModelPatcher, name: str, part: str = "weight") -> Tensor 
     return tensor_of(module, part)
 
 
-def put(patched: ModelPatcher, name: str, own: Module) -> None:
+def put(patched: ModelPatcher, name: str, own: Own) -> None:
     """Put a layer in the place of the one called name, with that one's bias, wherever else the model uses it."""
     original = patched.get_model_object(name)
     bias = base_tensor(patched, name, "bias")
@@ -137,138 +148,8 @@ def put(patched: ModelPatcher, name: str, own: Module) -> None:
             patched.add_object_patch(alias, own)
 
 
-def stand(patched: ModelPatcher, name: str, own: Module) -> None:
+def stand(patched: ModelPatcher, name: str, own: Own) -> None:
     """Tell a layer where it stands in a patcher's model."""
     parent, _, attribute = name.rpartition(".")
     own.parent, own.attribute = weakref.ref(comfy.utils.get_attr(patched.model, parent)), attribute
     own.held = {part: tensor_of(own, part) for part in PARTS} if patched.is_dynamic() else {}
-
-
-def move_in(model: ModelPatcher, clone: ModelPatcher) -> None:
-    """Give a clone that is of another model layers of its own: one without dynamic VRAM, or on another device."""
-    if clone.model is model.model:
-        return
-    copies: dict[Module, Module] = {}
-    for name, own in own_layers(model):
-        if own not in copies:
-            copies[own] = copied(own, type(own))
-            for part in PARTS:
-                tensor = base_tensor(model, name, part)
-                setattr(copies[own], part, None if tensor is None else Parameter(tensor.data, requires_grad=False))
-            stand(clone, name, copies[own])
-        clone.object_patches[name] = copies[own]
-
-
-def settle(patched: ModelPatcher) -> None:
-    """Have ComfyUI measure and load a model anew that has layers of its own."""
-    patched.patches_uuid = uuid.uuid4()
-    patched.size = sum(nbytes(tensor) for tensor in tensors(patched))
-    lease(patched, dict.fromkeys(own for _, own in own_layers(patched)))
-    for event, callback in CALLBACKS.items():
-        patched.remove_callbacks_with_key(event, KEY)
-        patched.add_callback_with_key(event, KEY, callback)
-    # first, so that it lends before a bypass LoRA wraps
-    ours = [PatcherInjection(inject=lend, eject=lambda model: None)]
-    patched.injections = {KEY: ours, **{key: value for key, value in patched.injections.items() if key != KEY}}
-
-
-def tensors(model: ModelPatcher) -> Iterator[Tensor]:
-    """Every parameter and buffer that a patcher will load, each once."""
-    found = dict(modules(model)).values()
-    held = (t for m in found for t in (*m.parameters(recurse=False), *m.buffers(recurse=False)))
-    yield from {id(tensor): tensor for tensor in held}.values()
-
-
-def own_layers(model: ModelPatcher) -> Iterator[tuple[str, Own]]:
-    for name, module in model.object_patches.items():
-        if isinstance(module, Own):
-            yield name, module
-
-
-##### What ComfyUI does by a layer's name, done to the right layer
-
-
-class Lent:
-    """What stands for a layer's forward in the original: a bypass LoRA wraps it, whatever wraps the layer itself.
-
-    The layer has the original's weight while LoRAs are made to wrap it: they are cast to its dtype for good, and are
-    of other patchers too, which have the original.
-    """
-
-    def __init__(self, own: Own, original: Module) -> None:
-        self.forward, self.own, self.weight = own.forward, own, own._parameters["weight"]
-        vars(original)["forward"], own._parameters["weight"] = self, tensor_of(original, "weight")
-
-    def taken(self, original: Module) -> object:
-        """The layer as it was, and the original; what wraps this."""
-        self.own._parameters["weight"] = self.weight
-        return vars(original).pop("forward", self)
-
-    def __call__(self, x, *args, **kwargs):
-        return self.forward(x, *args, **kwargs)
-
-
-def lend(model: ModelPatcher) -> None:
-    """Have a bypass LoRA, made while the original stood there, wrap this patch's layer when it wraps the original."""
-    for own, original in replaced(model):
-        own.lent = Lent(own, original)
-
-
-def take(model: ModelPatcher) -> None:
-    for own, original in replaced(model):
-        wrapped = own.lent.taken(original)
-        if wrapped is not own.lent:
-            # another bypass LoRA, made while this layer stood there, has wrapped it
-            own.lent.forward = own.forward
-            own.forward = wrapped
-
-
-def replaced(model: ModelPatcher) -> Iterator[tuple[Own, Module]]:
-    """Each layer of a loaded model's own with the one whose place it has."""
-    for name, own in own_layers(model):
-        if name in model.object_patches_backup:
-            yield own, model.object_patches_backup[name]
-
-
-def give_back(model: ModelPatcher) -> None:
-    for own, original in replaced(model):
-        if own.lent is not None and vars(original).get("forward") is own.lent:
-            # a LoRA that raised has left it so
-            own.lent.taken(original)
-        for module in (own, original):
-            vars(module).pop("forward", None)
-
-
-def keep_backups(model: ModelPatcher, *load: object) -> None:
-    """Let no layer stay under ComfyUI's backups of dynamic VRAM, which outlive it in its place.
-
-    They are of small layers and of those whose shape a LoRA changes; these are cast, and merged, at each use.
-    """
-    for name, own in own_layers(model):
-        for part in PARTS:
-            key = f"{name}.{part}"
-            if part in own.held and key in model.backup:
-                heal(model, key, own)
-    for module in model.model.modules():
-        # an extent of memory from a block's first layer to its last, which own layers lie outside of
-        if "_v_block" in vars(module):
-            module._v_block = None
-
-
-def heal(model: ModelPatcher, key: str, own: Own) -> None:
-    """Undo the loading of one tensor: to its owner what ComfyUI put onto own, to own what is its."""
-    name, _, part = key.rpartition(".")
-    backup = model.backup.pop(key).weight
-    if backup.data_ptr() != own.held[part].data_ptr():
-        setattr(model.object_patches_backup[name], part, Parameter(backup, requires_grad=False))
-    setattr(own, part, own.held[part])
-    setattr(own, f"{part}_function", [LowVramPatch(key, model.patches)] if key in model.patches else [])
-
-
-KEY = "scaled_fp8"
-CALLBACKS = {
-    CallbacksMP.ON_CLONE: move_in,
-    CallbacksMP.ON_LOAD: keep_backups,
-    CallbacksMP.ON_INJECT_MODEL: take,
-    CallbacksMP.ON_EJECT_MODEL: give_back,
-}

@@ -90,7 +90,7 @@ def offer_pins(layer: Module) -> None:
     for subset, pin in vars(layer).get("_pins", {}).items():
         entry = pin.get("balancer_entry")
         if entry is not None:
-            bucket = layer._pin_state[subset][-1][pin["pin"].nbytes]
+            bucket = vars(layer)["_pin_state"][subset][-1][pin["pin"].nbytes]
             bucket.remove(entry)
             # [minus its priority, ...], sorted, the last one given first
             entry[0] = 1
@@ -107,7 +107,7 @@ def take_place(patched: ModelPatcher, layer: Module) -> None:
         return
     _, start, held = place = min(fitting, key=lambda found: found[2])
     free.remove(place)
-    layer._v = (vbar, start, size)
+    vars(layer)["_v"] = (vbar, start, size)
     if size < held:
         # sizes are multiples of what ComfyUI aligns places to
         free.append((vbar, start + size, held - size))

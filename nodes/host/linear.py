@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 import comfy.model_management
 import comfy.ops
@@ -16,26 +18,47 @@ from ...quant.kernels.choice import Choice
 from ...quant.kernels.plan import choose_for, elsewhere
 from ...quant.kernels.speed import Unmeasured
 from ...quant.nn.forward import apply
-from ...quant.nn.tensor import from_tensor, is_scaled, with_choice
+from ...quant.nn.tensor import as_class, choice_of, from_tensor, is_scaled, with_choice
 from ...quant.weights.native import core_runs, native_tensors
-from ...quant.weights.weight import QuantizedWeight
+
+if TYPE_CHECKING:
+    Layer = Module  # what these are mixed into
+
+    class CoreLinear(Module):
+        """What ComfyUI's mixed-precision Linear keeps of how it was made, before it has a weight."""
+
+        _orig_shape: tuple[int, int]
+        factory_kwargs: dict[str, Any]
+else:
+    Layer = object
 
 
-class Scaled:
+class Scaled(Layer):
     """Mixed in before one of ComfyUI's classes: LoRA, saving and moving of a scaled weight."""
 
-    def convert_weight(self, weight, inplace=False, **kwargs):
+    weight: Parameter
+    bias: Parameter | None
+
+    def convert_weight(self, weight: Tensor, inplace: bool = False, **kwargs: Any) -> Tensor:
         return weight.dequantize() if isinstance(weight, QuantizedTensor) else weight
 
-    def set_weight(self, weight, inplace_update=False, seed=None, return_weight=False, **kwargs):
+    def set_weight(
+        self,
+        weight: Tensor,
+        inplace_update: bool = False,
+        seed: int | None = None,
+        return_weight: bool = False,
+        **kwargs: Any,
+    ) -> Tensor | None:
         if isinstance(self.weight, QuantizedTensor):
             weight = self.weight.requantize_from_float(weight, scale="recalculate", stochastic_rounding=seed)
         weight = weight.to(self.weight.dtype)
         if return_weight:
             return weight
         self.weight = Parameter(weight, requires_grad=False)
+        return None
 
-    def state_dict(self, *args, destination=None, prefix="", **kwargs):
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", **kwargs: Any) -> Any:
         if not is_scaled(self.weight):
             return super().state_dict(*args, destination=destination, prefix=prefix, **kwargs)
         destination = {} if destination is None else destination
@@ -44,14 +67,14 @@ class Scaled:
         destination.update(native_tensors(from_tensor(self.weight), prefix))
         return destination
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Scaled:
         return comfy.ops._quantized_apply(self, fn, recurse)
 
 
 class ScaledLinear(Scaled):
     """A Linear that runs scaled weights by their kernel and leaves every other to the class behind it."""
 
-    def forward(self, x, *args, **kwargs):
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if not is_scaled(self.weight):
             return super().forward(x, *args, **kwargs)
         if not isinstance(x, Tensor):
@@ -71,7 +94,7 @@ class ScaledLinear(Scaled):
 
     def choice(self, x: Tensor) -> Choice:
         """The kernel planned for the weight, by the same wish wherever ComfyUI runs it."""
-        planned = self.weight._params.choice
+        planned = choice_of(self.weight)
         if planned is None:
             with Unmeasured():
                 planned = choose_for(from_tensor(self.weight), x.device, x.dtype)
@@ -92,15 +115,23 @@ def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, choice: Choice
     return apply(x, from_tensor(weight), bias, choice)
 
 
-def scaled_ops(dtype: torch.dtype, device: torch.device, full_precision: bool = False) -> type:
+class Operations(Protocol):
+    """Classes of layers, as ComfyUI's custom_operations have them."""
+
+    Linear: type[Module]
+
+
+def scaled_ops(dtype: torch.dtype, device: torch.device, full_precision: bool = False) -> type[Operations]:
     """ComfyUI's mixed-precision operations with Linears that also take scaled weights from a state dict."""
-    base = comfy.ops.mixed_precision_ops({}, dtype, full_precision, disabled=emulated_formats(device))
+    base: Any = comfy.ops.mixed_precision_ops({}, dtype, full_precision, disabled=emulated_formats(device))
+    core_linear: Any = base.Linear
+    core_embedding: Any = base.Embedding
 
     class ScaledOps(base):
-        class Linear(ScaledLinear, base.Linear):
-            def _load_from_state_dict(self, state_dict, prefix, *args):
+        class Linear(ScaledLinear, core_linear):
+            def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
                 weight = state_dict.get(f"{prefix}weight")
-                if is_scaled(weight) and not left_to_core(from_tensor(weight)):
+                if is_scaled(weight) and not core_runs(from_tensor(weight)):
                     take_weight(self, state_dict, prefix, *args)
                     return
                 if is_scaled(weight):
@@ -110,8 +141,8 @@ def scaled_ops(dtype: torch.dtype, device: torch.device, full_precision: bool = 
                 if self.weight is None and prefix.endswith("text_projection."):
                     self.weight = unused_weight(self)
 
-        class Embedding(base.Embedding):
-            def _load_from_state_dict(self, state_dict, prefix, *args):
+        class Embedding(core_embedding):
+            def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
                 weight = state_dict.get(f"{prefix}weight")
                 if isinstance(weight, QuantizedTensor):
                     state_dict[f"{prefix}weight"] = weight.dequantize()
@@ -127,37 +158,35 @@ def emulated_formats(device: torch.device) -> set[str]:
     return missing if management.supports_mxfp8_compute(device) else missing | {"mxfp8"}
 
 
-def left_to_core(weight: QuantizedWeight) -> bool:
-    return core_runs(weight)
-
-
-def unused_weight(module: Module) -> Parameter:
+def unused_weight(layer: CoreLinear) -> Parameter:
     """Zeros for CLIP's projection, which many files lack: ComfyUI computes it even where no model uses it."""
-    return Parameter(torch.zeros(module._orig_shape, **module.factory_kwargs), requires_grad=False)
+    return Parameter(torch.zeros(layer._orig_shape, **layer.factory_kwargs), requires_grad=False)
 
 
 @cache
-def core_ops(dtype: torch.dtype, device: torch.device) -> type:
+def core_ops(dtype: torch.dtype, device: torch.device) -> type[Operations]:
     """Core's own mixed-precision operations as they run on device."""
     return comfy.ops.mixed_precision_ops({}, dtype, disabled=emulated_formats(device))
 
 
-def check_shape(module: Module, prefix: str, weight: Tensor) -> None:
-    if tuple(weight.shape) != tuple(module._orig_shape):
+def check_shape(layer: CoreLinear, prefix: str, weight: Tensor) -> None:
+    if tuple(weight.shape) != tuple(layer._orig_shape):
         raise Refused(
-            f"{prefix}weight is {list(weight.shape)} in the file and {list(module._orig_shape)} in the model that "
+            f"{prefix}weight is {list(weight.shape)} in the file and {list(layer._orig_shape)} in the model that "
             "ComfyUI takes it for: the file is of another model, or its weights lie the other way around."
         )
 
 
-def take_weight(module, state_dict, prefix, metadata, strict, missing, unexpected, errors) -> None:
-    """Give module the scaled weight of a state dict as it is, and the rest by torch's own loading."""
+def take_weight(layer: CoreLinear, state_dict: dict[str, Tensor], prefix: str, *loading: Any) -> None:
+    """Give a layer the scaled weight of a state dict as it is, and the rest by torch's own loading."""
     weight = state_dict.pop(f"{prefix}weight")
-    check_shape(module, prefix, weight)
-    weight = QuantizedTensor(weight._qdata, weight._layout_cls, weight._params).to(dtype=module.factory_kwargs["dtype"])
-    if module.factory_kwargs["device"] is not None:
-        weight = weight.to(device=module.factory_kwargs["device"])
-    module.weight = Parameter(weight, requires_grad=False)
-    Module._load_from_state_dict(module, state_dict, prefix, metadata, strict, missing, unexpected, errors)
+    check_shape(layer, prefix, weight)
+    weight = as_class(weight, QuantizedTensor).to(dtype=layer.factory_kwargs["dtype"])
+    if layer.factory_kwargs["device"] is not None:
+        weight = weight.to(device=layer.factory_kwargs["device"])
+    layer.weight = Parameter(weight, requires_grad=False)
+    Module._load_from_state_dict(layer, state_dict, prefix, *loading)
+    # metadata, strict, the missing keys, the unexpected ones, errors
+    missing = loading[2]
     if f"{prefix}weight" in missing:
         missing.remove(f"{prefix}weight")

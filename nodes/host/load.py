@@ -17,11 +17,15 @@ from torch import Tensor
 from ... import quant
 from ...quant.files.memory import Loaded, loaded
 from ...quant.files.stored import STORES
+from ...quant.kernels.mode import UPCAST, Mode
 from ...quant.nn.tensor import is_scaled, to_tensor
 from .architecture import fits_unet, unet_names, without_prefix
 from .arrival import Note, arriving, settle_arrivals
-from .linear import scaled_ops
+from .linear import Operations, scaled_ops
 from .plan import plan_model
+
+# MODEL, CLIP or None, VAE or None
+Parts = tuple[ModelPatcher, comfy.sd.CLIP | None, comfy.sd.VAE | None]
 
 
 def checkpoint_tensors(checkpoint: quant.Checkpoint, note: Note) -> dict[str, Tensor]:
@@ -71,7 +75,7 @@ def unet_tensors(checkpoint: quant.Checkpoint, note: Note) -> dict[str, Tensor]:
     return unet_names(checkpoint_tensors(checkpoint, note), dict(checkpoint.source.metadata))
 
 
-def unet_ops(tensors: dict[str, Tensor], prefix: str) -> type:
+def unet_ops(tensors: dict[str, Tensor], prefix: str) -> type[Operations]:
     """Operations that compute as ComfyUI computes this architecture on this device."""
     device = comfy.model_management.get_torch_device()
     config = comfy.model_detection.model_config_from_unet(tensors, prefix)
@@ -79,14 +83,15 @@ def unet_ops(tensors: dict[str, Tensor], prefix: str) -> type:
     return scaled_ops(comfy.model_management.unet_manual_cast(None, device, supported), device)
 
 
-def text_encoder_ops() -> type:
+def text_encoder_ops() -> type[Operations]:
     device = comfy.model_management.text_encoder_device()
     return scaled_ops(comfy.model_management.text_encoder_dtype(device), device, full_precision=True)
 
 
-def load_diffusion_model(path: str, compute: str, activation_scale: str, disable_dynamic: bool = False) -> ModelPatcher:
+def load_diffusion_model(path: str, mode: Mode, disable_dynamic: bool = False) -> ModelPatcher:
     """MODEL from a file that holds a diffusion model; also the factory by which ComfyUI builds it anew."""
-    checkpoint, notes = open_checkpoint(path), []
+    notes: list[str] = []
+    checkpoint = open_checkpoint(path)
     tensors = unet_tensors(checkpoint, notes.append)
     options = {"custom_operations": unet_ops(tensors, "")}
     metadata = dict(checkpoint.source.metadata)
@@ -96,20 +101,21 @@ def load_diffusion_model(path: str, compute: str, activation_scale: str, disable
             f"{Path(path).name}: holds no diffusion model that this ComfyUI knows; update it or choose another file."
         )
     settle_arrivals(model, notes)
-    plan_model(model, compute, activation_scale)
-    model.cached_patcher_init = (load_diffusion_model, (path, compute, activation_scale))
+    plan_model(model, mode)
+    model.cached_patcher_init = (load_diffusion_model, (path, mode))
     model.set_attachments("scaled_fp8_verdict", checkpoint.verdict)
     return model
 
 
-def load_checkpoint(path: str, compute: str, activation_scale: str, disable_dynamic: bool = False) -> tuple:
+def load_checkpoint(path: str, mode: Mode, disable_dynamic: bool = False) -> Parts:
     """(MODEL, CLIP or None, VAE or None) from an all-in-one checkpoint."""
-    checkpoint, notes = open_checkpoint(path), []
+    notes: list[str] = []
+    checkpoint = open_checkpoint(path)
     tensors = checkpoint_tensors(checkpoint, notes.append)
     prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
     config = comfy.model_detection.model_config_from_unet(tensors, prefix)
     if config is None:
-        return load_diffusion_model(path, compute, activation_scale, disable_dynamic), None, None
+        return load_diffusion_model(path, mode, disable_dynamic), None, None
     dequantize_others(tensors, (prefix, *config.text_encoder_key_prefix))
     parts = {
         "output_vae": any(name.startswith(tuple(config.vae_key_prefix)) for name in tensors),
@@ -125,25 +131,28 @@ def load_checkpoint(path: str, compute: str, activation_scale: str, disable_dyna
         disable_dynamic=disable_dynamic,
     )
     settle_arrivals(model, notes)
-    plan_model(model, compute, activation_scale)
+    plan_model(model, mode)
     model.set_attachments("scaled_fp8_verdict", checkpoint.verdict)
-    request = (path, compute, activation_scale)
-    model.cached_patcher_init = (load_checkpoint, request, 0)
+    model.cached_patcher_init = (load_checkpoint, (path, mode), 0)
     if clip is not None:
         settle_arrivals(clip.patcher, notes)
-        plan_model(clip.patcher, "upcast", "dynamic")
-        clip.patcher.cached_patcher_init = (load_checkpoint_clip, request)
+        plan_model(clip.patcher, UPCAST)
+        clip.patcher.cached_patcher_init = (load_checkpoint_clip, (path, mode))
     if vae is not None:
-        vae.patcher.cached_patcher_init = (load_checkpoint_vae, request)
+        vae.patcher.cached_patcher_init = (load_checkpoint_vae, (path, mode))
     return model, clip, vae
 
 
-def load_checkpoint_clip(*request: str, disable_dynamic: bool = False) -> ModelPatcher:
-    return load_checkpoint(*request, disable_dynamic=disable_dynamic)[1].patcher
+def load_checkpoint_clip(path: str, mode: Mode, disable_dynamic: bool = False) -> ModelPatcher:
+    _, clip, _ = load_checkpoint(path, mode, disable_dynamic)
+    assert clip is not None, "the text encoder is no longer in the file"
+    return clip.patcher
 
 
-def load_checkpoint_vae(*request: str, disable_dynamic: bool = False) -> ModelPatcher:
-    return load_checkpoint(*request, disable_dynamic=disable_dynamic)[2].patcher
+def load_checkpoint_vae(path: str, mode: Mode, disable_dynamic: bool = False) -> ModelPatcher:
+    _, _, vae = load_checkpoint(path, mode, disable_dynamic)
+    assert vae is not None, "the VAE is no longer in the file"
+    return vae.patcher
 
 
 def dequantize_others(tensors: dict[str, Tensor], scaled_prefixes: tuple[str, ...]) -> None:
@@ -153,9 +162,12 @@ def dequantize_others(tensors: dict[str, Tensor], scaled_prefixes: tuple[str, ..
             tensors[name] = tensor.dequantize()
 
 
-def load_text_encoder(paths: tuple[str, ...], type_name: str, disable_dynamic: bool = False):
+def load_text_encoder(
+    paths: tuple[str, ...], type_name: str, disable_dynamic: bool = False
+) -> tuple[comfy.sd.CLIP, list[quant.Verdict]]:
     """CLIP from one or two text encoder files; type_name as in ComfyUI's own CLIP loaders."""
-    checkpoints, notes = [open_checkpoint(path) for path in paths], []
+    notes: list[str] = []
+    checkpoints = [open_checkpoint(path) for path in paths]
     clip = comfy.sd.load_text_encoder_state_dicts(
         [without_prefix(checkpoint_tensors(checkpoint, notes.append)) for checkpoint in checkpoints],
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
@@ -164,7 +176,7 @@ def load_text_encoder(paths: tuple[str, ...], type_name: str, disable_dynamic: b
         disable_dynamic=disable_dynamic,
     )
     settle_arrivals(clip.patcher, notes)
-    plan_model(clip.patcher, "upcast", "dynamic")
+    plan_model(clip.patcher, UPCAST)
     clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (paths, type_name))
     return clip, [checkpoint.verdict for checkpoint in checkpoints]
 

@@ -11,20 +11,20 @@ from torch import Tensor
 
 from ... import quant
 from ...quant.files.memory import StateDictSource
+from ...quant.kernels.mode import Mode
 from ...quant.kernels.plan import require
 from ...quant.nn.tensor import is_scaled, to_tensor
 from ...quant.patterns import compiled
-from .layers import base_tensor, own_linear, put, settle
+from .callbacks import settle
+from .layers import base_tensor, own_linear, put
 from .load import open_checkpoint, unet_tensors
-from .plan import held, linears
+from .plan import held, linears, planned_for
 
 CORE_FP8 = ("TensorCoreFP8Layout", "TensorCoreFP8E4M3Layout", "TensorCoreFP8E5M2Layout")
 FP8_BY_DTYPE = {format.dtype: format for format in quant.FORMATS.values() if format.name.startswith("float8")}
 
 
-def patch_model(
-    model: ModelPatcher, compute: str, activation_scale: str, layers: str, scales_from: str | None
-) -> ModelPatcher:
+def patch_model(model: ModelPatcher, mode: Mode, layers: str, scales_from: str | None) -> ModelPatcher:
     """A clone whose Linears named by the regular expression layers run scaled; Refused where there is none."""
     selected = compiled(layers, "layers")
     weights = file_weights(model, scales_from) if scales_from else own_weights(model)
@@ -33,12 +33,12 @@ def patch_model(
     for name, module in list(linears(model)):
         short = name.removeprefix("diffusion_model.")
         if short in weights and selected.search(short):
-            weight = held(weights[short].to(model.offload_device), model, compute, activation_scale)
-            choices.append(weight._params.choice)
+            weight = held(weights[short].to(model.offload_device), model, mode)
+            choices.append(planned_for(weight))
             put(patched, name, own_linear(module, weight))
     if not choices:
         raise quant.Refused(nothing_to_patch(layers, scales_from))
-    require(choices, compute)
+    require(choices, mode.compute)
     settle(patched)
     return patched
 
@@ -51,7 +51,8 @@ def nothing_to_patch(layers: str, scales_from: str | None) -> str:
 
 def own_weights(model: ModelPatcher) -> dict[str, QuantizedTensor]:
     """Layer name -> scaled weight of what the model already holds in FP8; Refused where its scales were dropped."""
-    weights, plain = {}, {}
+    weights: dict[str, QuantizedTensor | None] = {}
+    plain: dict[str, Tensor] = {}
     for name, module in linears(model):
         weight, short = base_tensor(model, name), name.removeprefix("diffusion_model.")
         if isinstance(weight, QuantizedTensor):
@@ -69,7 +70,7 @@ def as_scaled(weight: QuantizedTensor, smooth: Tensor | None = None) -> Quantize
         return weight
     if weight._layout_cls not in CORE_FP8:
         return None
-    codes, scale = weight._qdata, weight._params.scale
+    codes, scale = weight.layout_cls.get_plain_tensors(weight)
     shape = (codes.shape[0], codes.shape[1])
     scaled = quant.QuantizedWeight(
         FP8_BY_DTYPE[codes.dtype], codes, scale.reshape(()), quant.PerTensor(), shape, smooth=smooth
@@ -79,7 +80,8 @@ def as_scaled(weight: QuantizedTensor, smooth: Tensor | None = None) -> Quantize
 
 def file_weights(model: ModelPatcher, path: str) -> dict[str, QuantizedTensor]:
     """Layer name -> scaled weight from a file, under the names that this model's architecture gives them."""
-    tensors = model.model.model_config.process_unet_state_dict(unet_tensors(open_checkpoint(path), [].append))
+    notes: list[str] = []
+    tensors = model.model.model_config.process_unet_state_dict(unet_tensors(open_checkpoint(path), notes.append))
     weights = {key.removesuffix(".weight"): tensor for key, tensor in tensors.items() if is_scaled(tensor)}
     shapes = {name.removeprefix("diffusion_model."): (m.out_features, m.in_features) for name, m in linears(model)}
     for name, weight in weights.items():

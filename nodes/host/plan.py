@@ -7,13 +7,17 @@ from collections.abc import Iterable, Iterator
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
-from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ...quant.checkpoint.verdict import Verdict
+from ...quant.kernels.choice import Choice
+from ...quant.kernels.mode import Mode
 from ...quant.kernels.plan import choose_for, choose_held, require
+from ...quant.nn.component import candidates
 from ...quant.nn.report import Report, Row, report_choices
-from ...quant.nn.tensor import from_tensor, is_scaled, to_tensor, with_choice
+from ...quant.nn.tensor import choice_of, from_tensor, is_scaled, to_tensor, with_choice
+
+CONVOLUTIONS = (torch.nn.modules.conv._ConvNd,)
 
 
 def modules(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
@@ -30,17 +34,25 @@ def tensor_of(module: Module, part: str = "weight") -> Tensor | None:
 
 
 def linears(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
-    """Name and module of every Linear of a model, each once.
+    """Name and module of every Linear of a model, each once."""
+    return layers(model, "transformer")
 
-    What stands beside a diffusion model and prepares its conditions, outside of sampling, is not among them.
-    """
+
+def layers(model: ModelPatcher, component: str) -> Iterator[tuple[str, Module]]:
+    """Name and module of each layer whose weight may be quantized: the Linears, and a VAE's convolutions."""
+    return candidates(inner_modules(model), component, is_linear, CONVOLUTIONS)
+
+
+def inner_modules(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
+    """The modules of a model without those that stand beside a diffusion model and prepare its conditions, outside of
+    sampling."""
     inside = "diffusion_model." if hasattr(model.model, "diffusion_model") else ""
-    seen = set()
-    for name, module in modules(model):
-        linear = hasattr(module, "in_features") and hasattr(module, "out_features")
-        if linear and name.startswith(inside) and module not in seen:
-            seen.add(module)
-            yield name, module
+    return ((name, module) for name, module in modules(model) if name.startswith(inside))
+
+
+def is_linear(module: Module) -> bool:
+    """Whether ComfyUI runs this as a Linear: not all of its own are torch's."""
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
 def activation_dtype(model: ModelPatcher) -> torch.dtype:
@@ -53,40 +65,51 @@ def device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
 
 
-def planned(weight: QuantizedTensor, model: ModelPatcher, compute: str, activation_scale: str) -> QuantizedTensor:
+def planned(weight: QuantizedTensor, model: ModelPatcher, mode: Mode) -> QuantizedTensor:
     """The same weight with its kernel chosen for the model's device."""
     inner, dtype = from_tensor(weight), activation_dtype(model)
-    choice = choose_for(inner, model.load_device, dtype, compute, activation_scale)
+    choice = choose_for(inner, model.load_device, dtype, mode)
     return with_choice(weight, choice)
 
 
-def held(weight: QuantizedTensor, model: ModelPatcher, compute: str, activation_scale: str) -> QuantizedTensor:
+def held(weight: QuantizedTensor, model: ModelPatcher, mode: Mode) -> QuantizedTensor:
     """A file's weight as the model will hold it, FP8 as INT8 where that is asked for, with its kernel."""
     inner, dtype = from_tensor(weight), activation_dtype(model)
-    found, choice = choose_held(inner, model.load_device, dtype, compute, activation_scale)
+    found, choice = choose_held(inner, model.load_device, dtype, mode)
     return with_choice(weight, choice) if found is inner else to_tensor(found, weight.dtype, choice)
 
 
-def plan_model(model: ModelPatcher, compute: str, activation_scale: str) -> None:
-    """Choose for every scaled Linear of a model that nobody else holds yet; Refused where compute fits none."""
+def plan_model(model: ModelPatcher, mode: Mode) -> None:
+    """Choose for every scaled Linear of a model that nobody else holds yet; Refused where mode fits none."""
     for _, module in linears(model):
         if is_scaled(module.weight):
-            weight = held(module.weight, model, compute, activation_scale)
+            weight = held(module.weight, model, mode)
             module.weight = Parameter(weight, requires_grad=False)
-    require([weight._params.choice for _, weight in scaled_weights(model)], compute)
+    require(choices(model).values(), mode.compute)
 
 
-def scaled_weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
+def scaled_weights(model: ModelPatcher) -> Iterator[tuple[str, QuantizedTensor]]:
     for name, module in linears(model):
         weight = tensor_of(module)
         if is_scaled(weight):
             yield name.removeprefix("diffusion_model."), weight
 
 
+def choices(model: ModelPatcher) -> dict[str, Choice]:
+    """Layer -> the kernel planned for its scaled weight: every node that gives out a model has planned them all."""
+    return {name: planned_for(weight) for name, weight in scaled_weights(model)}
+
+
+def planned_for(weight: QuantizedTensor) -> Choice:
+    choice = choice_of(weight)
+    assert choice is not None, "a scaled weight was given out before its kernel was planned"
+    return choice
+
+
 def model_report(model: ModelPatcher) -> Report:
     """What runs where and why, with the calls counted so far; the layers that core's own kernels run last."""
-    scaled = report_choices({name: weight._params.choice for name, weight in scaled_weights(model)})
-    return Report((*scaled.rows, *core_rows(model)))
+    scaled = report_choices(choices(model))
+    return Report((*scaled.rows, *uncounted_rows(model)))
 
 
 def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
@@ -104,13 +127,34 @@ def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
 IN_CORE = "core has a kernel for this format"
 # Attachment of a model: the file's names of what was dequantized while it was loaded.
 NOTES = "scaled_fp8_dequantized"
-
+DEQUANTIZED = "a convolution is dequantized each time it is used"
 # Layout of a weight -> its format, for the formats that core runs by itself.
 CORE_FORMATS = {entry["comfy_tensor_layout"]: name for name, entry in QUANT_ALGOS.items()}
 
 
+def uncounted_rows(model: ModelPatcher) -> Iterator[Row]:
+    """The quantized layers whose calls nobody counts."""
+    yield from core_rows(model)
+    yield from convolution_rows(model)
+
+
+def convolution_rows(model: ModelPatcher) -> Iterator[Row]:
+    """A VAE's convolutions with scaled weights."""
+    for name, module in layers(model, "vae"):
+        if isinstance(module, CONVOLUTIONS) and is_scaled(module.weight):
+            weight = from_tensor(module.weight)
+            yield Row(
+                layer=name,
+                kernel="upcast",
+                reason=DEQUANTIZED,
+                format=weight.format.name,
+                granularity=weight.granularity.name,
+                shape=weight.shape,
+            )
+
+
 def core_rows(model: ModelPatcher) -> Iterator[Row]:
-    """The layers in one of ComfyUI core's own formats; core does not count their calls."""
+    """The layers in one of ComfyUI core's own formats."""
     for name, module in linears(model):
         weight = tensor_of(module)
         if isinstance(weight, QuantizedTensor) and not is_scaled(weight):

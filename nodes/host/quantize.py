@@ -13,14 +13,15 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
-from comfy.quant_ops import QuantizedTensor
+from comfy.sd import CLIP, VAE
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch.nn import Module
 
 from ...quant.errors import Refused
-from ...quant.nn.component import nbytes, policy_of
+from ...quant.kernels.mode import Mode
+from ...quant.nn.component import Account, already, nbytes, policy_of
 from ...quant.nn.stats import LayerStats, Stats
-from ...quant.nn.tensor import is_scaled, to_tensor
+from ...quant.nn.tensor import to_tensor
 from ...quant.recipes.auto import Pick, pick
 from ...quant.recipes.compile_warnings import get_quant_compile_warnings
 from ...quant.recipes.families import Family
@@ -29,10 +30,12 @@ from ...quant.recipes.policy import Policy, recognise
 from ...quant.recipes.settings import FILE_NAME, Setting, find_settings
 from ...quant.weights.encode import gain_of, quantize
 from ...quant.weights.job import search_for
+from ...quant.weights.native import core_runs
 from ...quant.weights.weight import QuantizedWeight
-from .layers import base_tensor, own_convolution, own_core_linear, own_linear, put, settle
-from .linear import left_to_core
-from .plan import activation_dtype, linears, modules, planned, tensor_of
+from .callbacks import settle
+from .layers import base_weight, own_convolution, own_core_linear, own_linear, put
+from .plan import activation_dtype, modules, planned, tensor_of
+from .plan import layers as layers_of
 
 DEFAULT = "default"  # of a choice: what the settings say
 
@@ -87,11 +90,11 @@ def settings_stamp() -> tuple[int, int] | None:
 
 def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, Stats]:
     """A clone of the model with quantized layers, and what was done; Refused where nothing can be quantized."""
-    patched, layers = model.clone(), list(candidates(model, recipe.component))
+    patched, layers = model.clone(), list(layers_of(model, recipe.component))
     family = recognise((f"{name}.weight" for name, _ in layers), recipe.component)
     chosen, granularity = recipe.pick(model, family)
     if chosen.method.name == "none":
-        return patched, summary(chosen, None, family, ())
+        return patched, summary(Account(chosen, family), ())
     policy = policy_of(chosen.method, recipe.component, granularity, recipe.keep, family)
     done = tuple(quantize_layer(patched, name, module, policy, chosen) for name, module in watched(layers))
     if not any(layer.quantized for layer in done):
@@ -99,7 +102,7 @@ def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, S
         raise Refused(f"No layer of this model is left to quantize to {policy.format.name}: {reasons}.")
     settle(patched)
     patched.set_attachments(METHOD, chosen.method.name)
-    return patched, summary(chosen, policy, family, done)
+    return patched, summary(Account(chosen, family, policy), done)
 
 
 def watched(layers: list[tuple[str, Module]]) -> Iterator[tuple[str, Module]]:
@@ -163,17 +166,9 @@ def offload(model: ModelPatcher) -> str:
     return "dynamic" if model.is_dynamic() else "model"
 
 
-def candidates(model: ModelPatcher, component: str) -> Iterator[tuple[str, Module]]:
-    """Name and module of every layer whose weight may be quantized: Linears, and a VAE's convolutions."""
-    yield from linears(model)
-    if component == "vae":
-        convolutions = torch.nn.modules.conv._ConvNd
-        yield from ((name, module) for name, module in modules(model) if isinstance(module, convolutions))
-
-
 def quantize_layer(patched: ModelPatcher, name: str, module: Module, policy: Policy, chosen: Pick) -> LayerStats:
     """Quantize one layer in the patcher's object patches, if the policy wants it."""
-    weight, short = base_tensor(patched, name), name.removeprefix("diffusion_model.")
+    weight, short = base_weight(patched, name), name.removeprefix("diffusion_model.")
     shape, before = tuple(weight.shape), nbytes(weight)
     decision = policy.decide(short, shape, already(weight))
     if not decision.quantize:
@@ -187,49 +182,31 @@ def quantize_layer(patched: ModelPatcher, name: str, module: Module, policy: Pol
     return LayerStats(short, True, decision.reason, shape, before, nbytes(tensor_of(own)), gain)
 
 
-def already(weight: torch.Tensor) -> str:
-    """What a weight is quantized to, "" if it is not."""
-    if isinstance(weight, QuantizedTensor):
-        return f"quantized to {weight._params.format.name if is_scaled(weight) else weight._layout_cls}"
-    return "" if weight.dtype.itemsize > 1 else f"{str(weight.dtype).removeprefix('torch.')} without scales"
-
-
 def scaled_layer(
     patched: ModelPatcher, module: Module, weight: QuantizedWeight, original: torch.Tensor, compute: str
 ) -> Module:
     """A layer for a quantized weight that reads as the original did: core's where core has kernels for it."""
-    if original.dim() == 2 and left_to_core(weight):
+    if original.dim() == 2 and core_runs(weight):
         return own_core_linear(weight, original.dtype, patched.load_device)
     tensor = to_tensor(weight, original.dtype, shape=tuple(original.shape))
     if original.dim() > 2:
         return own_convolution(module, tensor)
-    return own_linear(module, planned(tensor, patched, compute, "dynamic"))
+    return own_linear(module, planned(tensor, patched, Mode(compute)))
 
 
-def summary(chosen: Pick, policy: Policy | None, family: Family | None, layers: tuple[LayerStats, ...]) -> Stats:
+def summary(account: Account, layers: tuple[LayerStats, ...]) -> Stats:
     before, after = sum(layer.bytes_before for layer in layers), sum(layer.bytes_after for layer in layers)
-    return Stats(
-        chosen.method.name,
-        chosen.reason,
-        policy.format.name if policy else None,
-        policy.granularity.name if policy else None,
-        "ComfyUI",
-        "object patches on a clone",
-        family.title if family else "generic",
-        layers,
-        before,
-        after,
-    )
+    return account.stats(("ComfyUI", "object patches on a clone"), layers, (before, after))
 
 
-def quantize_text_encoder(clip, recipe: Recipe):
+def quantize_text_encoder(clip: CLIP, recipe: Recipe) -> tuple[CLIP, Stats]:
     """A clone of CLIP with a quantized text encoder, and what was done."""
     quantized = clip.clone()
     quantized.patcher, stats = quantize_model(quantized.patcher, recipe)
     return quantized, stats
 
 
-def quantize_vae(vae, recipe: Recipe):
+def quantize_vae(vae: VAE, recipe: Recipe) -> tuple[VAE, Stats]:
     """The VAE again with quantized layers, and what was done; the one given stays as it is."""
     quantized = copy.copy(vae)
     quantized.patcher, stats = quantize_model(vae.patcher, recipe)

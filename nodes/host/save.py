@@ -92,7 +92,8 @@ class LazyPart(Tensor):
 
 def beside(model: ModelPatcher) -> dict[str, Tensor]:
     """What core reads of a model from beside its layers: how it was trained, and parts that its own saving forgets."""
-    sampling, found = model.get_model_object("model_sampling"), {}
+    sampling = model.get_model_object("model_sampling")
+    found: dict[str, Tensor] = {}
     if model.model.model_type == ModelType.V_PREDICTION_EDM:
         sizes = {name: float(getattr(sampling, name)) for name in ("sigma_max", "sigma_min")}
         found |= {f"edm_vpred.{name}": torch.tensor(size) for name, size in sizes.items()}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from ...quant.errors import Refused
 from ...quant.files.open import open_source
 from ...quant.files.sets import files_of, stamps_of
 from ...quant.kernels.choice import Choice
-from ...quant.kernels.plan import FAMILIES, choose_foreseen, require
+from ...quant.kernels.mode import FAMILIES
+from ...quant.kernels.plan import choose_foreseen, require
 from ...quant.weights.native import runs_in_core
 from ..host.machine import diffusion_place, encoder_place, free_memory
 from ..host.plan import IN_CORE, device_name
@@ -151,5 +153,5 @@ def needs(checkpoint: Checkpoint) -> dict[str, list[dict[str, Any]]]:
     }
 
 
-def counted(names) -> dict[str, int]:
+def counted(names: Iterable[str]) -> dict[str, int]:
     return dict(Counter(name for name in names if name).most_common())

@@ -6,11 +6,14 @@ from collections import OrderedDict
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from comfy_api.v0_0_2 import io
+from torch import Tensor
+
 from ...quant.kernels.choice import Choice
 from ...quant.nn.report import Report, Row, report_choices
 from ...quant.nn.stats import Stats
 from ...quant.nn.tensor import from_tensor
-from ..host.plan import core_rows, device_name, scaled_weights
+from ..host.plan import choices, device_name, scaled_weights, uncounted_rows
 
 KEPT = 16  # nodes
 KEPT_KERNEL = "high precision"
@@ -30,7 +33,7 @@ class Run:
     device: str
     choices: dict[str, Choice]
     others: tuple[Row, ...] = ()
-    scales: dict[str, float] = field(default_factory=dict)
+    scales: dict[str, float | None] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
 
     def report(self) -> Report:
@@ -55,30 +58,29 @@ class Run:
 RUNS: OrderedDict[str, Run] = OrderedDict()
 
 
-def run_of(model, node: str = "", type: str = "", file: str = "", kept: tuple[Row, ...] = ()) -> Run:
+def run_of(model: io.Model.Type, node: str = "", type: str = "", file: str = "", kept: tuple[Row, ...] = ()) -> Run:
     """A MODEL as it is now; errors are taken from its attachment scaled_fp8_errors, layer -> dB."""
-    weights = dict(scaled_weights(model))
-    choices = {name: weight._params.choice for name, weight in weights.items()}
-    scales = {name: largest_scale(weight) for name, weight in weights.items()}
+    scales = {name: largest_scale(weight) for name, weight in scaled_weights(model)}
     errors = model.get_attachment("scaled_fp8_errors") or {}
     return Run(
         node=node,
         type=type,
         file=file,
         device=device_name(model.load_device),
-        choices=choices,
-        others=(*kept, *core_rows(model)),
+        choices=choices(model),
+        others=(*kept, *uncounted_rows(model)),
         scales=scales,
         errors=dict(errors),
     )
 
 
-def largest_scale(weight) -> float | None:
+def largest_scale(weight: Tensor) -> float | None:
+    """None where the weight has no values yet."""
     scale = from_tensor(weight).scale
     return None if scale.is_meta else float(scale.abs().amax())
 
 
-def remember(node: type, model, file: str = "", stats: Stats | None = None) -> None:
+def remember(node: type[io.ComfyNode], model: io.Model.Type | None, file: str = "", stats: Stats | None = None) -> None:
     """Keep what a node gives out for the panel, and tell open pages; nothing where no server asks for it.
 
     stats: of a node that quantized, for the layers it kept.

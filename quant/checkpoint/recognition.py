@@ -74,7 +74,15 @@ def layer_of(module: Module, bytes_are: str | None = None) -> Layer:
     format = format_of(module, dialect, kind, bytes_are)
     stored, scale = matrix_of(module, kind)
     found = fits_of(module, kind, stored, scale)
-    layer = Layer(module, dialect, kind, format, stored, found, full_shape(module, kind, stored))
+    layer = Layer(
+        module=module,
+        dialect=dialect,
+        kind=kind,
+        format=format,
+        stored=stored,
+        fits=found,
+        full=full_shape(module, kind, stored),
+    )
     layer = replace(layer, rotation=rotation(module, kind, stored[1]), unsigned=unsigned(module, kind))
     if kind.block:
         layer = replace(layer, swizzled=swizzled(layer, scale))

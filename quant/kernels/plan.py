@@ -9,7 +9,7 @@ from math import inf
 import torch
 from torch import Tensor
 
-from ..errors import Refused, one_of
+from ..errors import Refused
 from ..weights.formats import FORMATS, Format, float8_e4m3fn
 from ..weights.granularity import Granularity, PerRow
 from ..weights.weight import QuantizedWeight
@@ -17,20 +17,11 @@ from .activations import implausible
 from .choice import Choice, Way
 from .demotion import demoted
 from .int8 import MOST_LOST, NAME, Judge, encode_int8, is_float8, output_judge
+from .mode import AUTO, FAMILIES, INT8, Mode
 from .proof import prove, quantizer_of
 from .proof_cache import Proof
 from .registry import KERNELS, Kernel, Workload
 from .speed import TOKENS, Unmeasured, measuring, order, ratios, release
-
-# compute -> families among which the fastest kernel is taken, and those that are asked where none of them is proven
-FAMILIES: dict[str, tuple[tuple[str, ...], ...]] = {
-    "auto": (("scaled_mm", "int8", "block", "upcast"),),
-    "scaled_mm": (("scaled_mm", "int8"), ("block", "upcast")),
-    "int8": (("int8",), ("block", "upcast")),
-    "upcast": (("upcast",),),
-}
-# dynamic: one scale a token as they come; dynamic-per-tensor: one for all of them; static: the file's input_scale
-ACTIVATION_SCALES = ("dynamic", "dynamic-per-tensor", "static")
 
 
 def choose(
@@ -46,48 +37,48 @@ def choose(
     rotation: int = 0,
 ) -> Choice:
     """The first kernel that fits the layer ``[out, in]`` and is proven on its device for activations of dtype."""
-    check_names(compute, activation_scale)
-    doubt = implausible(input_scale) if activation_scale == "static" else None
-    activation = "dynamic" if doubt else activation_scale
-    layer = Workload(format, granularity, shape, torch.device(device), dtype, has_transform, activation, rotation)
+    mode = Mode(compute, activation_scale)
+    doubt = implausible(input_scale) if mode.activation_scale == "static" else None
+    activation = "dynamic" if doubt else mode.activation_scale
+    layer = Workload(
+        format=format,
+        granularity=granularity,
+        shape=shape,
+        device=torch.device(device),
+        dtype=dtype,
+        has_transform=has_transform,
+        activation=activation,
+        rotation=rotation,
+    )
     try:
-        return decide(layer, compute, doubt)
+        return decide(layer, mode.compute, doubt)
     finally:
         release()
 
 
-def choose_for(
-    weight: QuantizedWeight,
-    device: torch.device,
-    dtype: torch.dtype,
-    compute: str = "auto",
-    activation_scale: str = "dynamic",
-) -> Choice:
+def choose_for(weight: QuantizedWeight, device: torch.device, dtype: torch.dtype, mode: Mode = AUTO) -> Choice:
     """The kernel for a weight as it is."""
     return choose(
-        weight.format, weight.granularity, weight.shape, device, dtype, compute, activation_scale,
-        weight.input_scale, weight.transformed, 0 if weight.augmented else weight.rotation,
+        weight.format, weight.granularity, weight.shape, device, dtype, mode.compute, mode.activation_scale,
+        input_scale=weight.input_scale, has_transform=weight.transformed,
+        rotation=0 if weight.augmented else weight.rotation,
     )  # fmt: skip
 
 
 def choose_held(
-    weight: QuantizedWeight,
-    device: torch.device,
-    dtype: torch.dtype,
-    compute: str = "auto",
-    activation_scale: str = "dynamic",
+    weight: QuantizedWeight, device: torch.device, dtype: torch.dtype, mode: Mode = AUTO
 ) -> tuple[QuantizedWeight, Choice]:
     """The weight of a file as it will be held, and its kernel: FP8 becomes INT8 where that is asked for.
 
     auto asks for it where the device has no FP8 GEMM but an INT8 one, and where the output keeps its signal.
     """
-    choice = choose_for(weight, device, dtype, compute, activation_scale)
-    if not int8_asked(weight, choice, compute):
+    choice = choose_for(weight, device, dtype, mode)
+    if not int8_asked(weight, choice, mode.compute):
         return weight, choice
-    anew, reason = encode_int8(weight.to(device), judge_of(weight.to(device), choice, compute))
+    anew, reason = encode_int8(weight.to(device), judge_of(weight.to(device), choice, mode.compute))
     if anew is None:
         return weight, because(choice, reason)
-    found = choose_for(anew, device, dtype, compute)
+    found = choose_for(anew, device, dtype, Mode(mode.compute))
     return anew.to(weight.codes.device), because(found, f"{reason}; {found.reason}")
 
 
@@ -117,11 +108,11 @@ def judge_of(weight: QuantizedWeight, choice: Choice, compute: str) -> Judge:
     device, dtype = choice.layer.device, choice.layer.dtype
 
     def unproven(candidate: QuantizedWeight) -> str | None:
-        found = choose_for(candidate, device, dtype, "int8")
+        found = choose_for(candidate, device, dtype, INT8)
         return None if found.kernel.family == "int8" else found.reason
 
     def run(x: Tensor, candidate: QuantizedWeight) -> Tensor:
-        found = choose_for(candidate, device, dtype, "int8")
+        found = choose_for(candidate, device, dtype, INT8)
         return found.kernel.run(x, candidate, None, None, found.quantizer)
 
     measured = output_judge(weight, run, dtype)
@@ -191,7 +182,7 @@ def elsewhere(choice: Choice, weight: QuantizedWeight, device: torch.device, dty
     if (device, dtype) not in choice.elsewhere:
         # this may be the middle of a forward
         with Unmeasured():
-            planned = choose_for(weight, device, dtype, choice.compute, choice.layer.activation)
+            planned = choose_for(weight, device, dtype, Mode(choice.compute, choice.layer.activation))
         choice.elsewhere[device, dtype] = replace(planned, calls=choice.calls)
     return choice.elsewhere[device, dtype]
 
@@ -249,8 +240,3 @@ def require(choices: Iterable[Choice], compute: str) -> None:
         return
     reasons = "; ".join(dict.fromkeys(c.reason for c in choices))
     raise Refused(f"compute {compute!r} fits none of {len(choices)} layers: {reasons}; choose 'auto' or 'upcast'.")
-
-
-def check_names(compute: str, activation_scale: str) -> None:
-    one_of("compute", compute, FAMILIES)
-    one_of("activation_scale", activation_scale, ACTIVATION_SCALES)

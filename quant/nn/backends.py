@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from ..errors import Refused, named, one_of
+from ..kernels.mode import Mode
 from ..kernels.timing import noise
 from ..recipes.methods import Method
 from ..recipes.policy import Policy
@@ -66,7 +67,7 @@ def patch_for_good(linear: nn.Linear, name: str, policy: Policy, search: Search 
     weight = quantize(linear.weight.detach(), policy.format, policy.granularity, name, search)
     if problem := unfit(weight, linear):
         return problem
-    patch = planned(linear, weight, (compute, "dynamic"), object())
+    patch = planned(linear, weight, Mode(compute), object())
     resident = frozen(weight, reads_as(linear), name)
     put(linear, scaled_class(patch.base), resident, replace(patch, original=None))
     return None

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from comfy_kitchen.tensor import QuantizedTensor
 from torch import Tensor, nn
 
 from ..errors import Refused
-from ..recipes.auto import pick
+from ..recipes.auto import Pick, pick
 from ..recipes.families import Family
 from ..recipes.ignored import ignored_by
 from ..recipes.methods import Method
@@ -56,25 +57,14 @@ def quantize_component(
     place = placed(module)
     chosen = pick(method, *place, component)
     known = family_named(family) if family else recognise((name for name, _ in module.named_parameters()), component)
+    before = total_bytes(module)
     if chosen.method.name == "none":
-        return module, untouched(module, chosen.reason, known)
+        return module, Account(chosen, known).stats(("none", "nothing to do"), (), (before, before))
     ignored = (*ignored_layers, *own_ignored(module))
     policy = policy_of(chosen.method, component, granularity, keep, known, ignored)
     engine, reason = pick_backend(backend, chosen.method, policy.granularity, place, component)
-    before = total_bytes(module)
     layers = tuple(quantized_layers(module, policy, engine, search, progress))
-    stats = Stats(
-        method=chosen.method.name,
-        method_reason=chosen.reason,
-        format=policy.format.name,
-        granularity=policy.granularity.name,
-        backend=engine.name,
-        backend_reason=reason,
-        family=known.title if known else "generic",
-        layers=layers,
-        bytes_before=before,
-        bytes_after=total_bytes(module),
-    )
+    stats = Account(chosen, known, policy).stats((engine.name, reason), layers, (before, total_bytes(module)))
     if verbose:
         print(stats.table())  # noqa: T201
     return module, stats
@@ -94,7 +84,7 @@ def own_ignored(module: nn.Module) -> tuple[str, ...]:
 
 def is_fp8_compatible_layer(layer: nn.Module) -> bool:
     """Whether a layer is a Linear that FP8 GEMMs take: in full precision, and large enough."""
-    if not isinstance(layer, nn.Linear) or already(layer):
+    if not isinstance(layer, nn.Linear) or already_in(layer):
         return False
     return Policy(float8_e4m3fn, PerRow()).unfit(tuple(layer.weight.shape)) is None
 
@@ -111,20 +101,28 @@ def policy_of(
     return Policy(method.format, method.granularity(granularity), component, family, keep, tuple(ignored))
 
 
-def untouched(module: nn.Module, reason: str, family: Family | None) -> Stats:
-    size = total_bytes(module)
-    return Stats(
-        method="none",
-        method_reason=reason,
-        format=None,
-        granularity=None,
-        backend="none",
-        backend_reason="nothing to do",
-        family=family.title if family else "generic",
-        layers=(),
-        bytes_before=size,
-        bytes_after=size,
-    )
+@dataclass(frozen=True)
+class Account:
+    """What was asked for. policy: None where the method leaves everything as it is."""
+
+    chosen: Pick
+    family: Family | None
+    policy: Policy | None = None
+
+    def stats(self, backend: tuple[str, str], layers: tuple[LayerStats, ...], sizes: tuple[int, int]) -> Stats:
+        """With what was done. backend: who did it and why it; sizes: bytes before and after."""
+        return Stats(
+            method=self.chosen.method.name,
+            method_reason=self.chosen.reason,
+            format=self.policy.format.name if self.policy else None,
+            granularity=self.policy.granularity.name if self.policy else None,
+            backend=backend[0],
+            backend_reason=backend[1],
+            family=self.family.title if self.family else "generic",
+            layers=layers,
+            bytes_before=sizes[0],
+            bytes_after=sizes[1],
+        )
 
 
 def quantized_layers(
@@ -134,35 +132,53 @@ def quantized_layers(
     search: Search | None,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[LayerStats]:
-    layers = list(candidates(module, policy.component))
+    layers = list(candidates(module.named_modules(), policy.component, is_linear, CONVOLUTIONS))
     for done, (name, layer) in enumerate(layers, 1):
         yield quantized_layer(name, layer, policy, engine, search)
         if progress:
             progress(done, len(layers))
 
 
-def candidates(module: nn.Module, component: str) -> Iterator[tuple[str, nn.Module]]:
+def candidates(
+    modules: Iterable[tuple[str, nn.Module]],
+    component: str,
+    is_linear: Callable[[nn.Module], bool],
+    convolutions: tuple[type[nn.Module], ...],
+) -> Iterator[tuple[str, nn.Module]]:
     """Layers whose weight may be quantized, each once: Linears, and a VAE's convolutions."""
-    kinds = (nn.Linear, *CONVOLUTIONS) if component == "vae" else (nn.Linear,)
-    return ((name or type(m).__name__, m) for name, m in module.named_modules() if isinstance(m, kinds))
+    seen: set[nn.Module] = set()
+    for name, module in modules:
+        wanted = is_linear(module) or (component == "vae" and isinstance(module, convolutions))
+        if wanted and module not in seen:
+            seen.add(module)
+            yield name or type(module).__name__, module
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether plain torch runs this as a Linear, which others only wrap."""
+    return isinstance(module, nn.Linear)
 
 
 def quantized_layer(name: str, layer: nn.Module, policy: Policy, engine: Backend, search: Search | None) -> LayerStats:
     before, shape = total_bytes(layer), tuple(layer.weight.shape)  # type: ignore[union-attr, arg-type]
-    decision = policy.decide(name, shape, already(layer))
+    decision = policy.decide(name, shape, already_in(layer))
     problem = None if not decision.quantize else engine.quantize(layer, name, policy, search)
     if problem:
         decision = replace(decision, quantize=False, reason=problem)
     return LayerStats(name, decision.quantize, decision.reason, shape, before, total_bytes(layer))
 
 
-def already(layer: nn.Module) -> str:
+def already_in(layer: nn.Module) -> str:
     """What a layer's weight is quantized to, "" if it is not."""
-    if is_quantized(layer):
-        return "quantized to int8"
-    weight: Tensor = layer.weight  # type: ignore[assignment]
+    return "quantized to int8" if is_quantized(layer) else already(layer.weight)  # type: ignore[arg-type]
+
+
+def already(weight: Tensor) -> str:
+    """What a weight is quantized to, "" if it is not."""
     if is_scaled(weight):
-        return f"quantized to {from_tensor(weight).format.name}"  # type: ignore[arg-type]
+        return f"quantized to {from_tensor(weight).format.name}"
+    if isinstance(weight, QuantizedTensor):
+        return f"quantized to {weight._layout_cls}"
     if type(weight.data) is not Tensor:
         return f"a {type(weight.data).__name__}"
     return "" if weight.dtype.itemsize > 1 else f"{str(weight.dtype).removeprefix('torch.')} without scales"

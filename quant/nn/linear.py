@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ..distributed.gathering import Shard
 from ..distributed.parallel import is_parallel, local, parallel_linear, spread_tensors
 from ..kernels.choice import Choice
+from ..kernels.mode import Mode
 from ..kernels.plan import choose_for
 from ..kernels.speed import Unmeasured
 from ..weights.native import PARTS, native_tensors
@@ -34,8 +35,7 @@ class Patch:
     original: nn.Parameter | None
     placed: tuple[torch.device, torch.dtype]
     token: object
-    compute: str
-    activation_scale: str
+    mode: Mode
     below: Patch | None = None
     choices: dict[tuple[torch.device, torch.dtype, tuple[int, int]], Choice] = field(default_factory=dict)
 
@@ -45,7 +45,7 @@ class Patch:
         if place not in self.choices:
             # this may be the middle of a forward
             with Unmeasured():
-                self.choices[place] = choose_for(weight, device, dtype, self.compute, self.activation_scale)
+                self.choices[place] = choose_for(weight, device, dtype, self.mode)
         return self.choices[place]
 
 

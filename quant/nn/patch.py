@@ -24,7 +24,8 @@ from ..distributed.parallel import (
 from ..distributed.parts import part
 from ..errors import Refused
 from ..kernels.choice import Choice
-from ..kernels.plan import check_names, choose_for, choose_held, require
+from ..kernels.mode import Mode
+from ..kernels.plan import choose_for, choose_held, require
 from ..names import MODEL
 from ..patterns import compiled
 from ..text import few
@@ -91,14 +92,14 @@ def patch_linears(
     >>> type(model[0]).__name__
     'Linear'
     """
-    check_names(compute, activation_scale)
+    mode = Mode(compute, activation_scale)
     linears = matched(module, selected(checkpoint, layers))
     weights = {name: fitting(name, own_part(checkpoint, name, linear), linear) for name, linear in linears.items()}
     token = object()
     patches = {}
     for name, linear in linears.items():
-        weights[name], patches[name] = held(linear, weights[name], (compute, activation_scale), token)
-    require((patch.choices[key] for patch in patches.values() for key in patch.choices), compute)
+        weights[name], patches[name] = held(linear, weights[name], mode, token)
+    require((patch.choices[key] for patch in patches.values() for key in patch.choices), mode.compute)
     install(linears, weights, patches, list(fsdp_params(module)))
     return Handle(patches, linears, module, token)
 
@@ -195,35 +196,31 @@ def patch_of(linear: nn.Linear) -> Patch | None:
     return linear.scaled if isinstance(linear, ScaledLinear) else None
 
 
-def held(
-    linear: nn.Linear, weight: QuantizedWeight, request: tuple[str, str], token: object
-) -> tuple[QuantizedWeight, Patch]:
+def held(linear: nn.Linear, weight: QuantizedWeight, mode: Mode, token: object) -> tuple[QuantizedWeight, Patch]:
     """The weight of a checkpoint as the Linear will hold it, and the patch for that."""
     place = (weight.codes.device, reads_as(linear))
-    weight, choice = choose_held(weight, *place, *request)
-    patch = unplanned(linear, place, request, token)
+    weight, choice = choose_held(weight, *place, mode)
+    patch = unplanned(linear, place, mode, token)
     patch.choices[(*place, weight.shape)] = choice
     return weight, patch
 
 
-def planned(linear: nn.Linear, weight: QuantizedWeight, request: tuple[str, str], token: object) -> Patch:
+def planned(linear: nn.Linear, weight: QuantizedWeight, mode: Mode, token: object) -> Patch:
     """The patch of one Linear, with the kernel for activations of the weight's own dtype and device."""
     place = (weight.codes.device, reads_as(linear))
-    patch = unplanned(linear, place, request, token)
-    patch.choices[(*place, weight.shape)] = choose_for(weight, *place, *request)
+    patch = unplanned(linear, place, mode, token)
+    patch.choices[(*place, weight.shape)] = choose_for(weight, *place, mode)
     return patch
 
 
-def unplanned(
-    linear: nn.Linear, place: tuple[torch.device, torch.dtype], request: tuple[str, str], token: object
-) -> Patch:
+def unplanned(linear: nn.Linear, place: tuple[torch.device, torch.dtype], mode: Mode, token: object) -> Patch:
     """The patch of one Linear before a kernel is chosen."""
     before, now = patch_of(linear), linear._parameters["weight"]
     if before is None:
-        return Patch(type(linear), now, place, token, *request)
+        return Patch(type(linear), now, place, token, mode)
     if before.original is None:
-        return Patch(before.base, now, place, token, *request, below=before)
-    return replace(before, token=token, compute=request[0], activation_scale=request[1], choices={})
+        return Patch(before.base, now, place, token, mode, below=before)
+    return replace(before, token=token, mode=mode, choices={})
 
 
 def reads_as(linear: nn.Linear) -> torch.dtype:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 from comfy_kitchen.tensor import QuantizedLayout, QuantizedTensor, register_layout_class
@@ -27,6 +27,9 @@ from ..weights.weight import COMPANIONS, Companions, QuantizedWeight
 
 if TYPE_CHECKING:
     from ..kernels.choice import Choice
+
+
+Q = TypeVar("Q", bound=QuantizedTensor)
 
 
 @dataclass(frozen=True)
@@ -256,7 +259,7 @@ def to_tensor(
     return ScaledTensor(weight.codes, ScaledWeightLayout.NAME, params)
 
 
-def is_scaled(tensor: object) -> bool:
+def is_scaled(tensor: object) -> TypeGuard[QuantizedTensor]:
     """Whether tensor is of this layout."""
     return isinstance(tensor, QuantizedTensor) and tensor._layout_cls == ScaledWeightLayout.NAME
 
@@ -293,7 +296,12 @@ def part_of(tensor: Any, shard: Shard | None) -> ScaledTensor:
 
 def alias(tensor: Any) -> ScaledTensor:
     """The same tensor as another object."""
-    return ScaledTensor(tensor._qdata, tensor._layout_cls, tensor._params)
+    return as_class(tensor, ScaledTensor)
+
+
+def as_class(tensor: Any, cls: type[Q]) -> Q:
+    """The same tensor as one of another class of comfy-kitchen's tensors."""
+    return cls(tensor._qdata, tensor._layout_cls, tensor._params)
 
 
 def with_choice(tensor: QuantizedTensor, choice: Choice) -> QuantizedTensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -15,7 +14,7 @@ import pytest
 from autoencoder import write_autoencoder
 from text_encoders import write_text_encoders
 
-from benchmarks.comfyui import COMFYUI, python
+from benchmarks.comfyui import COMFYUI, environment, python
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -60,7 +59,7 @@ class ComfyUI:
 @pytest.fixture(scope="session")
 def comfyui() -> ComfyUI:
     assert PYTHON is not None
-    return ComfyUI(COMFYUI, PYTHON, inside_environment())
+    return ComfyUI(COMFYUI, PYTHON, environment())
 
 
 @pytest.fixture(scope="session")
@@ -96,7 +95,7 @@ def contract(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
         scripts = HERE / "scripts"
         command = [str(PYTHON), str(scripts / "start.py"), str(scripts / f"{name}.py"), str(asked), str(answered)]
         done = subprocess.run(
-            command, cwd=base, env=inside_environment(), capture_output=True, text=True, timeout=1800, check=False
+            command, cwd=base, env=environment(), capture_output=True, text=True, timeout=1800, check=False
         )
         assert done.returncode == 0, f"{name}: {done.stdout[-2000:]}\n{done.stderr[-6000:]}"
         return json.loads(answered.read_text())
@@ -124,9 +123,3 @@ def clip_l(contract, base) -> dict[str, str]:
     """CLIP-L with random weights in models/text_encoders, in bf16 and several dialects: dialect -> file name."""
     contract("text_encoder", write=True)
     return write_text_encoders(base / "models" / "text_encoders", "clip_l.safetensors")
-
-
-def inside_environment() -> dict[str, str]:
-    """This environment with ComfyUI importable, and without the outer python's own settings."""
-    env = {k: v for k, v in os.environ.items() if k not in ("PYTHONHOME", "VIRTUAL_ENV")}
-    return env | {"PYTHONPATH": str(COMFYUI), "PYTHONDONTWRITEBYTECODE": "1"}

@@ -17,5 +17,11 @@ def test_pictures_of_one_digit_are_alike_and_of_others_are_not(drawn):
     assert right >= 8
 
 
+def test_the_panel_shows_a_quantized_vae_and_the_one_it_came_from_is_as_it_was(drawn):
+    assert len(drawn["rows"]) == drawn["quantized"] > 0 and drawn["original"] == 0
+    for layer, kernel, format, reason in drawn["rows"]:
+        assert layer and (kernel, format) == ("upcast", "int8") and "convolution" in reason
+
+
 def test_a_picture_encoded_and_decoded_is_itself(drawn):
     assert min(drawn["again"]) > 0.6

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import sys
+
 import torch
-from inside import BF16, answer, call, sample, unet
+from inside import BF16, answer, call, pack, sample, unet
 
 DIGITS = "0123456789"
 
@@ -23,7 +26,15 @@ model = unet(BF16)
 vae = call("VAELoader", vae_name="taef2")[0]
 one, other = pictures(7), pictures(8)
 again = call("VAEDecode", vae=vae, samples={"samples": vae.encode(one)})[0].float()
+
+pack()
+runs = next(module for name, module in sys.modules.items() if name.endswith(".nodes.panel.runs"))
+quantized, report = call("QuantizeVAE", vae=vae, method="int8", granularity="default", keep="")
+rows = runs.run_of(quantized.patcher).report().rows
 answer({
+    "quantized": int(re.search(r"^(\d+) of \d+ layers quantized", report, re.MULTILINE)[1]),
+    "rows": [(row.layer, row.kernel, row.format, row.reason) for row in rows],
+    "original": len(runs.run_of(vae.patcher).report().rows),
     "shape": list(one.shape),
     "spread": one.std().item(),
     "recognised": alike(one, other).argmax(1).tolist(),

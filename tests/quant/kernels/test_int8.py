@@ -10,6 +10,7 @@ import torch
 from products import E4M3, SPREADS, activation, product, quantized, sqnr, weight
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels import int8, plan
+from scaled_fp8.quant.kernels.mode import Mode
 from scaled_fp8.quant.kernels.plan import choose_foreseen, choose_held
 from scaled_fp8.quant.kernels.proof_cache import Proof
 from torch import nn
@@ -29,7 +30,7 @@ def with_outliers(*shape: int) -> torch.Tensor:
 
 
 def held(values: torch.Tensor, compute: str = "int8", dtype: torch.dtype = torch.bfloat16):
-    return choose_held(quantized(values), CPU, dtype, compute)
+    return choose_held(quantized(values), CPU, dtype, Mode(compute))
 
 
 @pytest.fixture
@@ -125,7 +126,7 @@ def test_without_an_int8_gemm_it_is_refused(monkeypatch):
 def test_a_smoothed_weight_takes_its_smoothing_along():
     smooth = torch.linspace(0.5, 2, 256)
     weight = replace(quantized(normal(64, 256)), smooth=smooth)
-    found, choice = choose_held(weight, CPU, torch.float32, "int8")
+    found, choice = choose_held(weight, CPU, torch.float32, Mode("int8"))
     x = activation(1.0, 8, 256)
     assert found.smooth is None
     assert sqnr(choice.kernel.run(x, found, None, None), x @ weight.dequantize().T) >= 28
@@ -133,7 +134,7 @@ def test_a_smoothed_weight_takes_its_smoothing_along():
 
 def test_other_formats_are_left_as_they_are():
     weight = quant.quantize(normal(64, 256), quant.FORMATS["mxfp8"])
-    found, choice = choose_held(weight, CPU, torch.float32, "int8")
+    found, choice = choose_held(weight, CPU, torch.float32, Mode("int8"))
     assert found is weight and choice.kernel.family in ("block", "upcast")
 
 
@@ -163,6 +164,6 @@ def test_weights_of_every_granularity_and_format():
     for format in FLOAT8:
         for granularity in (quant.PerTensor(), quant.PerRow(), quant.PerBlock(32, 32)):
             fp8 = weight(64, 256, format, granularity)
-            found, _ = choose_held(fp8, CPU, torch.float32, "int8")
+            found, _ = choose_held(fp8, CPU, torch.float32, Mode("int8"))
             assert found.format.name.startswith("int8")
             assert sqnr(found.dequantize(), fp8.dequantize()) >= 35

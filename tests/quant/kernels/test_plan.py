@@ -9,6 +9,7 @@ import torch
 from products import DTYPES, E4M3
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels import plan, speed
+from scaled_fp8.quant.kernels.mode import Mode
 from scaled_fp8.quant.kernels.plan import choose, choose_for, elsewhere, require
 from scaled_fp8.quant.kernels.proof_cache import Proof
 from scaled_fp8.quant.kernels.registry import KERNELS
@@ -113,7 +114,7 @@ def test_auto_takes_int8_on_a_cpu():
 def test_choose_for_sees_the_transform():
     weight = quant.quantize(torch.ones(16, 16), E4M3, quant.PerTensor())
     smooth = quant.QuantizedWeight(**{**vars(weight), "smooth": torch.ones(16)})
-    names = [choose_for(w, torch.device("cpu"), torch.float32, "scaled_mm").kernel.name for w in (weight, smooth)]
+    names = [choose_for(w, torch.device("cpu"), torch.float32, Mode("scaled_mm")).kernel.name for w in (weight, smooth)]
     assert FAMILY[names[0]] == "scaled_mm"
     assert names[1] == "upcast"
 
@@ -198,7 +199,7 @@ def test_a_copy_is_the_same_choice():
 
 def test_elsewhere_a_layer_is_planned_once_by_the_same_wish_and_counted_here(monkeypatch):
     weight = quant.quantize(torch.randn(64, 64), quant.FORMATS["float8_e4m3fn"])
-    here = plan.choose_for(weight, torch.device("cpu"), torch.bfloat16, "upcast")
+    here = plan.choose_for(weight, torch.device("cpu"), torch.bfloat16, Mode("upcast"))
     planned = []
     choose_for = plan.choose_for
     monkeypatch.setattr(plan, "choose_for", lambda *asked: planned.append(asked[1:]) or choose_for(*asked))
@@ -206,5 +207,5 @@ def test_elsewhere_a_layer_is_planned_once_by_the_same_wish_and_counted_here(mon
         there = elsewhere(here, weight, torch.device("cpu"), torch.float32)
         there.count(there.kernel.name)
     assert elsewhere(here, weight, torch.device("cpu"), torch.bfloat16) is here
-    assert planned == [(torch.device("cpu"), torch.float32, "upcast", "dynamic")]
+    assert planned == [(torch.device("cpu"), torch.float32, Mode("upcast"))]
     assert here.calls.total() == 3

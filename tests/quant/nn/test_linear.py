@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from products import DTYPES, E4M3, FAKE, SPREADS, activation, fake, faked, product, quantized, sqnr, weight
 from safetensors.torch import load, save
 from scaled_fp8 import quant
+from scaled_fp8.quant.kernels.mode import Mode
 from scaled_fp8.quant.kernels.plan import choose_for
 from scaled_fp8.quant.nn.forward import apply
 from scaled_fp8.quant.nn.linear import ScaledLinear
@@ -23,7 +24,7 @@ COMPUTE = ("scaled_mm", "upcast")
 
 
 def chosen(w, dtype=torch.float32, compute="scaled_mm", activation_scale="dynamic"):
-    return choose_for(w, CPU, dtype, compute, activation_scale)
+    return choose_for(w, CPU, dtype, Mode(compute, activation_scale))
 
 
 def ran(x, w, bias=None, compute="scaled_mm"):
