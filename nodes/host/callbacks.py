@@ -86,12 +86,12 @@ def lend(model: ModelPatcher) -> None:
 
 
 def take(model: ModelPatcher) -> None:
-    for own, original in replaced(model):
-        wrapped = own.lent.taken(original)
-        if wrapped is not own.lent:
+    for own, original, lent in lending(model):
+        wrapped = lent.taken(original)
+        if wrapped is not lent:
             # another bypass LoRA, made while this layer stood there, has wrapped it
-            own.lent.forward = own.forward
-            own.forward = wrapped
+            lent.forward = own.forward
+            own.__setattr__("forward", wrapped)
 
 
 def replaced(model: ModelPatcher) -> Iterator[tuple[Own, Module]]:

@@ -95,14 +95,16 @@ def own_linear(module: Module, weight: Tensor) -> Own:
 
 def own_core_linear(weight: QuantizedWeight, dtype: torch.dtype, device: torch.device) -> Own:
     """A new Linear of core's own, with a weight as core itself loads it from a file to run it on device."""
-    own = own_class(core_ops(dtype, device).Linear)(weight.shape[1], weight.shape[0], bias=False)
+    linear: Any = core_ops(dtype, device).Linear
+    own = own_class(linear)(weight.shape[1], weight.shape[0], bias=False)
     own._load_from_state_dict(native_tensors(weight, ""), "", {}, True, [], [], [])
     return own
 
 
 def own_convolution(module: Module, weight: Tensor) -> Own:
     """A copy of a convolution of any class with a scaled weight."""
-    own = copied(module, own_class(type(module), ScaledConvolution))
+    kind: Any = type(module)
+    own = copied(module, own_class(kind, ScaledConvolution))
     own.weight = Parameter(weight, requires_grad=False)
     return own
 

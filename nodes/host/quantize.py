@@ -33,7 +33,7 @@ from ...quant.weights.job import search_for
 from ...quant.weights.native import core_runs
 from ...quant.weights.weight import QuantizedWeight
 from .callbacks import settle
-from .layers import base_weight, own_convolution, own_core_linear, own_linear, put
+from .layers import Own, base_weight, own_convolution, own_core_linear, own_linear, put
 from .plan import activation_dtype, modules, planned, tensor_of
 from .plan import layers as layers_of
 
@@ -184,7 +184,7 @@ def quantize_layer(patched: ModelPatcher, name: str, module: Module, policy: Pol
 
 def scaled_layer(
     patched: ModelPatcher, module: Module, weight: QuantizedWeight, original: torch.Tensor, compute: str
-) -> Module:
+) -> Own:
     """A layer for a quantized weight that reads as the original did: core's where core has kernels for it."""
     if original.dim() == 2 and core_runs(weight):
         return own_core_linear(weight, original.dtype, patched.load_device)
