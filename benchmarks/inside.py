@@ -51,7 +51,7 @@ def dynamic_vram(device: str) -> bool:
     return True
 
 
-def loader(nodes: dict[str, Any], name: str, file: str, dtype: str = "default") -> Callable[[], object]:
+def loader(nodes: dict[str, Any], name: str, file: str, dtype: str = "default") -> Callable[[], Any]:
     """A call that loads file by the node of that name and returns MODEL."""
     node = nodes[name]
     if name == "UNETLoader":

@@ -145,8 +145,8 @@ def lines(measured: Measured, storage: float) -> Iterator[str]:
     yield ""
     yield f"| | read | written | held at once by 8 | {' | '.join(f'hours, {n}' for n in WORKERS)} |"
     yield f"|---|---|---|---|{'---|' * len(WORKERS)}"
-    for job, (files, size) in JOBS.items():
-        moved = [f"{files * size * part / 1e12:.1f} TB" for part in (one.read, one.written)]
+    for job, (count, size) in JOBS.items():
+        moved = [f"{count * size * part / 1e12:.1f} TB" for part in (one.read, one.written)]
         times = [f"{hours(measured, job, n, storage):.1f}" for n in WORKERS]
         yield f"| {' | '.join((job, *moved, f'{8 * one.held / 1e9:.0f} GB', *times))} |"
 

@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -86,8 +87,9 @@ def write_both(folder: Path, model: Flux2, device: str) -> None:
 
 def one_way(base: Path, way: Way, asked: dict) -> tuple[dict, torch.Tensor]:
     out = base / "temp" / "latents.safetensors"
-    request = {"loader": way.loader, "file": way.file, "dtype": way.dtype, "fast": way.fast, "out": str(out)}
-    answer = comfyui.inside(base, "step", **asked, **request)
+    chosen = {"loader": way.loader, "file": way.file, "dtype": way.dtype, "fast": way.fast, "out": str(out)}
+    request: dict[str, Any] = asked | chosen
+    answer = comfyui.inside(base, "step", **request)
     return answer, load_file(out)["latents"]
 
 
