@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scaled_fp8.quant.checkpoint.keys import SUFFIXES
@@ -15,11 +16,12 @@ from .file import WIDTHS, Entry, File, bf16, f32, joined, u8
 COMPANIONS = sorted({*SUFFIXES, ".scale", ".alpha", ".smooth", ".lora_up", ".lora_down"})
 SCALES = tuple(suffix for suffix in COMPANIONS if "scale" in suffix and "input" not in suffix)
 FACTORS = (0.0, -1.0, float("nan"), float("inf"), 1e-30, 1e30, 1e-7, 1e7, 1e-5, 1e5)
-ODD = (0, -1, 7, 64.0, 2**31, 2**63, 2**64, -(2**40), 0.5, None, "1", [], True, 1e400)
+ODD: tuple[Any, ...] = (0, -1, 7, 64.0, 2**31, 2**63, 2**64, -(2**40), 0.5, None, "1", [], True, 1e400)
 NAMES = ("\u202egnp", "a\x00b", "l\nine", "\x1b[2J", "é", "e\u0301", "𝔴", "…" * 200, " ", ".", "..", "/etc/passwd",
          "__metadata__ ", "weight", "\ufeff", "x" * 9000, "blocks.0", "=cmd|' /C calc'!A0")  # fmt: skip
-FORMATS = ("float8_e4m3fn", "float8_e5m2", "FLOAT8_E4M3FN", "fp8", "nvfp4", "mxfp8", "int8_tensorwise", "int8",
-           "float9", "", " float8_e4m3fn", None, 7, [], {"a": 1}, "convrot_w4a4", "svdquant_w4a4")  # fmt: skip
+FORMATS: tuple[Any, ...] = ("float8_e4m3fn", "float8_e5m2", "FLOAT8_E4M3FN", "fp8", "nvfp4", "mxfp8",
+           "int8_tensorwise", "int8", "float9", "", " float8_e4m3fn", None, 7, [], {"a": 1},
+           "convrot_w4a4", "svdquant_w4a4")  # fmt: skip
 METHODS = ("fp8", "modelopt", "compressed-tensors", "sdnq", "nunchaku", "torchao", "quanto", "awq", "float9", "", None)
 
 

@@ -210,7 +210,7 @@ def everything(made: Try) -> dict[str, Entry]:
 def error(read: np.ndarray, truth: np.ndarray) -> float:
     if read.shape != truth.shape:
         return float("inf")
-    return float(np.linalg.norm(read - truth) / max(np.linalg.norm(truth), 1e-30))
+    return float(np.linalg.norm(read - truth) / max(float(np.linalg.norm(truth)), 1e-30))
 
 
 def size(values: np.ndarray) -> float:

@@ -195,7 +195,7 @@ def layerwise(names: list[str]) -> dict[str, str]:
 
 
 def plain(weight: np.ndarray) -> Parts:
-    return {".weight": float8(weight, "F8_E4M3", np.float32(1))}
+    return {".weight": float8(weight, "F8_E4M3", np.ones((), np.float32))}
 
 
 def own(parts: Parts) -> np.ndarray:

@@ -27,7 +27,7 @@ def modules(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
             yield name, model.get_model_object(name)
 
 
-def tensor_of(module: Module, part: str = "weight") -> Tensor | None:
+def tensor_of(module: Module, part: str = "weight") -> Parameter | None:
     """A module's own weight or bias: one that is out of its place answers others with the weight that stands there."""
     held = module._parameters
     return held[part] if part in held else getattr(module, part)

@@ -178,8 +178,10 @@ def quantize_layer(patched: ModelPatcher, name: str, module: Module, policy: Pol
     found = quantize(source, policy.format, policy.granularity, short, search).to(patched.offload_device)
     own = scaled_layer(patched, module, found, weight, chosen.method.compute)
     put(patched, name, own)
+    made = tensor_of(own)
+    assert made is not None
     gain = gain_of(source, policy.format, policy.granularity, search)
-    return LayerStats(short, True, decision.reason, shape, before, nbytes(tensor_of(own)), gain)
+    return LayerStats(short, True, decision.reason, shape, before, nbytes(made), gain)
 
 
 def scaled_layer(

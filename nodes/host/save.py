@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import comfy.model_management
 import comfy.utils
@@ -86,7 +87,7 @@ class LazyPart(Tensor):
     def __init__(self, merged: LazyCastingQuantizedParam, name: str, tensor: Tensor) -> None:
         self.merged, self.name_of = merged, name
 
-    def to(self, *args, **kwargs) -> Tensor:
+    def to(self, *args: Any, **kwargs: Any) -> Tensor:
         return self.merged.state_dict_tensor(self.name_of)
 
 

@@ -27,7 +27,7 @@ def write_safetensors(
     plan: Iterable[TensorInfo],
     tensors: Iterable[tuple[str, Tensor]],
     metadata: Mapping[str, str] | None = None,
-    check: Callable[[Output], None] = lambda output: None,
+    check: Callable[[Output], object] = lambda output: None,
 ) -> None:
     """Write the planned tensors, which may come in any order, as ``(name, tensor)``; each is let go once written.
 
