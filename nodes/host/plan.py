@@ -141,8 +141,9 @@ def uncounted_rows(model: ModelPatcher) -> Iterator[Row]:
 def convolution_rows(model: ModelPatcher) -> Iterator[Row]:
     """A VAE's convolutions with scaled weights."""
     for name, module in layers(model, "vae"):
-        if isinstance(module, CONVOLUTIONS) and is_scaled(module.weight):
-            weight = from_tensor(module.weight)
+        tensor = tensor_of(module)
+        if isinstance(module, CONVOLUTIONS) and is_scaled(tensor):
+            weight = from_tensor(tensor)
             yield Row(
                 layer=name,
                 kernel="upcast",
