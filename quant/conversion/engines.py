@@ -147,7 +147,9 @@ def connected(address: str | None) -> Iterator[Any]:
     try:
         import ray
     except ImportError:
-        raise Refused("engine 'ray' needs Ray, which is not installed: run pip install \"scaled-fp8[cluster]\".") from None
+        raise Refused(
+            "engine 'ray' needs Ray, which is not installed: run pip install \"scaled-fp8[cluster]\"."
+        ) from None
     with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
         if ray.is_initialized():
             yield ray
