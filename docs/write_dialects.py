@@ -33,7 +33,7 @@ ENTRY = """
 | keys | {keys} |
 | formula | {formula} |
 | example | {example} |
-| told apart by | {told} |
+| told apart by | {recognised_by} |
 | ComfyUI core 0.33 | {core} |
 """
 REFUSED = "| if it cannot be read | {advice} |\n"

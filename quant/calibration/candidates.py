@@ -72,7 +72,7 @@ def candidate(
 ) -> Candidate:
     """What each policy's format would make of a layer, tried on some of its rows. weight: ``[out, in]``."""
     shape = (weight.shape[0], weight.shape[1])
-    rows = some_rows(weight)
+    rows = spaced_rows(weight)
     options = {KEEP: Option(KEEP, "", weight.nbytes, 0.0, "as it is")}
     for policy in policies:
         if not policy.unfit(shape):
@@ -93,7 +93,7 @@ def option(
     return Option(format.name, granularity.name, size, known.error, known.way)
 
 
-def some_rows(weight: Tensor) -> Tensor:
+def spaced_rows(weight: Tensor) -> Tensor:
     """Evenly spread rows in float32, and the one with the largest value, on which scales of all depend."""
     at = torch.linspace(0, len(weight) - 1, min(ROWS, len(weight))).round().long()
     largest = weight.amax(1).maximum(-weight.amin(1)).argmax().cpu()

@@ -71,13 +71,13 @@ def no_moments(inputs: int, size: int) -> Moments:
 def moments_of(x: Tensor, size: int = LARGEST, seen: int = SEEN) -> Moments:
     """Moments of one batch of inputs ``[..., in]``, of at most about seen rows of it; amax is of all."""
     rows = x.detach().reshape(-1, x.shape[-1])
-    inputs, some = rows.shape[1], rows[:: max(1, ceil(len(rows) / seen))]
+    inputs, spaced = rows.shape[1], rows[:: max(1, ceil(len(rows) / seen))]
     squares = no_moments(inputs, size).squares.to(x.device)
-    for slab in some.split(SLAB):
+    for slab in spaced.split(SLAB):
         parts = in_blocks(slab.float(), squares.shape[-1]).transpose(0, 1)
         squares.baddbmm_(parts.transpose(1, 2), parts)
     low, high = torch.aminmax(rows) if rows.numel() else (rows.new_zeros(()), rows.new_zeros(()))
-    return Moments(squares, torch.maximum(high, -low).float(), len(some), inputs)
+    return Moments(squares, torch.maximum(high, -low).float(), len(spaced), inputs)
 
 
 def block_size(inputs: list[int], limit: int) -> int:

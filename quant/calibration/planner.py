@@ -173,7 +173,7 @@ def weighed(
     layers = tuple(tried(ckpt, name, policies, known, wish) for name in progress(chosen, len(chosen)))
     others = ckpt.source.total_bytes - sum(layer.options[KEEP].bytes for layer in layers)
     model = Model(ckpt.source.name, layers, others)
-    return told(model, known, os.fspath(calibration) if calibration else "")
+    return with_measure(model, known, os.fspath(calibration) if calibration else "")
 
 
 def plannable(ckpt: Checkpoint, name: str, policies: Iterable[Policy]) -> bool:
@@ -190,7 +190,7 @@ def tried(ckpt: Checkpoint, key: str, policies: Sequence[Policy], known: Calibra
     return candidate(without_prefixes(name), weight, policies, record, wish.effort)
 
 
-def told(model: Model, known: Calibration | None, path: str) -> Model:
+def with_measure(model: Model, known: Calibration | None, path: str) -> Model:
     """With where the errors are from."""
     if known is None:
         return model

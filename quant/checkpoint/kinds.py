@@ -15,7 +15,7 @@ from .module import Module
 from .scale_shape import padded
 
 
-class Layer(Protocol):
+class StoredLayer(Protocol):
     """What a kind reads of a layer: its module, its matrix of codes as stored, and its companions by role."""
 
     @property
@@ -38,11 +38,11 @@ class Kind:
 
     name: str
     needs: tuple[str, ...]
-    scale: Callable[[Layer], Tensor]
+    scale: Callable[[StoredLayer], Tensor]
     format: str = ""
-    outer: Callable[[Layer], Tensor] | None = None
+    outer: Callable[[StoredLayer], Tensor] | None = None
     may: tuple[str, ...] = ()
-    offset: Callable[[Layer], Tensor] | None = None
+    offset: Callable[[StoredLayer], Tensor] | None = None
     block: int = 0
     per_element: int = 1
     transcode: Callable[[Tensor, int], Tensor] | None = None
@@ -62,31 +62,31 @@ def as_float(scale: Tensor) -> Tensor:
     return scale.view(torch.float8_e8m0fnu).float() if scale.dtype == torch.uint8 else scale.float()
 
 
-def unit(layer: Layer) -> Tensor:
+def unit(layer: StoredLayer) -> Tensor:
     return torch.ones(())
 
 
-def own_scale(layer: Layer) -> Tensor:
+def own_scale(layer: StoredLayer) -> Tensor:
     role = "quant_scale" if layer.module.key("scale") is None else "scale"
     return as_float(layer.tensor(role))
 
 
-def grouped_scale(layer: Layer) -> Tensor:
+def grouped_scale(layer: StoredLayer) -> Tensor:
     """W4A8: each group's e4m3 scale times its output's."""
     groups = as_e4m3(layer.tensor("group_scale")).float().reshape(layer.stored[0], -1)
     return groups * layer.tensor("channel_scale").float().view(-1, 1)
 
 
-def output_scale(layer: Layer) -> Tensor:
+def output_scale(layer: StoredLayer) -> Tensor:
     return layer.tensor("channel_scale").float().view(-1, 1)
 
 
-def transposed_scale(layer: Layer) -> Tensor:
+def transposed_scale(layer: StoredLayer) -> Tensor:
     """comfy-kitchen's ``[groups, out]``, or in 128s of outputs, as ``[out, groups]``."""
     return natural(layer.tensor("scale"))
 
 
-def transposed_offset(layer: Layer) -> Tensor:
+def transposed_offset(layer: StoredLayer) -> Tensor:
     return natural(layer.tensor("offset"))
 
 
@@ -95,20 +95,20 @@ def natural(values: Tensor) -> Tensor:
     return values.permute(0, 2, 1).flatten(0, 1) if values.dim() == 3 else values.T
 
 
-def mma_scale(layer: Layer) -> Tensor:
+def mma_scale(layer: StoredLayer) -> Tensor:
     return mma.by_output(layer.tensor("scale").float(), layer.stored[0])
 
 
-def awq_scale(layer: Layer) -> Tensor:
+def awq_scale(layer: StoredLayer) -> Tensor:
     return awq_groups(layer, "scale")
 
 
-def awq_offset(layer: Layer) -> Tensor:
+def awq_offset(layer: StoredLayer) -> Tensor:
     """What is added to codes from -8 on; TinyChat's is for codes from 0 on."""
     return awq_groups(layer, "offset") + 8 * awq_scale(layer)
 
 
-def awq_groups(layer: Layer, role: str) -> Tensor:
+def awq_groups(layer: StoredLayer, role: str) -> Tensor:
     """TinyChat fills groups up; ``[groups, out]`` -> ``[out, groups]``."""
     return layer.tensor(role).float()[: layer.stored[1] // mma.AWQ_DEPTH].T
 
@@ -116,7 +116,7 @@ def awq_groups(layer: Layer, role: str) -> Tensor:
 ##### Blocks of a few inputs, which may lie in cuBLAS tiles of 128 x 4
 
 
-def tiles(layer: Layer, scale: Tensor, cols: int) -> Tensor:
+def tiles(layer: StoredLayer, scale: Tensor, cols: int) -> Tensor:
     """Block scales ``[rows, cols]`` in order; ComfyUI stores them in cuBLAS tiles of 128 x 4."""
     rows = layer.stored[0]
     if not layer.swizzled:
@@ -125,18 +125,18 @@ def tiles(layer: Layer, scale: Tensor, cols: int) -> Tensor:
     return tiled.permute(0, 3, 2, 1, 4).reshape(padded(rows, 128), -1)[:rows, :cols]
 
 
-def micro_scale(layer: Layer) -> Tensor:
+def micro_scale(layer: StoredLayer) -> Tensor:
     scale = layer.tensor("scale").view(torch.uint8)
     return as_float(tiles(layer, scale, -(-layer.stored[1] // 32)))
 
 
-def nested_scale(layer: Layer) -> Tensor:
+def nested_scale(layer: StoredLayer) -> Tensor:
     """NVFP4: each block's e4m3 scale times the tensor's."""
     block = tiles(layer, layer.tensor("scale").view(torch.uint8), layer.stored[1] // 16)
     return as_e4m3(block.contiguous()).float() * tensor_scale(layer)
 
 
-def tensor_scale(layer: Layer) -> Tensor:
+def tensor_scale(layer: StoredLayer) -> Tensor:
     """NVFP4's scale of the whole tensor, which some producers store as its reciprocal."""
     if layer.module.key("global_scale") is not None:
         return layer.tensor("global_scale").float().reshape(())
@@ -145,23 +145,23 @@ def tensor_scale(layer: Layer) -> Tensor:
     return 1 / layer.tensor("global_divisor").float().reshape(())
 
 
-def doubled_powers(layer: Layer) -> Tensor:
+def doubled_powers(layer: StoredLayer) -> Tensor:
     """MXFP4's powers of two for 32 inputs, once for each 16: as NVFP4's."""
     scale = as_float(layer.tensor("scale").view(torch.uint8)).clamp(min=float(power_outer(layer)) * 2**-9)
     return scale.repeat_interleave(2, 1)
 
 
-def power_outer(layer: Layer) -> Tensor:
+def power_outer(layer: StoredLayer) -> Tensor:
     """The power of two that puts the largest of MXFP4's scales at 256, near the top of e4m3."""
     largest = layer.tensor("scale").view(torch.uint8).max()
     return torch.ldexp(torch.ones(()), largest.int() - 127 - 8)
 
 
-def mma_micro(layer: Layer) -> Tensor:
+def mma_micro(layer: StoredLayer) -> Tensor:
     return as_e4m3(mma.micro(layer.tensor("scale"), layer.stored[0])).float() * tensor_factor(layer)
 
 
-def tensor_factor(layer: Layer) -> Tensor:
+def tensor_factor(layer: StoredLayer) -> Tensor:
     if layer.module.key("tensor_factor") is None:
         return torch.ones(())
     return layer.tensor("tensor_factor").float().reshape(())
@@ -170,7 +170,7 @@ def tensor_factor(layer: Layer) -> Tensor:
 ZERO = 2.0**-30  # a scale that makes nothing of any code
 
 
-def mma_micro_by_output(layer: Layer) -> Tensor:
+def mma_micro_by_output(layer: StoredLayer) -> Tensor:
     scale = mma_micro(layer) * mma.by_output(layer.tensor("output_factor").float(), layer.stored[0])
     # groups of zeros, whose scale no FP8 weight may have
     return scale.clamp(min=ZERO)

@@ -26,7 +26,7 @@ NAMED = (
         ),
         formula="W = codes * scale / smooth_factor + proj_up @ proj_down.T; AWQ: W = codes * scale + zero",
         example="svdq-int4_r32-qwen-image: transformer_blocks.0.attn.to_qkv.qweight",
-        told="qweight with wscales in 16 bits",
+        recognised_by="qweight with wscales in 16 bits",
         core="does not find its layers: an error",
     ),
     Dialect(
@@ -37,7 +37,7 @@ NAMED = (
         ),
         formula="W = codes * scale * wtscale * wcscales / smooth_factor + proj_up @ proj_down.T",
         example="svdq-fp4_r32-flux.1-dev",
-        told="wcscales or wtscale, or wscales in F8",
+        recognised_by="wcscales or wtscale, or wscales in F8",
         core="does not find its layers: an error",
     ),
     Dialect(
@@ -45,7 +45,7 @@ NAMED = (
         keys="qweight I32; qzeros; scales; g_idx",
         formula="not decoded",
         example="language models",
-        told="qweight without wscales",
+        recognised_by="qweight without wscales",
         core="does not find its layers: an error",
         advice="it is made for language models: take the original or an FP8 file of the same model",
     ),
@@ -55,7 +55,7 @@ NAMED = (
         keys="weight; weight_quantizer._scale, weight_quantizer._amax; input_quantizer._amax",
         formula="not decoded",
         example="a model saved by mto.save",
-        told="weight_quantizer",
+        recognised_by="weight_quantizer",
         core=NOISE,
         advice="export it with ModelOpt's export_hf_checkpoint, which writes weight_scale",
     ),
@@ -64,7 +64,7 @@ NAMED = (
         keys="weight U8; _extra_state (pickled)",
         formula="not decoded",
         example="models of fp8_model_init",
-        told="_extra_state beside bytes",
+        recognised_by="_extra_state beside bytes",
         core=NOISE,
         advice="its scales are pickled in _extra_state: save the model from there dequantized to bf16",
     ),
@@ -73,7 +73,7 @@ NAMED = (
         keys="weight_packed U8 [out, in / 2], even element low; weight_scale U8 [out, in / 32]",
         formula="W = codes * 2^(scale - 127), held as NVFP4 with the same values",
         example="auto_round with data_type mx_fp4, packing auto_round:llm_compressor",
-        told="weight_packed with scales of powers of two",
+        recognised_by="weight_packed with scales of powers of two",
         core="does not find its layers: an error",
     ),
     Dialect(
@@ -84,7 +84,7 @@ NAMED = (
         ),
         formula="W = codes * scale / global_scale",
         example="nvfp4-pack-quantized in config.json",
-        told="weight_packed with weight_global_scale",
+        recognised_by="weight_packed with weight_global_scale",
         core="does not find its layers: an error",
     ),
     Dialect(
@@ -95,7 +95,7 @@ NAMED = (
         ),
         formula="W = codes * scale / global_scale, or * alpha * input_global_scale",
         example="Wan-NVFP4 of lightx2v",
-        told="weight with weight_global_scale, or with alpha and input_global_scale",
+        recognised_by="weight with weight_global_scale, or with alpha and input_global_scale",
         core=HALF,
     ),
     Dialect(
@@ -106,7 +106,7 @@ NAMED = (
         ),
         formula="W = (codes * scale * scale_2 + lora_b @ lora_a) * pre_quant_scale",
         example="hf_quant_config.json {quant_algo: NVFP4} or NVFP4_SVD",
-        told="weight_scale_2 and ModelOpt's config",
+        recognised_by="weight_scale_2 and ModelOpt's config",
         core=HALF,
     ),
     Dialect(
@@ -114,7 +114,7 @@ NAMED = (
         keys="weight U8; weight_scale F8_E4M3; weight_scale_2 F32",
         formula="not decoded",
         example="repacks without metadata",
-        told="weight_scale_2 without marker or config",
+        recognised_by="weight_scale_2 without marker or config",
         core=HALF,
         advice=(
             "nothing says whether its nibbles and block scales lie in ComfyUI's or in ModelOpt's order: get the file "
@@ -126,7 +126,7 @@ NAMED = (
         keys="float8_data F8; scale F32 [] (448 / amax); scale_reciprocal F32 []; weight [1] (empty)",
         formula="W = codes * scale_reciprocal",
         example="flux-dev-fp8 of flux-fp8-api",
-        told="float8_data",
+        recognised_by="float8_data",
         core="NaN or an error",
     ),
     Dialect(
@@ -134,7 +134,7 @@ NAMED = (
         keys="weight._data F8; weight._scale [out, 1]; input_scale, output_scale [] (1 where unused)",
         formula=CODES,
         example="quanto_qmap.json beside it",
-        told="weight._data",
+        recognised_by="weight._data",
         core="does not find its layers: NaN",
     ),
     Dialect(
@@ -142,7 +142,7 @@ NAMED = (
         keys="_weight_qdata F8; _weight_scale F32 [out, 1], [1, 1] or blocks",
         formula=CODES,
         example="tensor_names in the header",
-        told="_weight_qdata or weight:qdata",
+        recognised_by="_weight_qdata or weight:qdata",
         core="does not find its layers: an error",
     ),
     Dialect(
@@ -150,7 +150,7 @@ NAMED = (
         keys="weight F8; scale [out, 1], or both transposed; zero_point; svd_up, svd_down",
         formula=CODES,
         example="quantization_config.json {quant_method: sdnq}",
-        told="scale, and its config",
+        recognised_by="scale, and its config",
         core=NOISE,
         advice="keep its quantization_config.json beside it, or save it dequantized from SD.Next",
         transposed=True,
@@ -160,7 +160,7 @@ NAMED = (
         keys="weight F8; qscale_weight []; qscale_act []",
         formula=CODES,
         example="consolidated.safetensors, params.json",
-        told="qscale_weight",
+        recognised_by="qscale_weight",
         core=NOISE,
     ),
     Dialect(
@@ -168,7 +168,7 @@ NAMED = (
         keys="weight I8; weight_scale F32 [] or [out, 1]",
         formula="W = codes * scale, rotated back where the marker says convrot",
         example="comfy_quant {convrot: true, convrot_groupsize: 256}",
-        told="a marker that names no format but says whether its I8 codes are rotated",
+        recognised_by="a marker that names no format but says whether its I8 codes are rotated",
         core="an error",
     ),
     Dialect(
@@ -176,7 +176,7 @@ NAMED = (
         keys="weight F8_E4M3; weight_scale U8 [out, in / 32] in rows",
         formula="W = codes * 2^(scale - 127)",
         example="config.json {format: mxfp8-quantized}",
-        told="scales of powers of two; tiles or rows by config and codes",
+        recognised_by="scales of powers of two; tiles or rows by config and codes",
         core=NOISE,
     ),
 )  # fmt: skip

@@ -130,12 +130,12 @@ def full_shape(module: Module, kind: Kind, stored: tuple[int, int]) -> Shape:
 
 def unsigned(module: Module, kind: Kind) -> bool:
     """Whether activations are shifted; Refused where the bias that makes up for it is missing."""
-    told = module.marker.get("act_unsigned") if kind in (SVDQUANT, SVDQUANT_TILES) else kind is NUNCHAKU and bool(
+    asked = module.marker.get("act_unsigned") if kind in (SVDQUANT, SVDQUANT_TILES) else kind is NUNCHAKU and bool(
         AFTER_GELU.search(module.name)
     )  # fmt: skip
-    if told and module.key("bias") is None:
+    if asked and module.key("bias") is None:
         raise Refused("its activations are shifted (act_unsigned) but it has no bias that makes up for it")
-    return bool(told)
+    return bool(asked)
 
 
 def check_parts(module: Module, kind: Kind) -> None:

@@ -29,7 +29,7 @@ def evenly_spaced(items: Sequence[T], count: int) -> list[T]:
 
 def sample(layer: Layer, runs: Sequence[tuple[int, int]] | None = None) -> Sample:
     """Values of the layer before and after scaling, of these runs of flat elements or of some evenly spaced ones."""
-    runs = some_runs(layer) if runs is None else runs
+    runs = spaced_runs(layer) if runs is None else runs
     raw = torch.cat([run(layer, start, stop) for start, stop in runs])
     if layer.kind is UNSCALED:
         return Sample(raw, raw)
@@ -74,7 +74,7 @@ def chunks(layer: Layer) -> list[list[tuple[int, int]]]:
     return [[(start, min(start + step, total))] for start in range(0, total, step)]
 
 
-def some_runs(layer: Layer) -> list[tuple[int, int]]:
+def spaced_runs(layer: Layer) -> list[tuple[int, int]]:
     """Evenly spaced ones; of rows that are stored together, the first and the last."""
     total, tile = layer.stored[0] * layer.stored[1], layer.kind.tile * layer.stored[1]
     if layer.kind.tile == 1:

@@ -13,7 +13,7 @@ SCALED = (
         keys="weight F8; weight_scale_inv F32, BF16 or powers of two [out / 128, in / 128]",
         formula="W = codes * scale_inv (numbers decide where a file divides)",
         example="config.json {quant_method: fp8}",
-        told="weight_scale_inv, or scale over blocks",
+        recognised_by="weight_scale_inv, or scale over blocks",
         core=NOISE,
         reciprocal=True,
     ),
@@ -23,7 +23,7 @@ SCALED = (
         keys="weight F8 in NAME.pt; X [] in NAME_map.pt",
         formula=CODES,
         example="mp_rank_00_model_states_fp8.pt and _fp8_map.pt",
-        told="the sidecar",
+        recognised_by="the sidecar",
         core=NOISE,
     ),
     Dialect(
@@ -32,7 +32,7 @@ SCALED = (
         keys="weight F8; X.weight_scale or X in fp8_scales.safetensors",
         formula=CODES,
         example="fp8_scales.safetensors",
-        told="the sidecar",
+        recognised_by="the sidecar",
         core=NOISE,
     ),
     Dialect(
@@ -40,7 +40,7 @@ SCALED = (
         keys="weight F8; scale_weight []; scale_input []; scaled_fp8 [0] or [2] once",
         formula=CODES,
         example="qwen_2.5_vl_7b_fp8_scaled",
-        told="scaled_fp8 in the same scope",
+        recognised_by="scaled_fp8 in the same scope",
         core="loads E4M3 with one scale; E5M2: noise",
     ),
     Dialect(
@@ -48,7 +48,7 @@ SCALED = (
         keys="weight F8_E4M3; weight_scale F32 [out]",
         formula=CODES,
         example="ideogram4: model_type ideogram4_cond in the header",
-        told="model_type",
+        recognised_by="model_type",
         core=NOISE,
     ),
     Dialect(
@@ -57,7 +57,7 @@ SCALED = (
         keys="weight F8_E4M3; weight_scale F32 [out, 1]; input_scale_ub",
         formula=CODES,
         example="config.json {quant_method: fbgemm_fp8}",
-        told="input_scale_ub, or its config",
+        recognised_by="input_scale_ub, or its config",
         core=NOISE,
     ),
     Dialect(
@@ -65,7 +65,7 @@ SCALED = (
         keys="weight F8 or bytes; weight_scale F32 [], [out] or blocks; input_scale []",
         formula=CODES,
         example="config.json {quant_method: modelopt, quant_algo: FP8}",
-        told="its config",
+        recognised_by="its config",
         core=NOISE,
     ),
     Dialect(
@@ -74,7 +74,7 @@ SCALED = (
         keys="weight F8; weight_scale [], [1], [3], [out, 1], [out, in / g] or blocks; input_scale [1]",
         formula=CODES,
         example="config.json {quant_method: compressed-tensors}",
-        told="its config, or act_scale",
+        recognised_by="its config, or act_scale",
         core=NOISE,
     ),
     Dialect(
@@ -82,7 +82,7 @@ SCALED = (
         keys="weight F8_E4M3FNUZ or F8_E5M2FNUZ; weight_scale []",
         formula=CODES,
         example="exports of AMD Quark",
-        told="dtype",
+        recognised_by="dtype",
         core=NOISE,
     ),
     Dialect(
@@ -91,7 +91,7 @@ SCALED = (
         keys="weight F8; scale_weight [1]; scale_input [1]",
         formula=CODES,
         example="FastVideo's checkpoints",
-        told="both scales [1]",
+        recognised_by="both scales [1]",
         core=NOISE,
     ),
     Dialect(
@@ -100,7 +100,7 @@ SCALED = (
         keys="weight F8; scale_weight BF16 [], [out, 1] or [out, in / 64, 1]",
         formula=CODES,
         example="models saved by musubi-tuner",
-        told="scale_weight without scaled_fp8",
+        recognised_by="scale_weight without scaled_fp8",
         core=NOISE,
     ),
     Dialect(
@@ -109,7 +109,7 @@ SCALED = (
         keys="weight F8_E4M3; weight_scale F32 or BF16 [out, 1]",
         formula=CODES,
         example="wan2.1_fp8_e4m3_lightx2v",
-        told="[out, 1], no marker",
+        recognised_by="[out, 1], no marker",
         core=NOISE,
     ),
     Dialect(
@@ -117,7 +117,7 @@ SCALED = (
         keys="weight F8_E4M3; weight_scale F32 []; input_scale F32 []",
         formula=CODES,
         example="ltx-2.3-22b-dev-fp8",
-        told="weight_scale and nothing else",
+        recognised_by="weight_scale and nothing else",
         core=NOISE,
         transposed=True,
     ),
@@ -126,7 +126,7 @@ SCALED = (
         keys="weight F8",
         formula="W = codes",
         example="flux1-dev-fp8",
-        told="no scale, and values that weights have",
+        recognised_by="no scale, and values that weights have",
         core=LOADS,
     ),
 )  # fmt: skip

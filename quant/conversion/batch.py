@@ -44,8 +44,8 @@ class Batch:
     def sentence(self) -> str:
         """How many were refused and failed, "" for none."""
         counts = {state: len(self.said(state)) for state in ("refused", "failed")}
-        told = " and ".join(f"{count} {state}" for state, count in counts.items() if count)
-        return f"Of {len(self.entries)} files {told}; the table says why." if told else ""
+        count_of_each = " and ".join(f"{count} {state}" for state, count in counts.items() if count)
+        return f"Of {len(self.entries)} files {count_of_each}; the table says why." if count_of_each else ""
 
     def to_json(self) -> dict[str, Any]:
         done = {name: asdict(entry) for name, entry in self.entries.items() if entry.state == "done"}

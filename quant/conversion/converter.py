@@ -126,10 +126,10 @@ def rows_of(ckpt: Checkpoint, tasks: Iterable[Task]) -> tuple[TensorResult, ...]
 
 def row_of(ckpt: Checkpoint, task: Task) -> TensorResult:
     gain = task.gains[0] if isinstance(task, Encode) and task.gains else None
-    return TensorResult(task.name, before(ckpt, task), task.after, told(task), not isinstance(task, Cast), gain)
+    return TensorResult(task.name, before(ckpt, task), task.after, remark(task), not isinstance(task, Cast), gain)
 
 
-def told(task: Task) -> str:
+def remark(task: Task) -> str:
     """A task's reason, and how many values were too small for what it writes."""
     lost = sum(task.vanished) if isinstance(task, Cast) else 0
     return f"{task.reason}; {lost} values were too small for {task.after} and are 0 now" if lost else task.reason

@@ -52,7 +52,7 @@ def on_ray(jobs: Sequence[Job], work: Work, tell: Tell, address: str | None = No
         try:
             while waiting:
                 ready, _ = ray.wait(list(waiting), timeout=WAIT)
-                told(ray, progress, tell)
+                pass_on(ray, progress, tell)
                 yield from ((waiting.pop(ref), outcome_of(ray, ref)) for ref in ready)
         finally:
             for ref in waiting:
@@ -72,7 +72,7 @@ class Progress:
         return self.done
 
 
-def told(ray: Any, progress: Any, tell: Tell) -> None:
+def pass_on(ray: Any, progress: Any, tell: Tell) -> None:
     # a bar is no reason to fail
     with suppress(ray.exceptions.RayError):
         for name, done in ray.get(progress.get.remote(), timeout=10 * WAIT).items():

@@ -147,8 +147,8 @@ class Encode(Writing):
             wanted = read(row * columns, row * columns + count).float().view(1, -1)
             wanted = rotate(wanted, self.job.rotation) if self.job.rotation else wanted
             start = row * layer.stored[1]
-            seen = sample(layer, [(start, start + count)])
-            if found := differences(self.format, wanted.flatten(), seen):
+            values = sample(layer, [(start, start + count)])
+            if found := differences(self.format, wanted.flatten(), values):
                 return found
         return ""
 

@@ -51,20 +51,20 @@ def row_runs(rows: int, columns: int, everything: bool) -> Iterator[tuple[int, i
     """Row and how many of its elements to look at: all, or a start of a few evenly spaced ones."""
     if everything:
         return ((row, columns) for row in range(rows))
-    some = sorted({row * (rows - 1) // (ROWS - 1) for row in range(ROWS)})
-    return ((row, min(columns, RUN)) for row in some)
+    rows_read = sorted({row * (rows - 1) // (ROWS - 1) for row in range(ROWS)})
+    return ((row, min(columns, RUN)) for row in rows_read)
 
 
-def differences(format: Format, wanted: Tensor, seen: Sample) -> str:
+def differences(format: Format, wanted: Tensor, read: Sample) -> str:
     """What is wrong with values that were read back, "" for nothing."""
     if format.grid:
         # zeros come back as next to nothing: comfy-kitchen's scales of them are tiny, not zero
-        relative = float((seen.scaled - wanted).norm()) / max(float(wanted.norm()), NOTHING * len(wanted) ** 0.5)
+        relative = float((read.scaled - wanted).norm()) / max(float(wanted.norm()), NOTHING * len(wanted) ** 0.5)
         return f"values {relative:.2f} off" if relative > CODEBOOK else ""
-    live = seen.raw != 0
+    live = read.raw != 0
     # scaled / raw is the scale, wherever the code is not zero
-    scale = torch.where(live, seen.scaled / torch.where(live, seen.raw, 1), 0)
-    error, size = (seen.scaled - wanted).abs(), wanted.abs()
+    scale = torch.where(live, read.scaled / torch.where(live, read.raw, 1), 0)
+    error, size = (read.scaled - wanted).abs(), wanted.abs()
     allowed = torch.maximum(half_step(format, size, scale), clipped(format, size, scale)) * SLACK + 1e-6 * size.amax()
     wrong = live & (error > allowed)
     # a code of zero must stand for a small value

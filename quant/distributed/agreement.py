@@ -24,11 +24,11 @@ def check_same(name: str, digest: str, mesh: DeviceMesh) -> None:
     """
     import torch.distributed as dist
 
-    told: list[str] = [""] * mesh.size()
-    dist.all_gather_object(told, digest, mesh.get_group())
-    others = [str(rank) for rank, its in enumerate(told) if its != told[0]]
+    digests: list[str] = [""] * mesh.size()
+    dist.all_gather_object(digests, digest, mesh.get_group())
+    others = [str(rank) for rank, its in enumerate(digests) if its != digests[0]]
     if others:
         raise Refused(
-            f"{name}: rank {', '.join(others)} of {len(told)} has another file than rank 0; "
+            f"{name}: rank {', '.join(others)} of {len(digests)} has another file than rank 0; "
             "give all of them the same checkpoint."
         )

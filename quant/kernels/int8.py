@@ -80,10 +80,10 @@ def output_judge(
 
     run: (activations ``[tokens, in]``, candidate) -> output, by the kernel that will.
     """
-    truth = some_rows(weight).dequantize()
+    truth = spaced_rows(weight).dequantize()
 
     def judge(candidate: QuantizedWeight) -> str | None:
-        part = some_rows(candidate)
+        part = spaced_rows(candidate)
         for name, x in activations(weight.shape[1], truth.device, dtype):
             want = x.float() @ truth.T
             signal = float(20 * torch.log10(want.norm() / (run(x, part).float() - want).norm()))
@@ -102,6 +102,6 @@ def activations(inputs: int, device: torch.device, dtype: torch.dtype) -> list[t
     return [(name, x.to(device, dtype)) for name, x in kinds.items()]
 
 
-def some_rows(weight: QuantizedWeight) -> QuantizedWeight:
+def spaced_rows(weight: QuantizedWeight) -> QuantizedWeight:
     """The first rows of a weight; all where scales belong to blocks of them."""
     return rows_of(weight, 0, min(OUTPUTS, weight.shape[0])) if in_rows(weight) else weight

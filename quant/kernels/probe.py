@@ -26,8 +26,8 @@ def probe_error(kernel: Kernel, layer: Workload, quantizer: str) -> float:
     truth, there = weight.dequantize().T, weight.to(layer.device)
 
     def error(x: Tensor) -> float:
-        seen = as_multiplied(kernel, x, static_scale_of(kernel, layer, x), layer.rotation)
-        return worst_token(run_there(kernel, layer, quantizer, (x, bias), there), seen @ truth + bias.float())
+        multiplied = as_multiplied(kernel, x, static_scale_of(kernel, layer, x), layer.rotation)
+        return worst_token(run_there(kernel, layer, quantizer, (x, bias), there), multiplied @ truth + bias.float())
 
     return max(error(x[:tokens]) for tokens in TOKENS)
 

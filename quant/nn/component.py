@@ -78,8 +78,8 @@ def quantize_vae(module: nn.Module, method: str = "int8", **options: Any) -> tup
 def own_ignored(module: nn.Module) -> tuple[str, ...]:
     """The layers that a module's own config, of transformers or diffusers, leaves in high precision."""
     config: Any = getattr(getattr(module, "config", None), "quantization_config", None)
-    told = config.to_dict() if hasattr(config, "to_dict") else config
-    return ignored_by(told) if isinstance(told, dict) else ()
+    given = config.to_dict() if hasattr(config, "to_dict") else config
+    return ignored_by(given) if isinstance(given, dict) else ()
 
 
 def is_fp8_compatible_layer(layer: nn.Module) -> bool:

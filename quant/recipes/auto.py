@@ -85,8 +85,8 @@ def best(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     found = [weighed(name, device, dtype) for name in CANDIDATES]
     candidates = [one for one in found if isinstance(one, Candidate)]
     chosen = most_exact(candidates)
-    told = "; ".join(map(str, (chosen, *(one for one in found if one != chosen))))
-    return chosen.method, f"weighed on {device} by time and exactness: {told}"
+    weighing = "; ".join(map(str, (chosen, *(one for one in found if one != chosen))))
+    return chosen.method, f"weighed on {device} by time and exactness: {weighing}"
 
 
 def most_exact(candidates: list[Candidate]) -> Candidate:

@@ -117,7 +117,7 @@ def many_changes(count: int) -> dict:
         "same": identical(output, start["output"]),
         "used": [used[len(methods)], used[-1]],
         "room": root.model.dynamic_vbars[card.CARD].max_size,
-        "holding": sum(m.weight is not None for m in own),
+        "holding": sum(m._parameters["weight"] is not None for m in own),
     }
 
 

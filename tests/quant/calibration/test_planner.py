@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from scaled_fp8.quant import FORMATS, Refused
-from scaled_fp8.quant.calibration.candidates import ROWS, some_rows, stored_bytes
+from scaled_fp8.quant.calibration.candidates import ROWS, spaced_rows, stored_bytes
 from scaled_fp8.quant.calibration.moments import moments_of
 from scaled_fp8.quant.calibration.plan import Plan
 from scaled_fp8.quant.calibration.planner import Model, Wish, plan_model, weighed
@@ -127,6 +127,6 @@ def test_bytes_are_those_that_are_saved(format, shape) -> None:
 
 def test_some_rows_have_the_largest_value() -> None:
     weight = torch.randn(3000, 8, generator=torch.Generator().manual_seed(0))
-    rows = some_rows(weight)
+    rows = spaced_rows(weight)
     assert rows.shape == (ROWS, 8)
     assert rows.abs().amax() == weight.abs().amax()
