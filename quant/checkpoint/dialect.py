@@ -20,8 +20,9 @@ class Dialect:
 
     number: where the catalogue of dialects describes it; sign: whether a module is written in it, asked in the order
     of the table, of modules whose marker names a format only where marked; keys, formula, example, recognised_by
-    and core (what ComfyUI core 0.33 does with it): for the documentation; advice: for one that is refused, the way out; reciprocal: its documents name both directions of the scale, so the numbers decide;
-    transposed: `[in, out]` files of it are known, so a layout without any evidence is doubtful.
+    and core (what ComfyUI core 0.33 does with it): for the documentation; advice: for one that is refused, the way out;
+    reciprocal: its documents name both directions of the scale, so the numbers decide; transposed:
+    `[in, out]` files of it are known, so a layout without any evidence is doubtful.
     """
 
     number: str
