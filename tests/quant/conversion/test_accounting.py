@@ -86,7 +86,7 @@ def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
     """Beside a weight in torchao's form, whose bias ends in :_data, a bias of the plain name."""
     state = {"q.weight": weight(), "q.bias": torch.zeros(64), "q.bias:_data": torch.ones(64)}
     for format in FORMATS:
-        assert converted(tmp_path, state, format, "q.bias would be lost") is None
+        assert converted(tmp_path, state, format, "are the same parameter") is None
 
 
 def test_a_companion_of_the_result_does_not_overwrite_a_tensor(tmp_path: Path) -> None:
