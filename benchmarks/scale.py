@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import resource
 import subprocess
@@ -89,7 +90,7 @@ def rate(folder: Path, workers: int, files: int, size: int) -> float:
     from scaled_fp8.quant.conversion.jobs import Work
 
     os.environ |= {"RAY_worker_niceness": "0"}  # or they wait for whatever else runs here
-    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     work = Work(Request(FORMAT), Options(threads=1))
     try:
         for turn in ("warm", "timed"):

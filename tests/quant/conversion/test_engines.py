@@ -65,6 +65,11 @@ def check_results(folder: Path, models: dict[str, dict]) -> None:
             assert error <= 0.06 * weight.float().norm(), (name, key)
 
 
+def written(folder: Path) -> dict[str, tuple[int, int]]:
+    """Which file lies there by each name, and when it was written; the manifest may have been read since."""
+    return {path.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in folder.iterdir()}
+
+
 ##### Workers that die
 
 
@@ -84,7 +89,7 @@ def is_busy(pid: int, folder: str) -> bool:
 def kill_some(folder: Path, count: int, killed: list[int], over: Event) -> None:
     """Kill workers at random moments, in the middle of a file."""
     chance = random.Random(0)
-    while len(killed) < count and not over.wait(chance.uniform(0, 0.05)):
+    while len(killed) < count and not over.wait(chance.uniform(0, 0.02)):
         # one that was killed may still have its files
         for pid in [pid for pid in busy(folder) if pid not in killed][:1]:
             with suppress(ProcessLookupError):
@@ -96,7 +101,7 @@ def kill_some(folder: Path, count: int, killed: list[int], over: Event) -> None:
 def test_twenty_files_come_out_right_while_workers_are_killed(tmp_path: Path, ray: Any) -> None:
     known = models(tmp_path / "in", 20, hidden=384)
     killed: list[int] = []
-    for turn in range(5):
+    for turn in range(10):
         target, over = tmp_path / f"out{turn}", Event()
         killer = Thread(target=kill_some, args=(tmp_path, KILLS - len(killed), killed, over))
         killer.start()
@@ -108,10 +113,10 @@ def test_twenty_files_come_out_right_while_workers_are_killed(tmp_path: Path, ra
         if len(killed) >= KILLS:
             break
     assert len(set(killed)) == KILLS
-    before = {path.name: path.stat() for path in target.iterdir()}
+    before = written(target)
     again = run_batch([str(tmp_path / "in")], str(target), WORK, "ray")
     assert not again.conversions and len(again.entries) == 20
-    assert {path.name: path.stat() for path in target.iterdir()} == before
+    assert written(target) == before
 
 
 ##### One file in shards, a shard a worker
