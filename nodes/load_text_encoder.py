@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..quant.files.sets import stamps_of
-from .host.load import load_text_encoder
+from .host.load import DEVICES, load_text_encoder
 from .host.machine import encoder_types
 from .host.plan import load_report
 from .inputs import CATEGORY, NONE
@@ -41,6 +41,14 @@ class LoadFP8TextEncoder(io.ComfyNode):
                     tooltip="A second one, for models that take two (FLUX.1: CLIP-L and T5).",
                 ),
                 io.Combo.Input("type", options=encoder_types(), tooltip="The model family, as in ComfyUI's Load CLIP."),
+                io.Combo.Input(
+                    "device",
+                    options=list(DEVICES),
+                    default=DEVICES[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where it runs, as in ComfyUI's Load CLIP: cpu keeps it out of the GPU's memory.",
+                ),
             ],
             outputs=[
                 io.Clip.Output(display_name="CLIP"),
@@ -49,11 +57,15 @@ class LoadFP8TextEncoder(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, text_encoder: str, type: str, text_encoder_2: str = NONE) -> tuple:
-        return (type, *(stamps_of(Path(path)) for path in encoder_paths(text_encoder, text_encoder_2)))
+    def fingerprint_inputs(
+        cls, text_encoder: str, type: str, text_encoder_2: str = NONE, device: str = DEVICES[0]
+    ) -> tuple:
+        return (type, device, *(stamps_of(Path(path)) for path in encoder_paths(text_encoder, text_encoder_2)))
 
     @classmethod
-    def execute(cls, text_encoder: str, type: str, text_encoder_2: str = NONE) -> io.NodeOutput:
-        clip, verdicts = load_text_encoder(encoder_paths(text_encoder, text_encoder_2), type)
+    def execute(
+        cls, text_encoder: str, type: str, text_encoder_2: str = NONE, device: str = DEVICES[0]
+    ) -> io.NodeOutput:
+        clip, verdicts = load_text_encoder(encoder_paths(text_encoder, text_encoder_2), type, device)
         remember(cls, clip.patcher, f"text_encoders/{text_encoder}")
         return io.NodeOutput(clip, load_report(clip.patcher, verdicts))

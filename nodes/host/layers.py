@@ -20,7 +20,7 @@ from ...quant.weights.native import native_tensors
 from ...quant.weights.weight import QuantizedWeight
 from .leases import lease
 from .linear import ScaledConvolution, ScaledLinear, core_ops
-from .plan import modules
+from .plan import count_anew, modules, plan_there
 
 PARTS = ("weight", "bias")
 # What ComfyUI keeps on a module to stream, merge and wrap it; nothing of it is true of another module's bytes.
@@ -139,17 +139,22 @@ def stand(patched: ModelPatcher, name: str, own: Module) -> None:
     own.held = {part: getattr(own, part) for part in PARTS} if patched.is_dynamic() else {}
 
 
+# model of a clone -> layer of a patch -> the layer in its place there; the same one whenever ComfyUI clones anew
+COPIES: weakref.WeakKeyDictionary[Module, weakref.WeakKeyDictionary[Module, Module]] = weakref.WeakKeyDictionary()
+
+
 def move_in(model: ModelPatcher, clone: ModelPatcher) -> None:
     """Give a clone that is of another model layers of its own: one without dynamic VRAM, or on another device."""
     if clone.model is model.model:
         return
-    copies: dict[Module, Module] = {}
+    copies = COPIES.setdefault(clone.model, weakref.WeakKeyDictionary())
     for name, own in own_layers(model):
         if own not in copies:
             copies[own] = copied(own, type(own))
             for part in PARTS:
                 tensor = base_tensor(model, name, part)
                 setattr(copies[own], part, None if tensor is None else Parameter(tensor.data, requires_grad=False))
+            count_anew(copies[own])
             stand(clone, name, copies[own])
         clone.object_patches[name] = copies[own]
 
@@ -262,6 +267,7 @@ def heal(model: ModelPatcher, key: str, own: Own) -> None:
 KEY = "scaled_fp8"
 CALLBACKS = {
     CallbacksMP.ON_CLONE: move_in,
+    CallbacksMP.ON_DEEPCLONE_MULTIGPU: plan_there,
     CallbacksMP.ON_LOAD: keep_backups,
     CallbacksMP.ON_INJECT_MODEL: take,
     CallbacksMP.ON_EJECT_MODEL: give_back,

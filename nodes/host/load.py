@@ -23,6 +23,9 @@ from .arrival import Note, arriving, settle_arrivals
 from .linear import scaled_ops
 from .plan import plan_model
 
+# where a text encoder runs, as in ComfyUI's own loaders
+DEVICES = ("default", "cpu")
+
 
 def checkpoint_tensors(checkpoint: quant.Checkpoint, note: Note) -> dict[str, Tensor]:
     """Every tensor of a checkpoint by its own name; each quantized weight as one scaled tensor ``[out, in]``.
@@ -79,8 +82,8 @@ def unet_ops(tensors: dict[str, Tensor], prefix: str) -> type:
     return scaled_ops(comfy.model_management.unet_manual_cast(None, device, supported), device)
 
 
-def text_encoder_ops() -> type:
-    device = comfy.model_management.text_encoder_device()
+def text_encoder_ops(device: torch.device | None = None) -> type:
+    device = device or comfy.model_management.text_encoder_device()
     return scaled_ops(comfy.model_management.text_encoder_dtype(device), device, full_precision=True)
 
 
@@ -153,21 +156,22 @@ def dequantize_others(tensors: dict[str, Tensor], scaled_prefixes: tuple[str, ..
             tensors[name] = tensor.dequantize()
 
 
-def load_text_encoder(paths: tuple[str, ...], type_name: str, disable_dynamic: bool = False):
-    """CLIP from one or two text encoder files; type_name as in ComfyUI's own CLIP loaders."""
+def load_text_encoder(paths: tuple[str, ...], type_name: str, device: str, disable_dynamic: bool = False):
+    """CLIP from one or two text encoder files; type_name and device as in ComfyUI's own CLIP loaders."""
     checkpoints, notes = [open_checkpoint(path) for path in paths], []
+    place = {} if device == DEVICES[0] else dict.fromkeys(("load_device", "offload_device"), torch.device(device))
     clip = comfy.sd.load_text_encoder_state_dicts(
         [without_prefix(checkpoint_tensors(checkpoint, notes.append)) for checkpoint in checkpoints],
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         clip_type=getattr(comfy.sd.CLIPType, type_name.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION),
-        model_options={"custom_operations": text_encoder_ops()},
+        model_options={"custom_operations": text_encoder_ops(place.get("load_device")), **place},
         disable_dynamic=disable_dynamic,
     )
     settle_arrivals(clip.patcher, notes)
     plan_model(clip.patcher, "upcast", "dynamic")
-    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (paths, type_name))
+    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (paths, type_name, device))
     return clip, [checkpoint.verdict for checkpoint in checkpoints]
 
 
-def load_text_encoder_patcher(paths: tuple[str, ...], type_name: str, disable_dynamic: bool = False) -> ModelPatcher:
-    return load_text_encoder(paths, type_name, disable_dynamic)[0].patcher
+def load_text_encoder_patcher(*request: str, disable_dynamic: bool = False) -> ModelPatcher:
+    return load_text_encoder(*request, disable_dynamic=disable_dynamic)[0].patcher

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from comfy.quant_ops import QUANT_ALGOS, QuantizedTensor
 from torch import Tensor
 from torch.nn import Module, Parameter
@@ -68,12 +71,32 @@ def plan_model(model: ModelPatcher, compute: str, activation_scale: str) -> None
             weight = held(module.weight, model, compute, activation_scale)
             module.weight = Parameter(weight, requires_grad=False)
     require([weight._params.choice for _, weight in scaled_weights(model)], compute)
+    model.add_callback_with_key(CallbacksMP.ON_DEEPCLONE_MULTIGPU, PLANNED, plan_there)
+
+
+def plan_there(model: ModelPatcher, clone: ModelPatcher) -> None:
+    """Choose by the same wish for a clone that ComfyUI makes for another device, and count its calls apart."""
+    for _, module in linears(clone):
+        if is_scaled(module.weight):
+            wish = module.weight._params.choice
+            weight = planned(module.weight, clone, wish.compute, wish.layer.activation)
+            module.weight = Parameter(weight, requires_grad=False)
+
+
+def count_anew(module: Module) -> None:
+    """Have a copy of a layer count its own calls."""
+    if is_scaled(module.weight) and module.weight._params.choice is not None:
+        choice = replace(module.weight._params.choice, calls=Counter(), elsewhere={})
+        module.weight = Parameter(with_choice(module.weight, choice), requires_grad=False)
 
 
 def scaled_weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
+    """Name and weight of each layer; then those of ComfyUI's clones on other devices, named with the device."""
     for name, module in linears(model):
         if is_scaled(module.weight):
             yield name.removeprefix("diffusion_model."), module.weight
+    for clone in model.get_additional_models_with_key("multigpu"):
+        yield from ((f"{clone.load_device}: {name}", weight) for name, weight in scaled_weights(clone))
 
 
 def model_report(model: ModelPatcher) -> Report:
@@ -97,6 +120,8 @@ def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
 IN_CORE = "core has a kernel for this format"
 # Attachment of a model: the file's names of what was dequantized while it was loaded.
 NOTES = "scaled_fp8_dequantized"
+# Key of this pack's callbacks on a model whose loader planned it.
+PLANNED = "scaled_fp8_planned"
 
 # Layout of a weight -> its format, for the formats that core runs by itself.
 CORE_FORMATS = {entry["comfy_tensor_layout"]: name for name, entry in QUANT_ALGOS.items()}
