@@ -7,7 +7,6 @@ import pytest
 NODES = (
     "LoadFP8Checkpoint",
     "ScaledLinearPatch",
-    "ScaledLinearPatch, few layers",
     "ScaledLinearPatch, int8",
     "QuantizeModel",
 )

@@ -132,7 +132,6 @@ dropped = unet("multigpu-ltx.safetensors")
 MODELS = {
     "LoadFP8Checkpoint": fp8("multigpu-ltx.safetensors", compute="upcast")[0],
     "ScaledLinearPatch": patched(dropped, "upcast", scales_from=FILE)[0],
-    "ScaledLinearPatch, few layers": patched(dropped, layers=FEW_TOKENS, scales_from=FILE)[0],
     "ScaledLinearPatch, int8": patched(dropped, "int8", layers=FEW_TOKENS, scales_from=FILE)[0],
     "QuantizeModel": quantized(unet(BF16)),
 }
