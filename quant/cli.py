@@ -15,7 +15,7 @@ from math import isfinite
 from typing import Any, NoReturn, TypeVar
 
 # torch and what needs it are imported by the commands: --help is instant
-from .errors import Refused
+from .errors import Refused, first_line
 from .text import printable
 
 DONE, FAILED, REFUSED = 0, 1, 2
@@ -30,6 +30,8 @@ FORMATS_HELP = (
 )
 EFFORTS = ("best", "fast")
 EFFORT_HELP = "best searches for better scales of 4-bit formats; fast takes the largest value's"
+CALIBRATION_HELP = "what the layers are fed, as Save Calibration wrote it: codes and choices that lose less by it"
+USUAL = "nvfp4, int4, int8, float8_e4m3fn"
 T = TypeVar("T")
 Arguments = argparse.Namespace
 
@@ -101,10 +103,14 @@ def convert(arguments: Arguments) -> int:
 
 
 def request_of(arguments: Arguments) -> Any:
-    """The requests of a conversion, with the settings file where one is named."""
+    """The requests of a conversion, with the settings file, the plan and the calibration where they are named."""
     from .conversion.request import Request
 
+    if arguments.plan and arguments.format:
+        raise Refused("Both --plan and --format are given: a plan says the format of each layer; leave --format out.")
     settings = settings_of(arguments.config) if arguments.config else None
+    planned = plan_of(arguments.plan) if arguments.plan else None
+    calibration = arguments.calibration or (planned.calibration if planned else "")
     return Request(
         arguments.format,
         granularity=arguments.granularity,
@@ -116,7 +122,45 @@ def request_of(arguments: Arguments) -> Any:
         settings=settings,
         ignored=tuple(arguments.ignore),
         effort=arguments.effort,
+        calibration=calibration_of(calibration) if calibration else None,
+        plan=planned,
     )
+
+
+def plan_of(path: str) -> Any:
+    from .calibration.plan import read_plan
+
+    return read_plan(path)
+
+
+def calibration_of(path: str) -> Any:
+    from .calibration.store import read_calibration
+
+    return read_calibration(path)
+
+
+def plan(arguments: Arguments) -> int:
+    from .calibration.plan import write_plan
+    from .calibration.planner import Wish, plan_checkpoint
+
+    formats = tuple(arguments.formats.split(","))
+    wish = Wish(arguments.budget, formats, arguments.keep, arguments.family, arguments.effort)
+    found = plan_checkpoint(arguments.src, wish, arguments.calibration, bar)
+    if arguments.out:
+        write_plan(arguments.out, found)
+    if arguments.curve:
+        save_curve(arguments.curve, found)
+    put_json(found.to_json()) if arguments.json else put(found.table())
+    return DONE
+
+
+def save_curve(path: str, found: Any) -> None:
+    from .calibration.curve import draw_curve
+
+    try:
+        draw_curve(found.curve).save(path)
+    except (OSError, ValueError) as problem:
+        raise Refused(f"{path}: the picture cannot be written: {first_line(problem)}.") from None
 
 
 def settings_of(path: str) -> Any:
@@ -176,6 +220,7 @@ def parser() -> Parser:
     one = command(commands, compare, "measure how far the weights of two checkpoints are apart")
     one.add_argument("a", help=f"what B is measured against: {FILE}")
     one.add_argument("b", help="another one of the same model")
+    add_plan(commands)
     command(commands, doctor, "try each kernel on each device of this machine")
     one = command(commands, demo, "the whole story on an embedded model")
     one.add_argument("--out", default="scaled-fp8-demo", help="folder for the picture and the files")
@@ -216,6 +261,21 @@ def add_convert(commands: Any) -> None:
     one.add_argument("--address", help="of a Ray cluster; default: one of this machine's cores")
     one.add_argument("--effort", choices=EFFORTS, default=EFFORTS[0], help=EFFORT_HELP)
     one.add_argument("--check", choices=("sample", "all"), default="sample", help="what is read back and compared")
+    one.add_argument("--plan", metavar="FILE", help="carry out what scaled-fp8 plan wrote, instead of one format")
+    one.add_argument("--calibration", metavar="FILE", help=CALIBRATION_HELP)
+
+
+def add_plan(commands: Any) -> None:
+    one = command(commands, plan, "choose the precision of each layer for a budget")
+    one.add_argument("src", help=FILE)
+    one.add_argument("--budget", required=True, help='such as "7 bits" a weight, "8 GB" in all or "error 0.02"')
+    one.add_argument("--calibration", metavar="FILE", help=CALIBRATION_HELP)
+    one.add_argument("--formats", default="", metavar="NAMES", help=f"to choose from, by commas; default: {USUAL}")
+    one.add_argument("--keep", default="", metavar="REGEX", help="layers that stay in high precision")
+    one.add_argument("--family", metavar="NAME", help="rules for this model family instead of the recognised")
+    one.add_argument("--effort", choices=EFFORTS, default=EFFORTS[0], help=EFFORT_HELP)
+    one.add_argument("-o", "--out", metavar="FILE", help="the plan as JSON, to be read, edited and carried out")
+    one.add_argument("--curve", metavar="FILE", help="bytes against predicted error as a picture, such as curve.png")
 
 
 def positive(text: str) -> int:

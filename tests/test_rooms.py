@@ -19,11 +19,18 @@ ARROWS: dict[str, set[str]] = {
     "kernels": {"weights"},
     "recipes": {"weights", "kernels"},
     "nn": {"weights", "kernels", "recipes", "distributed"},
-    "conversion": {"weights", "files", "checkpoint", "recipes"},
+    "calibration": {"weights", "files", "checkpoint", "recipes"},
+    "conversion": {"weights", "files", "checkpoint", "recipes", "calibration"},
     "demo": {"weights", "checkpoint", "nn"},
 }
 # module -> the tests that run it, where no file bears its name
 TESTED_BY = {
+    "calibration/candidates.py": "calibration/test_planner.py",
+    "calibration/curve.py": "calibration/test_plan.py",
+    "calibration/feedback.py": "calibration/test_rounding.py",
+    "calibration/priors.py": "calibration/test_planner.py",
+    "calibration/moments.py": "calibration/test_rounding.py",
+    "calibration/watching.py": "calibration/test_store.py",
     "checkpoint/checks.py": "checkpoint/test_plausibility.py",
     "checkpoint/dialect.py": "checkpoint/test_dialects.py",
     "checkpoint/kinds.py": "checkpoint/test_dialects.py",
@@ -84,9 +91,9 @@ TESTED_BY = {
     "recipes/compile_warnings.py": "recipes/test_methods.py",
     "recipes/families.py": "recipes/test_policy.py",
     "weights/codebook.py": "weights/test_encode.py",
-    "weights/job.py": "weights/test_encode.py",
     "weights/formats.py": "weights/test_encode.py",
     "weights/granularity.py": "weights/test_encode.py",
+    "weights/job.py": "weights/test_encode.py",
     "weights/native.py": "weights/test_encode.py",
     "weights/weight.py": "weights/test_encode.py",
 }

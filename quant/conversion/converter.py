@@ -7,11 +7,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
+from ..calibration.plan import Plan
 from ..checkpoint.keys import ROLES, SUFFIXES, split
 from ..checkpoint.metadata import quantization_config
 from ..checkpoint.read import Checkpoint, read_checkpoint
@@ -24,9 +26,11 @@ from ..files.sidecars import read_scales, read_sidecars
 from ..files.stored import Source, Stored
 from ..files.writer import Output, writing
 from ..recipes.ignored import ignored_by
+from ..recipes.policy import Policy
 from ..text import few
 from ..weights.formats import FORMATS
 from ..weights.job import search_for
+from .calibrating import carried_out, encoding
 from .ownership import check_ownership
 from .parts import Scopes, find_scopes
 from .quantizing import Encode
@@ -96,7 +100,6 @@ def convert(
     start = time.perf_counter()
     request = Request(request) if isinstance(request, str) else request
     check_format(request)
-    search_for(request.effort)
     ckpt = read_checkpoint(src, options.check)
     check_accounted(ckpt)
     tasks, lines = planned(ckpt, request)
@@ -137,6 +140,7 @@ def told(task: Task) -> str:
 def check_format(request: Request) -> None:
     if request.format is not None:
         one_of("format", request.format, (*FORMATS, *HIGH_PRECISION))
+    search_for(request.effort)
 
 
 def run(tasks: list[Task], output: Output, options: Options, total: int) -> None:
@@ -158,6 +162,10 @@ def planned(ckpt: Checkpoint, request: Request) -> tuple[list[Task], tuple[str, 
         layers: list[Task] = [Cast(values_of(ckpt, name), dtype, "dequantized") for name in ckpt]
         rest = [plain(ckpt, name, dtype) for name in ckpt.tensors]
         return layers + rest, (f"every floating tensor: {request.format}",)
+    if request.calibration:
+        request.calibration.check(name.removesuffix(".weight") for name in (*ckpt, *ckpt.tensors))
+    if request.plan:
+        return by_plan(ckpt, request.plan, request)
     request = replace(request, ignored=(*request.ignored, *ignored_by(quantization_config(ckpt.source))))
     scopes = find_scopes([*map(ckpt.weight_key, ckpt), *ckpt.tensors], request)
     tasks = [quantized(ckpt, name, scopes, request) for name in ckpt]
@@ -202,7 +210,7 @@ def quantized(ckpt: Checkpoint, layer: str, scopes: Scopes, request: Request) ->
         decision = scopes.of(key).decide(layer, spec.full_shape)
         policy = scopes.of(key).policy
         if decision.quantize and policy:
-            return Encode(values_of(ckpt, layer), policy, f"requantized: {decision.reason}", request.effort)
+            return encoded(values_of(ckpt, layer), policy, f"requantized: {decision.reason}", request)
         return Cast(values_of(ckpt, layer), torch.bfloat16, decision.reason)
     if not key.endswith("weight"):
         return Cast(values_of(ckpt, layer), torch.bfloat16, "a parameter without a layer: dequantized")
@@ -221,8 +229,20 @@ def other(ckpt: Checkpoint, name: str, scopes: Scopes, request: Request) -> Task
     scope = scopes.of(name)
     decision = scope.decide(name.removesuffix(".weight"), values.info.shape)
     if decision.quantize and scope.policy:
-        return Encode(values, scope.policy, decision.reason, request.effort)
+        return encoded(values, scope.policy, decision.reason, request)
     return Cast(values, None, decision.reason)
+
+
+def encoded(values: Values, policy: Policy, reason: str, request: Request) -> Encode:
+    return encoding(values, policy, reason, request.effort, request.calibration)
+
+
+def by_plan(ckpt: Checkpoint, plan: Plan, request: Request) -> tuple[list[Task], tuple[str, ...]]:
+    """What a plan says, for the layers that are not quantized yet."""
+    encode = partial(encoded, request=request)
+    tasks: list[Task] = [Pass(ckpt, name, "quantized already: left as it is") for name in ckpt]
+    tasks += carried_out(ckpt, plan, request.component or "transformer", encode)
+    return tasks, tuple(plan.totals())
 
 
 ##### Before the result takes its place

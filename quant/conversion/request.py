@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ..calibration.plan import Plan
+    from ..calibration.store import Calibration
     from ..recipes.settings import Settings
 
 
@@ -15,7 +17,8 @@ class Request:
 
     component: what the file is; of an all-in-one checkpoint, the only part to quantize; requantize: quantized layers
     too; unsupported: write what ComfyUI core cannot load; ignored: names of layers to leave, each with all below it,
-    beside those that the source's own config names; effort: of EFFORTS, for the scales of 4-bit formats.
+    beside those that the source's own config names; effort: of EFFORTS, for 4-bit scales; calibration: what its
+    layers are fed; plan: which layer becomes what, instead of format, keep and rules.
     """
 
     format: str | None
@@ -28,3 +31,5 @@ class Request:
     settings: Settings | None = None
     ignored: tuple[str, ...] = ()
     effort: str = "best"
+    calibration: Calibration | None = None
+    plan: Plan | None = None

@@ -85,6 +85,12 @@ def put_in_place(places: Places, files: Sequence[BinaryIO], named: Sequence[Path
             remove(places.replaced())
 
 
+def write_whole(path: Path, data: bytes) -> None:
+    """One small file, whole or not at all."""
+    with replacing(Places([path])) as (file,):
+        file.write(data)
+
+
 @contextmanager
 def removed_in_the_end(paths: Sequence[Path]) -> Iterator[None]:
     try:

@@ -1,0 +1,132 @@
+"""A plan: which format each layer gets, what that takes and costs, and why; a file that one can read and edit."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from ..errors import Refused, first_line
+from ..files.atomic import write_whole
+from ..names import without_prefixes
+from ..text import text_table
+from ..weights.formats import FORMATS
+from .budget import size_text
+from .candidates import KEEP
+from .curve import Curve, Point
+
+VERSION = 1
+COLUMNS = ("layer", "format", "bytes", "error", "share", "why")
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One layer. error: what it adds to the image's, relative, root of its square; bytes: as saved."""
+
+    layer: str
+    format: str
+    granularity: str
+    bytes: int
+    error: float
+    why: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What becomes of each layer. source: the model's name; calibration: file that the errors are from, or "".
+
+    error: predicted, relative; bytes: of the whole model; bits: a weight of the layers that are planned.
+    """
+
+    source: str
+    budget: str
+    calibration: str
+    measure: str
+    error: float
+    bytes: int
+    bits: float
+    rows: tuple[PlanRow, ...]
+    curve: Curve
+
+    def row(self, name: str) -> PlanRow | None:
+        """What was planned for a layer, whatever stands before its name."""
+        return self.by_name.get(without_prefixes(name))
+
+    @cached_property
+    def by_name(self) -> Mapping[str, PlanRow]:
+        return {without_prefixes(row.layer): row for row in self.rows}
+
+    @property
+    def formats(self) -> dict[str, int]:
+        """Format -> layers."""
+        return dict(Counter(row.format for row in self.rows).most_common())
+
+    def to_json(self) -> dict[str, Any]:
+        found = {"scaled_fp8_plan": VERSION, **asdict(self)}
+        return found | {"rows": [asdict(row) for row in self.rows], "curve": self.curve.to_json()}
+
+    def table(self) -> str:
+        """Totals, the curve, then one line a layer."""
+        total = sum(row.error**2 for row in self.rows) or 1.0
+        lines = [
+            [row.layer, row.format, str(row.bytes), f"{row.error:.5f}", f"{row.error**2 / total:.0%}", row.why]
+            for row in self.rows
+        ]
+        return "\n".join((*self.totals(), "", self.curve.table(), "", text_table(COLUMNS, lines)))
+
+    def totals(self) -> list[str]:
+        chosen = ", ".join(f"{count} {name}" for name, count in self.formats.items())
+        size = f"{self.bits:.2f} bits a weight, {size_text(self.bytes)} in all"
+        return [f"budget {self.budget}: {size}, predicted error {self.error:.4f} ({self.measure})", f"layers: {chosen}"]
+
+
+##### Files
+
+
+def write_plan(path: str | os.PathLike[str], plan: Plan) -> None:
+    """As JSON, one line a layer; whole or not at all."""
+    found = plan.to_json()
+    rows, points = found.pop("rows"), found.pop("curve")
+    parts = [json.dumps(found, indent=1)[:-2], f' "rows": {lines(rows)}', f' "curve": {lines(points)}\n}}\n']
+    try:
+        write_whole(Path(path), ",\n".join(parts).encode())
+    except OSError as problem:
+        raise Refused(f"{path}: the plan cannot be written: {first_line(problem)}.") from None
+
+
+def lines(rows: list[dict[str, Any]]) -> str:
+    return "[\n" + ",\n".join(f"  {json.dumps(row)}" for row in rows) + "\n ]"
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
+    """A plan that was written, and perhaps edited since; Refused where it is none or says what cannot be."""
+    name = Path(path).name
+    try:
+        found = json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as problem:
+        raise Refused(f"{name}: the plan cannot be read: {first_line(problem)}.") from None
+    if not isinstance(found, dict) or found.pop("scaled_fp8_plan", None) != VERSION:
+        raise Refused(f"{name}: is no plan of this version; scaled-fp8 plan makes one.")
+    try:
+        rows = tuple(checked(PlanRow(**row), name) for row in found.pop("rows"))
+        curve = Curve(tuple(Point(**point) for point in found.pop("curve")))
+        return Plan(**found, rows=rows, curve=curve)
+    except (TypeError, AttributeError, LookupError, ValueError) as problem:
+        raise Refused(f"{name}: the plan is damaged: {first_line(problem)}.") from None
+
+
+def checked(row: PlanRow, name: str) -> PlanRow:
+    """Refused where a row asks for what does not exist."""
+    if row.format != KEEP and row.format not in FORMATS:
+        raise Refused(f"{name}: {row.layer} asks for {row.format!r}; choose {KEEP} or one of {', '.join(FORMATS)}.")
+    if row.format != KEEP:
+        FORMATS[row.format].granularity(row.granularity or None)
+    if not isfinite(float(row.error)):
+        raise Refused(f"{name}: the error of {row.layer} is {row.error}; write a number.")
+    return row

@@ -1,0 +1,219 @@
+"""A calibration as a file: moments and factors of each layer, and how to tell whether it is of this model."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from ..errors import Refused
+from ..files.header import TensorInfo, info_of
+from ..files.open import open_source
+from ..files.stored import Source
+from ..files.writer import write_safetensors
+from ..names import without_prefixes
+from .moments import Moments
+
+HEADER = "scaled_fp8_calibration"
+VERSION = 1
+SAMPLED = 64  # values of a weight that are kept to know it again
+OTHER = 0.5  # their relative difference from which on it is another weight; four bits and LoRAs stay far below
+
+
+@dataclass(frozen=True)
+class Facts:
+    """How a calibration came about, added up over runs. steps: calls of the model; prompts: samplings."""
+
+    steps: int = 0
+    prompts: int = 0
+
+    def __add__(self, other: Facts) -> Facts:
+        return Facts(self.steps + other.steps, self.prompts + other.prompts)
+
+    def line(self) -> str:
+        return f"{self.steps} steps of {self.prompts} samplings"
+
+
+@dataclass(frozen=True)
+class Record:
+    """What is known of one layer. shape: ``[out, in]``; sample: some of its weight's values, float32 ``[64]``.
+
+    factor: relative error of the image for each unit of relative error of this layer's output; None: not measured.
+    """
+
+    shape: tuple[int, int]
+    sample: Tensor
+    moments: Moments
+    factor: float | None = None
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        found = {
+            "shape": torch.tensor(self.shape), "sample": self.sample, "squares": self.moments.squares,
+            "amax": self.moments.amax, "rows": torch.tensor(self.moments.rows),
+        }  # fmt: skip
+        found |= {} if self.factor is None else {"factor": torch.tensor(self.factor)}
+        return {f"{name}.{part}": tensor.cpu() for part, tensor in found.items()}
+
+
+class Calibration(Mapping[str, Record]):
+    """Layer name without prefixes -> Record, read anew each time it is asked for; facts: how it came about."""
+
+    def __init__(self, source: Source, facts: Facts) -> None:
+        self.source, self.facts = source, facts
+        self.names = tuple(name.removesuffix(".shape") for name in source if name.endswith(".shape"))
+
+    def __getitem__(self, name: str) -> Record:
+        name = without_prefixes(name)
+        if name not in self:
+            raise KeyError(name)
+        rows, columns = self.part(name, "shape").tolist()
+        squares, amax = self.part(name, "squares"), self.part(name, "amax")
+        if not (squares.isfinite().all() and amax.isfinite()):
+            raise Refused(f"{self.source.name}: what {name} was fed has NaN or infinity; calibrate again.")
+        moments = Moments(squares, amax, int(self.part(name, "rows")), columns)
+        factor = float(self.part(name, "factor")) if f"{name}.factor" in self.source else None
+        return Record((rows, columns), self.part(name, "sample"), moments, factor)
+
+    def __repr__(self) -> str:
+        return f"{self.source.path}: {self.facts.line()}, {len(self)} layers"
+
+    def __deepcopy__(self, memo: dict[int, object]) -> Calibration:
+        """Itself: it only reads."""
+        return self
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        """Another process opens the file itself."""
+        return read_calibration, (str(self.source.path),)
+
+    def part(self, name: str, part: str) -> Tensor:
+        return self.source.tensor(f"{name}.{part}")
+
+    def __contains__(self, name: object) -> bool:
+        return f"{without_prefixes(str(name))}.shape" in self.source
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def of(self, name: str, weight: Tensor) -> Record | None:
+        """What is known of this layer, None for one that never ran; Refused if its weight is another one."""
+        if name not in self:
+            return None
+        record = self[name]
+        if record.shape != tuple(weight.shape):
+            raise Refused(
+                f"{self.source.name}: {name} is {list(record.shape)} there and {list(weight.shape)} in this model; "
+                "take the calibration of this model, or calibrate it."
+            )
+        if not alike(record.sample, weight):
+            raise Refused(
+                f"{self.source.name}: {name} had other weights when it was calibrated; take the calibration of this "
+                "model, or calibrate it."
+            )
+        return record
+
+    def check(self, names: Iterable[str]) -> None:
+        """Refused where not one of the layers is known."""
+        if not any(name in self for name in names):
+            raise Refused(f"{self.source.name}: is of another model: it knows none of this model's layers.")
+
+
+def sample_of(weight: Tensor) -> Tensor:
+    """Some values of a weight, evenly spread, float32 ``[64]``."""
+    flat = weight.detach().reshape(-1)
+    at = torch.linspace(0, flat.numel() - 1, SAMPLED, dtype=torch.float64).long()
+    return flat[at.to(flat.device)].float().cpu()
+
+
+def alike(sample: Tensor, weight: Tensor) -> bool:
+    return float((sample_of(weight) - sample).norm()) <= OTHER * float(sample.norm())
+
+
+##### Files
+
+
+def read_calibration(path: str | os.PathLike[str]) -> Calibration:
+    """A calibration of this pack; Refused for any other file, and for one that is damaged."""
+    source = open_source(path)
+    source.name = Path(path).name
+    try:
+        header = json.loads(source.metadata[HEADER])
+        facts = Facts(int(header["steps"]), int(header["prompts"]))
+        version = int(header["version"])
+    except (KeyError, ValueError, TypeError):
+        raise Refused(
+            f"{source.name}: is no calibration; make one with Calibrate Model and Save Calibration."
+        ) from None
+    if version > VERSION:
+        raise Refused(f"{source.name}: is of a newer version of this pack; update it, or calibrate again.")
+    found = Calibration(source, facts)
+    for name in found:
+        check_parts(source, name)
+    return found
+
+
+def check_parts(source: Source, name: str) -> None:
+    """Refused where a layer's tensors do not go together."""
+    infos = {part: source.get(f"{name}.{part}") for part in ("shape", "sample", "squares", "amax", "rows")}
+    squares = infos["squares"]
+    whole = all(infos.values()) and squares is not None and len(squares.shape) == 3
+    if not whole or squares.shape[1] != squares.shape[2] or source.tensor(f"{name}.shape").shape != (2,):  # type: ignore[union-attr]
+        raise Refused(f"{source.name}: {name} is damaged there; calibrate again.")
+    columns = int(source.tensor(f"{name}.shape")[1])
+    if not 0 <= squares.shape[0] * squares.shape[1] - columns < squares.shape[1]:  # type: ignore[union-attr]
+        raise Refused(f"{source.name}: {name} is damaged there; calibrate again.")
+
+
+def write_calibration(path: Path, records: Mapping[str, Record], facts: Facts) -> None:
+    """Write records, one in memory at a time; the file appears whole or not at all."""
+    header = json.dumps({"version": VERSION, "steps": facts.steps, "prompts": facts.prompts})
+    plan = [info for name in records for info in infos_of(name, records[name])]
+    tensors = ((key, tensor) for name in records for key, tensor in records[name].tensors(name).items())
+    write_safetensors(path, plan, tensors, {HEADER: header})
+
+
+def infos_of(name: str, record: Record) -> list[TensorInfo]:
+    return [info_of(key, tensor.dtype, tensor.shape) for key, tensor in record.tensors(name).items()]
+
+
+class Added(Mapping[str, Record]):
+    """Two calibrations of one model as one, layer by layer as they are asked for; factors are the later one's."""
+
+    def __init__(self, before: Calibration, since: Mapping[str, Record]) -> None:
+        self.before, self.since = before, since
+        for name, record in since.items():
+            if name in before and not alike(before[name].sample, record.sample):
+                raise Refused(f"{before.source.name}: is of another model; give this calibration another name.")
+
+    def __getitem__(self, name: str) -> Record:
+        if name not in self.before or name not in self.since:
+            return self.since[name] if name in self.since else self.before[name]
+        old, new = self.before[name], self.since[name]
+        if old.moments.squares.shape != new.moments.squares.shape:
+            raise Refused(f"{self.before.source.name}: was made with another memory limit; give this one another name.")
+        factor = old.factor if new.factor is None else new.factor
+        return replace(new, moments=old.moments + new.moments, factor=factor)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(dict.fromkeys((*self.before, *self.since)))
+
+    def __len__(self) -> int:
+        return len({*self.before, *self.since})
+
+
+def save_calibration(path: Path, since: Mapping[str, Record], facts: Facts) -> Calibration:
+    """Add what was seen since to the file of that name, which is made where there is none; what it holds now."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        before = read_calibration(path)
+        write_calibration(path, Added(before, since), before.facts + facts)
+    else:
+        write_calibration(path, since, facts)
+    return read_calibration(path)

@@ -1,0 +1,61 @@
+"""Sums of what each Linear of a running module is fed; the module computes what it computes without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from .moments import Moments, block_size, moments_of, no_moments
+from .store import Facts
+
+LIMIT = 8 << 30  # bytes of all moments
+
+
+class Watch:
+    """Moments by layer name, in system memory.
+
+    inputs: layer -> ``in``; limit: bytes that all of them may take, above which they are kept in blocks.
+    """
+
+    def __init__(self, inputs: Mapping[str, int], limit: int = LIMIT) -> None:
+        self.inputs = dict(inputs)
+        self.size = block_size([*inputs.values()], limit)
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget all, as after it was saved."""
+        self.moments: dict[str, Moments] = {}
+        self.facts = Facts()
+
+    @property
+    def blocks(self) -> str:
+        """How moments are kept, for reports."""
+        whole = sum(count <= self.size for count in self.inputs.values())
+        rest = len(self.inputs) - whole
+        return f"{whole} layers whole" + (f", {rest} in blocks of {self.size} inputs" if rest else "")
+
+    def see(self, name: str, x: Tensor) -> None:
+        """Add one batch of inputs ``[..., in]`` of a layer."""
+        found = moments_of(x, self.size)
+        before = self.moments.get(name) or no_moments(found.inputs, self.size)
+        # in place: these are the largest tensors here
+        before.squares.add_(found.squares.to(before.squares.device))
+        amax = before.amax.maximum(found.amax.to(before.amax.device))
+        self.moments[name] = Moments(before.squares, amax, before.rows + found.rows, found.inputs)
+
+    @contextmanager
+    def listening(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+        """See what modules are fed until the block ends."""
+
+        def hook(name: str) -> object:
+            return lambda module, inputs: self.see(name, inputs[0]) if inputs else None
+
+        hooks = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]  # type: ignore[arg-type]
+        try:
+            yield
+            self.facts += Facts(steps=1)
+        finally:
+            for one in hooks:
+                one.remove()

@@ -1,0 +1,132 @@
+"""Plans of the digits model: budgets kept, never worse than uniform formats, carried out byte for byte as predicted."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from scaled_fp8.quant import FORMATS, Refused
+from scaled_fp8.quant.calibration.candidates import ROWS, some_rows, stored_bytes
+from scaled_fp8.quant.calibration.moments import moments_of
+from scaled_fp8.quant.calibration.plan import Plan
+from scaled_fp8.quant.calibration.planner import Model, Wish, plan_model, weighed
+from scaled_fp8.quant.calibration.store import Facts, Record, sample_of, save_calibration
+from scaled_fp8.quant.files.reader import read_safetensors
+from scaled_fp8.quant.weights.encode import quantize
+from scaled_fp8.quant.weights.native import loads_in_core, native_tensors
+from torch import Tensor
+
+NATIVE = [format for format in FORMATS.values() if loads_in_core(format, format.granularities[0])]
+FEW = ("int8", "float8_e4m3fn")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A transformer with layers of unlike sensitivity: the later the block, the stronger its outliers."""
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for block in range(4):
+        for name, shape in (("attn.qkv", (192, 128)), ("mlp.0", (256, 128)), ("mlp.2", (128, 256))):
+            weight = torch.randn(shape, generator=generator) * 0.05
+            weight[:: 8 - block] *= 1 + 3 * block
+            tensors[f"blocks.{block}.{name}.weight"] = weight.bfloat16()
+    tensors["final_layer.linear.weight"] = torch.randn(64, 128, generator=generator).bfloat16()
+    tensors["blocks.0.norm.weight"] = torch.ones(128).bfloat16()
+    path = tmp_path_factory.mktemp("model") / "model.safetensors"
+    save_file(tensors, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def calibration(model: Path) -> Path:
+    generator, records = torch.Generator().manual_seed(1), {}
+    for index, (name, weight) in enumerate(weights(model).items()):
+        x = torch.randn(500, weight.shape[1], generator=generator) * torch.logspace(-1, 1, weight.shape[1])
+        records[name] = Record(tuple(weight.shape), sample_of(weight), moments_of(x), 0.05 * (index + 1))  # type: ignore[arg-type]
+    path = model.parent / "calibration.safetensors"
+    save_calibration(path, records, Facts(4, 1))
+    return path
+
+
+def weights(model: Path) -> dict[str, Tensor]:
+    found = read_safetensors(model).tensors
+    pairs = ((name, stored.read(0, stored.info.numel).reshape(stored.info.shape)) for name, stored in found.items())
+    return {name.removesuffix(".weight"): tensor for name, tensor in pairs if "blocks" in name and tensor.dim() == 2}
+
+
+@cache
+def known_costs(model: Path, calibration: Path | None, wish: Wish) -> Model:
+    return weighed(model, wish, calibration)
+
+
+def planned(model: Path, budget: str, calibration: Path | None = None, **wish) -> Plan:
+    return plan_model(known_costs(model, calibration, Wish("", **wish)), Wish(budget, **wish))
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["weights", "moments"])
+@pytest.mark.parametrize("bits", [4.7, 5.5, 6.5, 8.2, 12])
+def test_a_budget_is_kept_and_no_uniform_format_of_its_size_is_better(model, calibration, bits, known) -> None:
+    plan = planned(model, f"{bits} bits", calibration if known else None)
+    count = sum(weight.numel() for weight in weights(model).values())
+    assert sum(row.bytes for row in plan.rows) * 8 / count == pytest.approx(plan.bits)
+    assert plan.bits <= bits
+    assert plan.error <= min((p.error for p in plan.curve.of("uniform") if p.bits <= bits), default=1e9) * (1 + 1e-6)
+
+
+def test_more_bits_less_error(model: Path, calibration: Path) -> None:
+    errors = [planned(model, f"{bits} bits", calibration).error for bits in (4.7, 5.5, 7, 9, 13)]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_an_error_and_the_size_it_takes_are_two_ways_to_say_one_thing(model: Path, calibration: Path) -> None:
+    by_error = planned(model, "error 0.01", calibration)
+    assert by_error.error <= 0.01
+    by_size = planned(model, f"{by_error.bytes / 1e6} MB", calibration)
+    assert by_size.error <= by_error.error * (1 + 1e-6)
+
+
+def test_families_rules_and_keep_are_kept(model: Path) -> None:
+    plan = planned(model, "12 bits", formats=FEW, keep=r"blocks\.1\.")
+    assert plan.row("final_layer.linear") is None
+    assert plan.row("blocks.1.mlp.0") is None
+    assert plan.row("model.diffusion_model.blocks.0.mlp.0") is not None
+
+
+def test_factors_decide_where_the_bytes_go(model: Path, calibration: Path) -> None:
+    plan = planned(model, "6 bits", calibration, formats=("nvfp4", "int8"))
+    assert plan.measure == "measured sensitivity"
+    bits = [row.bytes * 8 / weights(model)[row.layer].numel() for row in plan.rows]
+    assert sum(bits[6:]) > sum(bits[:6])
+
+
+@pytest.mark.parametrize("budget", ["3 bits", "17 bits", "1 KB", "9 GB", "error 5"])
+def test_impossible_budgets_are_refused_with_the_range(model: Path, budget: str) -> None:
+    with pytest.raises(Refused, match="possible") as refusal:
+        planned(model, budget, formats=FEW)
+    assert " to " in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("formats", "message"), [(("int3",), "'int3' is unknown"), (("float8_e4m3fnuz",), "does not load")]
+)
+def test_formats_that_cannot_be_are_refused(model: Path, formats, message: str) -> None:
+    with pytest.raises(Refused, match=message):
+        planned(model, "8 bits", formats=formats)
+
+
+@pytest.mark.parametrize("format", NATIVE, ids=lambda format: format.name)
+@pytest.mark.parametrize("shape", [(64, 256), (130, 1024), (50, 64)])
+def test_bytes_are_those_that_are_saved(format, shape) -> None:
+    granularity = format.granularities[0]
+    saved = native_tensors(quantize(torch.randn(shape), format, granularity), "")
+    assert stored_bytes(format, granularity, shape) == sum(t.nbytes for n, t in saved.items() if n != "comfy_quant")
+
+
+def test_some_rows_have_the_largest_value() -> None:
+    weight = torch.randn(3000, 8, generator=torch.Generator().manual_seed(0))
+    rows = some_rows(weight)
+    assert rows.shape == (ROWS, 8)
+    assert rows.abs().amax() == weight.abs().amax()

@@ -1,0 +1,147 @@
+"""Moments against float64 arithmetic; rounding with feedback against rounding to nearest on inputs it has not seen."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from scaled_fp8.quant import FORMATS
+from scaled_fp8.quant.calibration.feedback import fed_back
+from scaled_fp8.quant.calibration.moments import Moments, block_size, moments_of, stored_bytes
+from scaled_fp8.quant.calibration.rounding import calibrated
+from scaled_fp8.quant.weights.encode import quantize
+from scaled_fp8.quant.weights.rotation import rotate
+from torch import Tensor
+
+CASES = [
+    pytest.param(format, granularity, id=f"{format.name}-{granularity.name}")
+    for format in FORMATS.values()
+    for granularity in format.granularities
+]
+FED = ("float8_e4m3fn", "int8", "int8_convrot", "nvfp4", "int4", "int4_convrot")
+
+
+def inputs(seed: int, rows: int = 1500, width: int = 512) -> Tensor:
+    """Inputs with what makes feedback worth it: strong correlations, and channels of unlike size."""
+    mix = torch.randn(width, width, generator=torch.Generator().manual_seed(0)) * torch.logspace(0, -2, width)
+    noise = torch.randn(rows, width, generator=torch.Generator().manual_seed(seed))
+    return noise @ mix.T * torch.logspace(-1, 1, width)
+
+
+@pytest.fixture(scope="module")
+def weight() -> Tensor:
+    return torch.randn(96, 512, generator=torch.Generator().manual_seed(9)) * 0.05
+
+
+@pytest.fixture(scope="module")
+def seen() -> Moments:
+    return moments_of(inputs(1))
+
+
+@pytest.mark.parametrize("size", [4096, 256, 192])
+def test_moments_are_sums_of_products(size: int) -> None:
+    x = inputs(1, 300)
+    found, exact = moments_of(x, size), x.double().T @ x.double()
+    for block, at in zip(found.squares, range(0, 512, found.size), strict=True):
+        expected = exact[at : at + found.size, at : at + found.size]
+        torch.testing.assert_close(block[: len(expected), : len(expected)].double(), expected, rtol=1e-4, atol=1e-2)
+        assert not block[len(expected) :].any()
+    assert found.amax == x.abs().amax()
+    assert found.rows == 300
+
+
+def test_runs_add_up() -> None:
+    x = inputs(1, 400)
+    both, parts = moments_of(x), moments_of(x[:150]) + moments_of(x[150:])
+    torch.testing.assert_close(parts.squares, both.squares, rtol=1e-4, atol=1e-2)
+    assert (parts.rows, parts.amax) == (both.rows, both.amax)
+
+
+def test_of_many_rows_an_even_part_is_summed_and_amax_is_of_all() -> None:
+    x = torch.ones(5000, 8)
+    x[-1, 3] = -7
+    found = moments_of(x, seen=1000)
+    assert found.rows == 1000
+    torch.testing.assert_close(found.mean_squares()[:3], torch.ones(3))
+    assert found.amax == 7
+
+
+def test_energy_is_the_mean_square_of_the_output(weight: Tensor, seen: Moments) -> None:
+    expected = (inputs(1).double() @ weight.double().T).square().sum(1).mean()
+    assert seen.energy(weight) == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_energy_of_a_rotated_weight_by_rotated_moments_is_the_same(weight: Tensor, seen: Moments) -> None:
+    assert seen.rotated(256).energy(rotate(weight, 256)) == pytest.approx(seen.energy(weight), rel=1e-3)
+
+
+def test_blocks_shrink_until_they_fit() -> None:
+    layers = [3072] * 10 + [12288] * 5
+    for limit in (10**10, 10**9, 10**8):
+        size = block_size(layers, limit)
+        assert sum(stored_bytes(count, size) for count in layers) <= limit or size == 256
+        assert size == 4096 or sum(stored_bytes(count, size * 2) for count in layers) > limit
+
+
+def output_error(x: Tensor, got: Tensor, weight: Tensor) -> float:
+    return float((x @ (got - weight).T).norm() / (x @ weight.T).norm())
+
+
+@pytest.mark.parametrize(("format", "granularity"), CASES)
+@pytest.mark.parametrize("size", [4096, 256])
+def test_output_error_falls_on_inputs_it_has_not_seen(weight: Tensor, format, granularity, size: int) -> None:
+    found = calibrated(weight, format, granularity, moments_of(inputs(1), size))
+    other = inputs(2)
+    ours = output_error(other, found.weight.dequantize(), weight)
+    plain = output_error(other, quantize(weight, format, granularity).dequantize(), weight)
+    assert ours <= plain * 1.02
+    if format.name in FED:
+        assert ours < 0.75 * plain
+        assert found.way == "error feedback"
+
+
+@pytest.mark.parametrize(("format", "granularity"), CASES)
+def test_error_it_tells_is_that_of_the_output(weight: Tensor, seen: Moments, format, granularity) -> None:
+    found = calibrated(weight, format, granularity, seen)
+    assert found.error == pytest.approx(output_error(inputs(1), found.weight.dequantize(), weight), rel=1e-2)
+    assert found.error <= found.nearest
+
+
+def test_kept_only_where_it_lowers_the_error(weight: Tensor) -> None:
+    """Moments of white noise: no input can make good for another."""
+    white = Moments(torch.eye(512).unsqueeze(0) * 100, torch.ones(()), 100, 512)
+    found = calibrated(weight, FORMATS["int8"], FORMATS["int8"].granularities[0], white)
+    assert found.way == "to nearest"
+    assert torch.equal(found.weight.codes, quantize(weight, FORMATS["int8"]).codes)
+
+
+def test_feedback_is_the_textbook_one(weight: Tensor) -> None:
+    """Against Optimal Brain Quantization done literally: the inverse of what is left is computed anew at each input."""
+    x = inputs(1, 400, 64)
+    squares, weight = (x.T @ x).double(), weight[:8, :64].double()
+    got = fed_back(weight.clone(), squares, lambda at, column: (column * 20).round() / 20)
+    left, dampened = weight.clone(), squares + 0.01 * squares.diagonal().mean() * torch.eye(64)
+    expected = torch.empty_like(left)
+    order = squares.diagonal().argsort(descending=True).tolist()
+    for done, at in enumerate(order):
+        rest = order[done:]
+        inverse = torch.linalg.inv(dampened[rest][:, rest])
+        expected[:, at] = (left[:, at] * 20).round() / 20
+        error = (left[:, at] - expected[:, at]) / inverse[0, 0]
+        left[:, rest] -= error[:, None] * inverse[0]
+    torch.testing.assert_close(got, expected)
+
+
+def test_dead_inputs_and_no_inputs_do_no_harm(weight: Tensor) -> None:
+    x = inputs(1)
+    x[:, 100:300] = 0
+    found = calibrated(weight, FORMATS["nvfp4"], FORMATS["nvfp4"].granularities[0], moments_of(x))
+    assert found.weight.dequantize().isfinite().all()
+    nothing = Moments(torch.zeros(1, 512, 512), torch.zeros(()), 0, 512)
+    found = calibrated(weight, FORMATS["nvfp4"], FORMATS["nvfp4"].granularities[0], nothing)
+    assert found.weight.dequantize().isfinite().all()
+
+
+def test_fp8_gets_the_static_scale_of_its_activations(weight: Tensor, seen: Moments) -> None:
+    found = calibrated(weight, FORMATS["float8_e4m3fn"], FORMATS["float8_e4m3fn"].granularities[0], seen)
+    assert found.weight.input_scale == seen.amax / 448
+    assert calibrated(weight, FORMATS["int8"], FORMATS["int8"].granularities[0], seen).weight.input_scale is None

@@ -1,0 +1,128 @@
+"""Calibrations as files: sums of runs, another model's, damaged ones; watching changes nothing."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from scaled_fp8.quant import Refused
+from scaled_fp8.quant.calibration.store import Facts, Record, read_calibration, sample_of, save_calibration
+from scaled_fp8.quant.calibration.watching import Watch
+from torch import Tensor, nn
+
+
+@pytest.fixture
+def module() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(64, 96), nn.GELU(), nn.Linear(96, 64))
+
+
+def linears(module: nn.Module) -> dict[str, nn.Linear]:
+    return {name: layer for name, layer in module.named_modules() if isinstance(layer, nn.Linear)}
+
+
+def watched(module: nn.Module, x: Tensor, watch: Watch) -> Tensor:
+    with watch.listening(linears(module)):
+        return module(x)
+
+
+def watch_of(module: nn.Module, limit: int = 1 << 30) -> Watch:
+    return Watch({name: layer.in_features for name, layer in linears(module).items()}, limit)
+
+
+def records(module: nn.Module, watch: Watch) -> dict[str, Record]:
+    return {
+        name: Record(tuple(layer.weight.shape), sample_of(layer.weight), watch.moments[name])
+        for name, layer in linears(module).items()
+    }  # type: ignore[misc]
+
+
+def saved(module: nn.Module, path: Path, x: Tensor) -> None:
+    watch = watch_of(module)
+    watched(module, x, watch)
+    save_calibration(path, records(module, watch), watch.facts + Facts(prompts=1))
+
+
+def test_watching_changes_nothing_and_leaves_nothing(module: nn.Module) -> None:
+    x, watch = torch.randn(7, 5, 64), watch_of(module)
+    want = module(x)
+    assert torch.equal(watched(module, x, watch), want)
+    assert not any(layer._forward_pre_hooks for layer in linears(module).values())
+    rows = x.reshape(-1, 64)
+    torch.testing.assert_close(watch.moments["0"].squares[0], (rows.T @ rows).detach())
+    watched(module, x, watch)
+    assert watch.moments["0"].rows == 70 and watch.facts.steps == 2
+
+
+def test_a_run_that_fails_leaves_nothing(module: nn.Module) -> None:
+    watch = watch_of(module)
+    with pytest.raises(RuntimeError), watch.listening(linears(module)):
+        module(torch.randn(3, 65))
+    assert not any(layer._forward_pre_hooks for layer in linears(module).values())
+    assert watch.facts.steps == 0
+
+
+def test_another_process_reads_the_same_file(module: nn.Module, tmp_path: Path) -> None:
+    saved(module, tmp_path / "c.safetensors", torch.randn(40, 64))
+    known = read_calibration(tmp_path / "c.safetensors")
+    again = pickle.loads(pickle.dumps(known))
+    assert torch.equal(again["0"].moments.squares, known["0"].moments.squares)
+    assert copy.deepcopy(known) is known and repr(again) == repr(known)
+
+
+def test_runs_add_up_in_the_file(module: nn.Module, tmp_path: Path) -> None:
+    a, b = torch.randn(40, 64), torch.randn(30, 64)
+    saved(module, tmp_path / "c.safetensors", a)
+    saved(module, tmp_path / "c.safetensors", b)
+    found, both = read_calibration(tmp_path / "c.safetensors"), torch.cat([a, b])
+    torch.testing.assert_close(found["0"].moments.squares[0], both.T @ both, rtol=1e-4, atol=1e-4)
+    assert found["0"].moments.rows == 70
+    assert found.facts == Facts(2, 2)
+    assert found["model.diffusion_model.2"].shape == (64, 96)
+
+
+def test_of_another_model_or_shape_is_refused(module: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    saved(module, path, torch.randn(9, 64))
+    known, weight = read_calibration(path), linears(module)["0"].weight
+    assert known.of("0", weight.half()) is not None
+    assert known.of("5", weight) is None
+    with pytest.raises(Refused, match=r"is \[96, 64\] there and \[96, 32\] in this model"):
+        known.of("0", weight[:, :32])
+    with pytest.raises(Refused, match="had other weights"):
+        known.of("0", torch.randn(96, 64))
+    with pytest.raises(Refused, match="none of this model's layers"):
+        known.check(["blocks.0.q", "blocks.0.k"])
+    other = nn.Sequential(nn.Linear(64, 96), nn.GELU(), nn.Linear(96, 64))
+    with pytest.raises(Refused, match="of another model"):
+        saved(other, path, torch.randn(9, 64))
+    assert read_calibration(path).facts.steps == 1
+
+
+@pytest.mark.parametrize("damage", ["nan", "shape", "missing", "square", "header", "newer"])
+def test_damaged_files_are_refused(module: nn.Module, tmp_path: Path, damage: str) -> None:
+    path = tmp_path / "c.safetensors"
+    saved(module, path, torch.randn(9, 64))
+    tensors, header = load_file(path), {"scaled_fp8_calibration": '{"version": 1, "steps": 1, "prompts": 1}'}
+    tensors["0.squares"][0, 3, 3] = torch.nan if damage == "nan" else 1.0
+    changes = {"shape": ("0.shape", torch.tensor([96, 640])), "square": ("0.squares", torch.zeros(1, 64, 32))}
+    tensors |= dict([changes[damage]]) if damage in changes else {}
+    if damage == "missing":
+        del tensors["0.amax"]
+    header |= {
+        "header": {"scaled_fp8_calibration": "[]"},
+        "newer": {"scaled_fp8_calibration": '{"version": 9, "steps": 1, "prompts": 1}'},
+    }.get(damage, {})
+    save_file(tensors, path, header)
+    with pytest.raises(Refused, match=r"c\.safetensors: "):
+        read_calibration(path)["0"]
+
+
+def test_blocks_are_told(module: nn.Module) -> None:
+    wide = Watch({"a": 1024, "b": 128}, limit=1)
+    assert wide.blocks == "1 layers whole, 1 in blocks of 256 inputs"
+    assert watch_of(module).blocks == "2 layers whole"
