@@ -31,10 +31,14 @@ def linears(model: ModelPatcher) -> Iterator[tuple[str, Module]]:
     inside = "diffusion_model." if hasattr(model.model, "diffusion_model") else ""
     seen = set()
     for name, module in modules(model):
-        linear = hasattr(module, "in_features") and hasattr(module, "out_features")
-        if linear and name.startswith(inside) and module not in seen:
+        if is_linear(module) and name.startswith(inside) and module not in seen:
             seen.add(module)
             yield name, module
+
+
+def is_linear(module: Module) -> bool:
+    """Whether this is a Linear of any of ComfyUI's classes."""
+    return hasattr(module, "in_features") and hasattr(module, "out_features")
 
 
 def activation_dtype(model: ModelPatcher) -> torch.dtype:

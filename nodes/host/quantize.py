@@ -17,6 +17,8 @@ from comfy.quant_ops import QuantizedTensor
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch.nn import Module
 
+from ...quant.calibration.rounding import rounded
+from ...quant.calibration.store import Calibration
 from ...quant.errors import Refused
 from ...quant.nn.component import nbytes, policy_of
 from ...quant.nn.stats import LayerStats, Stats
@@ -27,8 +29,6 @@ from ...quant.recipes.families import Family
 from ...quant.recipes.memory import compare_methods, estimates
 from ...quant.recipes.policy import Policy, recognise
 from ...quant.recipes.settings import FILE_NAME, Setting, find_settings
-from ...quant.weights.encode import gain_of, quantize
-from ...quant.weights.job import search_for
 from ...quant.weights.weight import QuantizedWeight
 from .layers import base_tensor, own_convolution, own_core_linear, own_linear, put, settle
 from .linear import left_to_core
@@ -48,6 +48,7 @@ class Recipe:
     granularity: str
     keep: str = ""
     component: str = "transformer"
+    calibration: Calibration | None = None
 
     def pick(self, model: ModelPatcher, family: Family | None) -> tuple[Pick, str]:
         """Method, with the reason, and granularity: as asked for, or as settings say for this family."""
@@ -88,7 +89,7 @@ def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, S
     if chosen.method.name == "none":
         return patched, summary(chosen, None, family, ())
     policy = policy_of(chosen.method, recipe.component, granularity, recipe.keep, family)
-    done = tuple(quantize_layer(patched, name, module, policy, chosen) for name, module in watched(layers))
+    done = tuple(quantize_layer(patched, layer, policy, chosen, recipe.calibration) for layer in watched(layers))
     if not any(layer.quantized for layer in done):
         reasons = "; ".join(dict.fromkeys(layer.reason for layer in done)) or "it has no Linear layers"
         raise Refused(f"No layer of this model is left to quantize to {policy.format.name}: {reasons}.")
@@ -166,20 +167,22 @@ def candidates(model: ModelPatcher, component: str) -> Iterator[tuple[str, Modul
         yield from ((name, module) for name, module in modules(model) if isinstance(module, convolutions))
 
 
-def quantize_layer(patched: ModelPatcher, name: str, module: Module, policy: Policy, chosen: Pick) -> LayerStats:
+def quantize_layer(
+    patched: ModelPatcher, layer: tuple[str, Module], policy: Policy, chosen: Pick, known: Calibration | None
+) -> LayerStats:
     """Quantize one layer in the patcher's object patches, if the policy wants it."""
+    name, module = layer
     weight, short = base_tensor(patched, name), name.removeprefix("diffusion_model.")
     shape, before = tuple(weight.shape), nbytes(weight)
     decision = policy.decide(short, shape, already(weight))
     if not decision.quantize:
         return LayerStats(short, False, decision.reason, shape, before, before)
     source = weight.data.to(patched.load_device).flatten(1)
-    search = search_for("best")
-    found = quantize(source, policy.format, policy.granularity, short, search).to(patched.offload_device)
-    own = scaled_layer(patched, module, found, weight, chosen.method.compute)
+    found, note, gain = rounded(source, policy.format, policy.granularity, known, short)
+    own = scaled_layer(patched, module, found.to(patched.offload_device), weight, chosen.method.compute)
     put(patched, name, own)
-    gain = gain_of(source, policy.format, policy.granularity, search)
-    return LayerStats(short, True, decision.reason, shape, before, nbytes(own.weight), gain)
+    reason = f"{decision.reason}; {note}" if note else decision.reason
+    return LayerStats(short, True, reason, shape, before, nbytes(own.weight), gain)
 
 
 def already(weight: torch.Tensor) -> str:
