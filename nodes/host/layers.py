@@ -117,13 +117,6 @@ def copied(module: Module, cls: type[M]) -> M:
     return copy
 
 
-def base_weight(model: ModelPatcher, name: str) -> Tensor:
-    """The same of a layer that is known to have a weight."""
-    weight = base_tensor(model, name)
-    assert weight is not None
-    return weight
-
-
 def base_tensor(model: ModelPatcher, name: str, part: str = "weight") -> Tensor | None:
     """A layer's weight or bias without LoRA, whichever clone of the model is loaded now."""
     module, key = model.get_model_object(name), f"{name}.{part}"
@@ -135,6 +128,13 @@ def base_tensor(model: ModelPatcher, name: str, part: str = "weight") -> Tensor 
         if key in model.backup:
             return model.backup[key].weight
     return tensor_of(module, part)
+
+
+def base_weight(model: ModelPatcher, name: str) -> Tensor:
+    """A layer's weight without LoRA, where it is known to have one."""
+    weight = base_tensor(model, name)
+    assert weight is not None
+    return weight
 
 
 def put(patched: ModelPatcher, name: str, own: Own) -> None:

@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from ..errors import Refused, first_line
-from .header import TensorInfo
 from .memory import loaded
-from .reader import DataFile, open_regular, stamp_of
+from .reader import DataFile, InFile, open_regular, stamp_of
 from .stored import Contents
 
 # what torch.save writes the names of, for tensors in plain containers
@@ -41,22 +40,11 @@ class Records:
 
 
 @dataclass(frozen=True)
-class InPickle:
-    """A tensor of a torch file. offset: position of its storage in the file; strides: of elements, from first on."""
+class InPickle(InFile):
+    """A tensor of a torch file. strides: of elements, from first on."""
 
-    info: TensorInfo
-    file: DataFile
-    offset: int
     first: int
     strides: tuple[int, ...]
-
-    @property
-    def path(self) -> Path:
-        return self.file.path
-
-    @property
-    def origin(self) -> str:
-        return self.path.name
 
     def read(self, start: int, stop: int) -> Tensor:
         """Elements [start, stop) by reading: a map of a file that shrinks would end the process."""

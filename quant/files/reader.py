@@ -40,8 +40,8 @@ class DataFile:
 
 
 @dataclass(frozen=True)
-class OnDisk:
-    """A tensor in a safetensors file. offset: position of its data in the file."""
+class InFile:
+    """A tensor in a file. offset: position of its data, or of its storage's, in the file."""
 
     info: TensorInfo
     file: DataFile
@@ -54,6 +54,10 @@ class OnDisk:
     @property
     def origin(self) -> str:
         return self.path.name
+
+
+class OnDisk(InFile):
+    """A tensor in a safetensors file."""
 
     def read(self, start: int, stop: int) -> Tensor:
         dtype = self.info.torch_dtype

@@ -167,15 +167,20 @@ def checkpointed() -> dict:
     return found
 
 
+def write_once(weights: dict[str, quant.QuantizedWeight], path: Path) -> None:
+    """A file of scaled weights, there for every rank."""
+    if dist.get_rank() == 0:
+        tensors = {f"{name}.weight": w.codes for name, w in weights.items()}
+        save_file(tensors | {f"{name}.weight_scale": w.scale for name, w in weights.items()}, path)
+    dist.barrier()
+
+
 @torch.no_grad()
 def read_parts() -> dict:
     """Each rank reads its own rows, or columns, of a file and nothing else of the codes."""
     path, x, net = shared_folder() / "model.safetensors", torch.randn(5, IN), model()
     weights = quantized(net, quant.FORMATS["float8_e4m3fn"], "per-row")
-    if dist.get_rank() == 0:
-        tensors = {f"{name}.weight": w.codes for name, w in weights.items()}
-        save_file(tensors | {f"{name}.weight_scale": w.scale for name, w in weights.items()}, path)
-    dist.barrier()
+    write_once(weights, path)
     biases = {at: net[at].bias.detach().clone() for at in (0, 2)}
     quant.patch_linears(net, weights)
     wanted = net(x)
@@ -200,10 +205,7 @@ def fsdp_from_file() -> dict:
     for hidden, granularity in ((HIDDEN, "per-row"), (333, "per-row"), (HIDDEN, "block"), (HIDDEN, "per-tensor")):
         path, x, net = shared_folder() / "model.safetensors", torch.randn(5, IN), model(hidden=hidden)
         weights = quantized(net, quant.FORMATS["float8_e4m3fn"], granularity)
-        if dist.get_rank() == 0:
-            tensors = {f"{name}.weight": w.codes for name, w in weights.items()}
-            save_file(tensors | {f"{name}.weight_scale": w.scale for name, w in weights.items()}, path)
-        dist.barrier()
+        write_once(weights, path)
         biases = {at: net[at].bias.detach().clone() for at in (0, 2)}
         quant.patch_linears(net, weights)
         wanted = net(x)
