@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf, isfinite
 
 from PIL import Image, ImageDraw, ImageFont
 
 from ..kernels.registry import KERNELS
 from ..weights.granularity import GRANULARITIES
 from .report import Report, Row
+from .sqnr import NOISE_COLOUR, NOISE_DB, colour_of, noise_sentence, ramp, shown, span
 
 PAPER, INK, SOFT, EMPTY = "#ffffff", "#1d2126", "#626a73", "#eef0f2"
 # the panel in web/colours.mjs uses the same colours for the same names
@@ -73,33 +75,80 @@ def colours(names: Sequence[str]) -> dict[str, str]:
 def draw_report(report: Report, title: str = "", by: str = "kernel") -> Image.Image:
     """The report as an RGB picture; by: the field of Row that gives the colour."""
     counts = Counter(getattr(row, by) for row in report.rows)
-    palette, parts = colours(list(counts)), sections(report.rows)
-    label = label_width(parts)
-    cell = cell_size(parts)
-    width = max(640, 2 * MARGIN + label + max((len(p.blocks) for p in parts), default=0) * cell)
-    top = 2 * MARGIN + LINE * (2 + len(palette))
+    palette = colours(list(counts))
+    total = f"{counts.total()} layers" if counts else "no scaled layers"
+    legend = [Entry(f"{name}: {counts[name]}", colour) for name, colour in palette.items()]
+    return draw_map(report.rows, lambda row: palette[getattr(row, by)], (title or "Scaled FP8", total), legend)
+
+
+def draw_errors(report: Report, errors: Mapping[str, float], title: str = "") -> Image.Image:
+    """The report coloured by the SQNR in dB of each layer; noise is red and crossed out, an unknown one is empty."""
+    ends = span(errors.values())
+    said = noise_sentence(errors) or f"{len(errors)} layers, signal to quantization noise in dB: more is better"
+
+    def paint(row: Row) -> str | None:
+        return colour_of(errors[row.layer], ends) if row.layer in errors else None
+
+    return draw_map(report.rows, paint, (title or "Error by layer", said), error_legend(report, errors))
+
+
+def error_legend(report: Report, errors: Mapping[str, float]) -> list[Entry]:
+    """The ramp in five steps, noise, and how many layers were not measured."""
+    ends, unknown = span(errors.values()), sum(row.layer not in errors for row in report.rows)
+    shares = [i / 4 for i in range(5)] if any(map(isfinite, errors.values())) else []
+    steps = [Entry(shown(ends[0] + (ends[1] - ends[0]) * share), ramp(share)) for share in shares]
+    same = [Entry(f"identical: {count}", ramp(1.0)) for count in (list(errors.values()).count(inf),) if count]
+    rest = [Entry(f"not measured: {unknown}", EMPTY)] if unknown else []
+    return [*steps, *same, Entry(f"noise, below {NOISE_DB:g} dB", NOISE_COLOUR), *rest]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of the legend."""
+
+    text: str
+    colour: str
+
+
+def draw_map(
+    rows: Iterable[Row], paint: Callable[[Row], str | None], heads: tuple[str, str], legend: Sequence[Entry]
+) -> Image.Image:
+    """Title and a line, legend, sections; paint: a row's colour, None where it has none."""
+    parts = sections(rows)
+    label, cell = label_width(parts), cell_size(parts)
+    cells = 2 * MARGIN + label + max((len(part.blocks) for part in parts), default=0) * cell
+    width = max(640, cells, 2 * MARGIN + int(font(14).getlength(heads[1])))
+    top = 2 * MARGIN + LINE * (2 + len(legend))
     height = top + sum(section_height(part, cell) for part in parts) + MARGIN
     canvas = Image.new("RGB", (width, height), PAPER)
     pen = ImageDraw.Draw(canvas)
-    draw_legend(pen, title or "Scaled FP8", palette, counts)
+    draw_legend(pen, heads, legend)
     for part in parts:
-        draw_section(pen, part, (MARGIN + label, top), cell, {k: palette[getattr(r, by)] for k, r in part.rows.items()})
+        draw_section(pen, part, (MARGIN + label, top), cell, {place: paint(row) for place, row in part.rows.items()})
         top += section_height(part, cell)
     return canvas
 
 
-def draw_legend(pen: ImageDraw.ImageDraw, title: str, palette: dict[str, str], counts: Counter[str]) -> None:
-    pen.text((MARGIN, MARGIN - 6), title, fill=INK, font=font(20))
-    total = f"{counts.total()} layers" if counts else "no scaled layers"
-    pen.text((MARGIN, MARGIN + LINE - 4), total, fill=SOFT, font=font(14))
-    for i, (name, colour) in enumerate(palette.items()):
+def draw_legend(pen: ImageDraw.ImageDraw, heads: tuple[str, str], legend: Sequence[Entry]) -> None:
+    pen.text((MARGIN, MARGIN - 6), heads[0], fill=INK, font=font(20))
+    pen.text((MARGIN, MARGIN + LINE - 4), heads[1], fill=SOFT, font=font(14))
+    for i, entry in enumerate(legend):
         y = MARGIN + LINE * (2 + i)
-        pen.rectangle((MARGIN, y, MARGIN + 15, y + 15), fill=colour)
-        pen.text((MARGIN + 24, y - 1), f"{name}: {counts[name]}", fill=INK, font=font(14))
+        draw_cell(pen, (MARGIN, y, MARGIN + 15, y + 15), entry.colour)
+        pen.text((MARGIN + 24, y - 1), entry.text, fill=INK, font=font(14))
+
+
+def draw_cell(pen: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: str | None) -> None:
+    """A cell; noise is crossed out, so that it is seen without colours."""
+    left, top, right, bottom = box
+    pen.rectangle(box, fill=colour or EMPTY)
+    if colour == NOISE_COLOUR:
+        pen.line((left, top, right, bottom), fill=PAPER)
+        pen.line((left, bottom, right, top), fill=PAPER)
 
 
 def draw_section(
-    pen: ImageDraw.ImageDraw, part: Section, corner: tuple[int, int], cell: int, fill: dict[tuple[str, int], str]
+    pen: ImageDraw.ImageDraw, part: Section, corner: tuple[int, int], cell: int, fill: dict[tuple[str, int], str | None]
 ) -> None:
     """One section with its corner at the first cell's left and the section's top."""
     left, top = corner
@@ -113,7 +162,7 @@ def draw_section(
         pen.text((MARGIN, y + 1), label, fill=SOFT, font=font(12))
         for i, block in enumerate(part.blocks):
             box = (left + i * cell, y, left + (i + 1) * cell - min(GAP, cell - 1) - 1, y + CELL - GAP - 1)
-            pen.rectangle(box, fill=fill.get((label, block), EMPTY))
+            draw_cell(pen, box, fill.get((label, block)))
 
 
 def section_height(part: Section, cell: int) -> int:

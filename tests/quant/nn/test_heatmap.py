@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from math import inf, nan
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from scaled_fp8.quant.kernels.registry import KERNELS
-from scaled_fp8.quant.nn.heatmap import COLOURS, EMPTY, colours, draw_report, place, sections
+from scaled_fp8.quant.nn.heatmap import COLOURS, EMPTY, colours, draw_errors, draw_report, place, sections
 from scaled_fp8.quant.nn.report import Report, Row
+from scaled_fp8.quant.nn.sqnr import NOISE_COLOUR, ramp
 from scaled_fp8.quant.weights.granularity import GRANULARITIES
 
 PLACES = json.loads((Path(__file__).parents[2] / "web" / "places.json").read_text())
@@ -79,3 +82,25 @@ def test_unknown_names_get_colours_of_their_own() -> None:
     found = colours(["odd", "upcast", "rare"])
     assert found["upcast"] == COLOURS["upcast"]
     assert len(set(found.values())) == 3
+
+
+def cells_of(picture: Image.Image, colour: str) -> int:
+    """Pixels of a colour, in cells of 16 by 16."""
+    return {pixel: count for count, pixel in picture.getcolors(1 << 16)}.get(rgb(colour), 0) // 256
+
+
+def test_errors_colour_each_layer_and_flag_noise() -> None:
+    given = Report(rows(*(f"b.{i}.q" for i in range(6))))
+    errors = {"b.0.q": 20.0, "b.1.q": 40.0, "b.2.q": inf, "b.3.q": -50.0, "b.4.q": nan}
+    picture = draw_errors(given, errors)
+    # a layer each at the ends, one without error that shares the last colour, and their entries in the legend
+    assert cells_of(picture, ramp(0)) == 2
+    assert cells_of(picture, ramp(1)) == 4
+    # crossed out, so that a little less than two layers and an entry is red
+    assert cells_of(picture, NOISE_COLOUR) == 2
+    assert cells_of(picture, EMPTY) == 2
+
+
+def test_a_model_like_the_other_has_one_colour() -> None:
+    picture = draw_errors(Report(rows("b.0.q", "b.1.q")), {"b.0.q": inf, "b.1.q": inf})
+    assert cells_of(picture, ramp(1)) == 3 and cells_of(picture, ramp(0)) == 0
