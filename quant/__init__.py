@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     from .checkpoint.read import inspect_checkpoint as inspect_checkpoint
     from .checkpoint.read import read_checkpoint as read_checkpoint
     from .checkpoint.verdict import Verdict as Verdict
-    from .conversion.comparison import Comparison as Comparison
-    from .conversion.comparison import compare as compare
     from .conversion.converter import Options as Options
     from .conversion.converter import convert as convert
     from .conversion.request import Request as Request
@@ -30,6 +28,12 @@ if TYPE_CHECKING:
     from .nn.patch import patch_linears as patch_linears
     from .nn.patch import restore_linears as restore_linears
     from .nn.stats import Stats as Stats
+    from .quality.comparison import Comparison as Comparison
+    from .quality.comparison import compare as compare
+    from .quality.quality import METRICS as METRICS
+    from .quality.quality import LayerError as LayerError
+    from .quality.quality import Quality as Quality
+    from .quality.quality import Side as Side
     from .recipes.auto import check_fp8_support as check_fp8_support
     from .recipes.auto import get_recommended_method as get_recommended_method
     from .recipes.compile_warnings import get_quant_compile_warnings as get_quant_compile_warnings
@@ -67,7 +71,6 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "checkpoint.dialects": ("DIALECTS",),
     "checkpoint.read": ("Checkpoint", "inspect_checkpoint", "read_checkpoint"),
     "checkpoint.verdict": ("Verdict",),
-    "conversion.comparison": ("Comparison", "compare"),
     "conversion.converter": ("Options", "convert"),
     "conversion.request": ("Request",),
     "conversion.result": ("Conversion",),
@@ -79,6 +82,8 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "nn.component": ("is_fp8_compatible_layer", "quantize_component", "quantize_vae"),
     "nn.patch": ("Handle", "patch_linears", "restore_linears"),
     "nn.stats": ("Stats",),
+    "quality.comparison": ("Comparison", "compare"),
+    "quality.quality": ("METRICS", "LayerError", "Quality", "Side"),
     "recipes.auto": ("check_fp8_support", "get_recommended_method"),
     "recipes.compile_warnings": ("get_quant_compile_warnings",),
     "recipes.families": ("FAMILIES", "Family"),

@@ -177,7 +177,7 @@ def shard_size(text: str) -> int:
 
 
 def compare(arguments: Arguments) -> int:
-    from .conversion.comparison import compare
+    from .quality.comparison import compare
 
     comparison = compare(arguments.a, arguments.b, bar)
     put_json(comparison.to_json()) if arguments.json else put(comparison.table())

@@ -20,7 +20,8 @@ ARROWS: dict[str, set[str]] = {
     "recipes": {"weights", "kernels"},
     "nn": {"weights", "kernels", "recipes", "distributed"},
     "calibration": {"weights", "files", "checkpoint", "recipes"},
-    "conversion": {"weights", "files", "checkpoint", "recipes", "calibration"},
+    "quality": {"files", "checkpoint"},
+    "conversion": {"weights", "files", "checkpoint", "recipes", "calibration", "quality"},
     "demo": {"weights", "checkpoint", "nn"},
 }
 # module -> the tests that run it, where no file bears its name

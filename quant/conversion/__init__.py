@@ -1,8 +1,7 @@
-"""One file into another, of any size, or many: converted in pieces, read back, compared."""
+"""One file into another, of any size, or many: converted in pieces and read back."""
 
 from __future__ import annotations
 
-from .comparison import compare
 from .converter import convert
 
-__all__ = ["compare", "convert"]
+__all__ = ["convert"]

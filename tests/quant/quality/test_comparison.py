@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from scaled_fp8.quant import Refused
-from scaled_fp8.quant.conversion.comparison import compare
+from scaled_fp8.quant.quality.comparison import compare
 from torch import Tensor
 from zoo import ZOO
 

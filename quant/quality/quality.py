@@ -1,0 +1,231 @@
+"""What a comparison of two models found, as a value: figures, steps, layers, and what was run where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from math import inf, isfinite, isnan
+from typing import Any, TypeVar
+
+from ..errors import Refused
+from ..text import few, text_table
+
+VERSION = 1
+NOISE_DB = 6.0  # an error above half of the signal: no format rounds like that, scales that are missing do
+SHOWN = 5  # layers in a sentence
+COLUMNS = ("layer", "shape", "A", "B", "SQNR dB", "relative error")
+WEIGHTS, OUTPUTS = "weights", "outputs"
+Row = TypeVar("Row")
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A figure of a comparison. more_is_better: which way a limit holds; same: its value for identical models."""
+
+    name: str
+    title: str
+    unit: str
+    more_is_better: bool
+    same: float
+    digits: str
+
+    def shown(self, value: float) -> str:
+        """The figure as people read it: "31.4 dB", "0.0206", "identical"."""
+        return "identical" if value == self.same else f"{value:{self.digits}} {self.unit}".rstrip()
+
+
+METRICS = {
+    metric.name: metric
+    for metric in (
+        Metric("latent_error", "Latent error, relative", "", False, 0.0, ".3g"),
+        Metric("psnr", "PSNR", "dB", True, inf, ".2f"),
+        Metric("ssim", "SSIM", "", True, 1.0, ".4f"),
+        Metric("lpips", "LPIPS", "", False, 0.0, ".4f"),
+        Metric("weight_error", "Error of weights, relative", "", False, 0.0, ".3g"),
+        Metric("weight_sqnr", "SQNR of weights", "dB", True, inf, ".2f"),
+        Metric("worst_layer", "SQNR of the worst layer", "dB", True, inf, ".2f"),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two models. name: of its file, without folders; format: of its layers, in a few words; bytes: of its
+    weights; seconds_per_step: without the first, which is apart; peak_bytes: of device memory. None: not measured.
+    """
+
+    name: str
+    format: str = ""
+    bytes: int = 0
+    seconds_per_step: float | None = None
+    first_step_seconds: float | None = None
+    peak_bytes: int | None = None
+
+
+@dataclass(frozen=True)
+class LayerError:
+    """Of one layer, b against a. shape: of its weight, ``[out, in]``; sqnr_db: infinite where there is no error;
+    relative: Frobenius norm of the error over that of a's.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    format_a: str
+    format_b: str
+    sqnr_db: float
+    relative: float
+
+    @property
+    def noise(self) -> bool:
+        """Whether this is no rounding: half of what the layer holds, or not a number."""
+        return isnan(self.sqnr_db) or self.sqnr_db < NOISE_DB
+
+
+@dataclass(frozen=True)
+class Quality:
+    """b against a. metrics: of METRICS by name, those that were measured, the mean over all images; steps: latent error
+    after each step; layers: as the model has them; measured: "weights" or "outputs", what a layer's error is of;
+    settings: what was sampled, as it was asked for; versions: by library; device: as torch names it.
+
+    >>> quality = quant.Quality(quant.Side("a"), quant.Side("b"), {"psnr": 31.41})
+    >>> quant.Quality.from_json(quality.to_json()) == quality
+    True
+    """
+
+    a: Side
+    b: Side
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    steps: tuple[float, ...] = ()
+    layers: tuple[LayerError, ...] = ()
+    measured: str = WEIGHTS
+    warnings: tuple[str, ...] = ()
+    settings: Mapping[str, str] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = ""
+
+    @property
+    def noise(self) -> str:
+        """The sentence that names the layers that are noise, "" where none is."""
+        found = [layer.name for layer in self.layers if layer.noise]
+        if not found:
+            return ""
+        return (
+            f"{len(found)} of {len(self.layers)} layers of {self.b.name} are noise, with an error above half of what "
+            f"they hold, as where scales were dropped: {few(found, SHOWN)}."
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data for JSON, which has no infinity: "inf", as float() reads it."""
+        found = worded(asdict(self))
+        return {"scaled_fp8_quality": VERSION, **found}
+
+    @classmethod
+    def from_json(cls, found: object) -> Quality:
+        """What to_json gave; Refused for anything else."""
+        try:
+            return read(found)
+        except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
+            raise Refused("report: is no report of this version's Compare Models; run the comparison again.") from None
+
+    def table(self) -> str:
+        """Warnings and figures, both sides, then one line a layer, the worst first."""
+        noise = [self.noise] if self.noise else []
+        return "\n\n".join(filter(None, ("\n".join((*noise, *self.warnings)), self.totals(), self.layer_table())))
+
+    def totals(self) -> str:
+        figures = [f"{METRICS[name].title}: {METRICS[name].shown(value)}" for name, value in self.metrics.items()]
+        sides = [f"{letter}: {described(side)}" for letter, side in (("A", self.a), ("B", self.b))]
+        return "\n".join((*sides, *figures, *([f"on {self.device}"] if self.device else [])))
+
+    def layer_table(self) -> str:
+        worst = sorted(self.layers, key=lambda layer: -inf if isnan(layer.sqnr_db) else layer.sqnr_db)
+        return text_table(COLUMNS, [cells(layer) for layer in worst]) if worst else ""
+
+
+def described(side: Side) -> str:
+    """A side in one line, what was not measured left out."""
+    told = [side.format, f"{side.bytes / 1e6:.1f} MB" if side.bytes else ""]
+    told += [f"{side.seconds_per_step:.3g} s a step" if side.seconds_per_step is not None else ""]
+    told += [f"first step {side.first_step_seconds:.3g} s" if side.first_step_seconds is not None else ""]
+    told += [f"peak {side.peak_bytes / 1e6:.0f} MB" if side.peak_bytes is not None else ""]
+    return ", ".join((side.name, *filter(None, told)))
+
+
+def cells(layer: LayerError) -> list[str]:
+    shape = "x".join(map(str, layer.shape))
+    db = "identical" if layer.sqnr_db == inf else f"{layer.sqnr_db:.1f}"
+    return [layer.name, shape, layer.format_a, layer.format_b, db, f"{layer.relative:.3g}"]
+
+
+##### JSON, which may come from anyone
+
+
+def worded(value: Any) -> Any:
+    """Numbers that JSON does not have as words, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {key: worded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [worded(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def read(found: Any) -> Quality:
+    """ValueError, TypeError or LookupError for what is no report."""
+    if found["scaled_fp8_quality"] != VERSION or found["measured"] not in (WEIGHTS, OUTPUTS):
+        raise ValueError
+    return Quality(
+        read_side(found["a"]),
+        read_side(found["b"]),
+        {METRICS[name].name: number(value) for name, value in found["metrics"].items()},
+        each(number, found["steps"]),
+        each(read_layer, found["layers"]),
+        found["measured"],
+        each(text, found["warnings"]),
+        texts(found["settings"]),
+        texts(found["versions"]),
+        text(found["device"]),
+    )
+
+
+def read_side(found: Mapping[str, Any]) -> Side:
+    step, first = (maybe(number, found[key]) for key in ("seconds_per_step", "first_step_seconds"))
+    peak = maybe(whole, found["peak_bytes"])
+    return Side(text(found["name"]), text(found["format"]), whole(found["bytes"]), step, first, peak)
+
+
+def read_layer(found: Mapping[str, Any]) -> LayerError:
+    name, a, b = (text(found[key]) for key in ("name", "format_a", "format_b"))
+    return LayerError(name, each(whole, found["shape"]), a, b, number(found["sqnr_db"]), number(found["relative"]))
+
+
+def maybe(of: Callable[[Any], Row], found: object) -> Row | None:
+    return None if found is None else of(found)
+
+
+def each(of: Callable[[Any], Row], found: object) -> tuple[Row, ...]:
+    if not isinstance(found, list):
+        raise TypeError
+    return tuple(map(of, found))
+
+
+def texts(found: Mapping[str, Any]) -> dict[str, str]:
+    return {text(key): text(value) for key, value in found.items()}
+
+
+def text(found: object) -> str:
+    if not isinstance(found, str):
+        raise TypeError
+    return found
+
+
+def whole(found: object) -> int:
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise TypeError
+    return found
+
+
+def number(found: object) -> float:
+    """A number, or the words for those that JSON does not have."""
+    if isinstance(found, bool) or not isinstance(found, int | float) and found not in ("inf", "-inf", "nan"):
+        raise TypeError
+    return float(found)  # type: ignore[arg-type]
