@@ -24,8 +24,16 @@ ARROWS: dict[str, set[str]] = {
     "conversion": {"weights", "files", "checkpoint", "recipes", "calibration", "quality"},
     "demo": {"weights", "checkpoint", "nn"},
 }
+ARROWS["cli"] = {*ARROWS}
 # module -> the tests that run it, where no file bears its name
 TESTED_BY = {
+    "cli/__main__.py": "test_cli.py",
+    "cli/arguments.py": "test_cli.py",
+    "cli/comparing.py": "test_cli.py",
+    "cli/converting.py": "test_cli.py",
+    "cli/inspecting.py": "test_cli.py",
+    "cli/machine.py": "test_cli.py",
+    "cli/output.py": "test_cli.py",
     "calibration/candidates.py": "calibration/test_planner.py",
     "calibration/curve.py": "calibration/test_plan.py",
     "calibration/feedback.py": "calibration/test_rounding.py",

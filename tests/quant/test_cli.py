@@ -13,6 +13,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import cli
+from scaled_fp8.quant.cli.converting import EFFORTS, FOREIGN, NATIVE
+from scaled_fp8.quant.cli.output import DEBUG
 from torch import Tensor
 from zoo import ZOO
 
@@ -102,7 +104,7 @@ def test_help_names_every_format_and_what_core_does_not_load(capsys: pytest.Capt
     from scaled_fp8.quant.weights.native import loads_in_core
 
     native = {name for name, format in FORMATS.items() if any(loads_in_core(format, g) for g in format.granularities)}
-    assert native == set(cli.NATIVE) and FORMATS.keys() - native == set(cli.FOREIGN)
+    assert native == set(NATIVE) and FORMATS.keys() - native == set(FOREIGN)
     with pytest.raises(SystemExit):
         cli.main(["convert", "--help"])
     text = capsys.readouterr().out
@@ -110,9 +112,9 @@ def test_help_names_every_format_and_what_core_does_not_load(capsys: pytest.Capt
 
 
 def test_efforts_of_the_command_line_are_those_of_the_engine():
-    from scaled_fp8.quant.weights.job import EFFORTS
+    from scaled_fp8.quant.weights import job
 
-    assert tuple(EFFORTS) == cli.EFFORTS
+    assert tuple(job.EFFORTS) == EFFORTS
 
 
 def test_doctor_tells_of_every_kernel(capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +186,7 @@ def test_anything_else_exits_1_in_one_sentence(
     assert cli.main(["doctor"]) == 1
     out, err = capsys.readouterr()
     assert not out and one_sentence(err) and words in err
-    monkeypatch.setenv(cli.DEBUG, "1")
+    monkeypatch.setenv(DEBUG, "1")
     cli.main(["doctor"])
     assert ("Traceback" in capsys.readouterr().err) == isinstance(problem, Exception)
 
@@ -221,7 +223,7 @@ class Bar:
         Bar.count += 1
         if Bar.count == 3:
             os.kill(os.getpid(), int(sys.argv[1]))
-cli.bytes_bar = lambda total: Bar()
+cli.converting.bytes_bar = lambda total: Bar()
 sys.exit(cli.main(sys.argv[2:]))
 """
 
