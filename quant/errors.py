@@ -14,6 +14,8 @@ from typing import TypeVar
 from .text import printable
 
 T = TypeVar("T")
+# what to do about a file that contradicts itself
+AGAIN = "get the file again, or from its producer"
 
 
 class Refused(Exception):

@@ -6,11 +6,12 @@ import re
 
 import torch
 
+from ..errors import AGAIN
 from ..files.stored import Source
 from .companions import companion_problem
 from .kinds import MXFP4, NUNCHAKU_AWQ, NUNCHAKU_FUSED, NUNCHAKU_NVFP4, NVFP4, NVFP4_LOW, W4A8, as_float
 from .layer import Layer
-from .plausibility import AGAIN, NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible, limit, negligible
+from .plausibility import NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible, limit, negligible
 from .sampling import RUN, chunks, run_starts, sample, scale_values
 
 LARGEST = 1 << 25  # elements of a layer that is read whole

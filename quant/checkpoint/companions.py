@@ -8,10 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import AGAIN
 from .kinds import MMA, SVDQUANT_TILES, as_e4m3
 from .layer import Layer
 from .mma import ROWS
-from .plausibility import AGAIN, bad_factor, limit
+from .plausibility import bad_factor, limit
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,9 @@ def problem_of(companion: Companion, layer: Layer) -> str:
         return ""
     needed, info = companion.count(layer), layer.module.source[key]
     if needed and info.numel != needed:
-        return f"{key} has {info.numel} values but its weight {list(layer.shape)} needs {needed}"
+        return f"{key} has {info.numel} values but its weight {list(layer.shape)} needs {needed}; {AGAIN}"
     if info.dtype not in FLOATING:
-        return f"{key} is {info.dtype}, which no scale is"
+        return f"{key} is {info.dtype}, which no scale is; {AGAIN}"
     found = companion.problem(layer.module.source.tensor(key))
     return f"{key} {found}; {AGAIN}" if found else ""
 
@@ -95,7 +96,8 @@ def ranks_misfit(layer: Layer) -> str:
     inner = (rank, cols) if module.has(".svdquant_lora_a") else (cols, rank)
     fits = up in sides and down == inner and rank > 0 and (rank % 16 == 0 or layer.kind not in MMA)
     return "" if fits else (
-        f"{module.key('up')} {list(up)} and {module.key('down')} {list(down)} fit no weight {[rows, cols]} together"
+        f"{module.key('up')} {list(up)} and {module.key('down')} {list(down)} fit no weight {[rows, cols]} together; "
+        + AGAIN
     )  # fmt: skip
 
 
@@ -114,9 +116,9 @@ def outlying(layer: Layer) -> str:
 def bias_misfit(layer: Layer) -> str:
     scale, bias = layer.module.shape("bias_scale"), layer.module.shape("bias")
     if scale and bias and scale not in ((1,), bias):
-        return f"{layer.module.key('bias_scale')} has shape {list(scale)}, its bias {list(bias)}"
+        return f"{layer.module.key('bias_scale')} has shape {list(scale)}, its bias {list(bias)}; {AGAIN}"
     lost = len(bias) == 1 and bias[0] not in output_sides(layer)
-    return f"its bias of {bias[0]} values fits no weight {list(layer.full)}" if lost else ""
+    return f"its bias of {bias[0]} values fits no weight {list(layer.full)}; {AGAIN}" if lost else ""
 
 
 def output_sides(layer: Layer) -> tuple[int, ...]:
@@ -131,14 +133,16 @@ def offset_misfit(layer: Layer) -> str:
     if layer.kind.offset is None:
         return ""
     far = layer.kind.offset(layer).abs() > 2**4 * layer.kind.scale(layer)
-    return f"{layer.module.key('offset')} are zero points of other scales than its own" * (far.float().mean() > 0.5)
+    return f"{layer.module.key('offset')} are zero points of other scales than its own; {AGAIN}" * (
+        far.float().mean() > 0.5
+    )
 
 
 def halves_misfit(layer: Layer) -> str:
     """A producer computes in one of the 16-bit floats; the bits of one read as the other are plausible numbers."""
     found = {layer.module.dtype(role) for role in HALVES} & {"BF16", "F16"}
     mixed = layer.kind.group > 0 and len(found) > 1
-    return "its scales and what lies beside them are BF16 and F16: a dtype in the header is wrong" * mixed
+    return f"its scales and what lies beside them are BF16 and F16: a dtype in the header is wrong; {AGAIN}" * mixed
 
 
 def reciprocals_misfit(layer: Layer) -> str:
@@ -148,7 +152,11 @@ def reciprocals_misfit(layer: Layer) -> str:
         return ""
     product = layer.module.source.tensor(one).double() * layer.module.source.tensor(other).double()
     agree = product.numel() > 0 and bool(((product - 1).abs() < AGREED).all())
-    return "" if agree else f"{one} and {other} are no reciprocals of each other: which one is right cannot be seen"
+    return (
+        ""
+        if agree
+        else f"{one} and {other} are no reciprocals of each other: which one is right cannot be seen; {AGAIN}"
+    )
 
 
 AGREED = 0.005  # of two numbers that were rounded to BF16

@@ -8,7 +8,7 @@ from enum import Enum
 import torch
 from torch import Tensor
 
-from ..errors import Refused
+from ..errors import AGAIN, Refused
 from .checks import LARGEST
 from .kinds import as_float
 from .module import Module
@@ -35,7 +35,9 @@ def leftover(module: Module, key: str) -> Leftover:
     """Why the scale of this key may be ignored; Refused, as a sentence without the layer's name, where it may not."""
     weight = module.key("weight")
     if weight is None:
-        raise Refused(f"{key} is the scale of no weight in this file: the file is incomplete or its keys were renamed")
+        raise Refused(
+            f"{key} is the scale of no weight in this file: the file is incomplete or its keys were renamed; {AGAIN}"
+        )
     scale = as_float(module.source.tensor(key)) if module.source[key].numel <= LARGEST else None
     if scale is None or module.key("scale") is None or module.dtype() not in FLOATS:
         raise Refused(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..errors import Refused
+from ..errors import AGAIN, Refused
 from ..weights.granularity import PerBlock, PerGroup, PerRow
 from .checks import LARGEST, READ
 from .kinds import NVFP4, NVFP4_LOW, SCALED
@@ -134,10 +134,12 @@ def decided(layer: Layer, reading: Reading, siblings: Sequence[Layer]) -> Layer:
         return replace(layer, fits=layer.fits[:1])
     bias = layer.module.shape("bias")
     if len(bias) == 1 and bias[0] not in layer.stored:
-        raise Refused(f"its bias of {bias[0]} values fits no side of its weight {list(layer.stored)}")
+        raise Refused(f"its bias of {bias[0]} values fits no side of its weight {list(layer.stored)}; {AGAIN}")
     vote, known = shape_vote(layer), reading.transposed
     if vote is not None and known is not None and vote != known:
-        raise Refused(f"its shape {list(layer.stored)} says {order(vote)}, the rest of the file {order(known)}")
+        raise Refused(
+            f"its shape {list(layer.stored)} says {order(vote)}, the rest of the file {order(known)}; {AGAIN}"
+        )
     if known is None and layer.dialect.transposed and not layer.plain:
         raise Refused(f"{reading.doubt}: get a file with ComfyUI's markers")
     transposed = bool(known)
@@ -149,16 +151,16 @@ def fit_of(layer: Layer, transposed: bool, siblings: Sequence[Layer]) -> Fit:
     if along_rows(layer):
         suited = [f for f in layer.fits if f.flip == transposed]
         if not suited:
-            raise Refused(f"its scale runs along in, not out, of a weight that lies as {order(transposed)}")
+            raise Refused(f"its scale runs along in, not out, of a weight that lies as {order(transposed)}; {AGAIN}")
         check_axis(layer, transposed)
         return suited[0]
     if not isinstance(layer.fits[0].granularity, PerBlock):
         return layer.fits[0]
     flip = grid_flipped(siblings) if len(layer.fits) > 1 else layer.fits[0].flip
     if flip is None and transposed:
-        raise Refused("its weight is square and transposed, and nothing shows which way its block scales lie")
+        raise Refused(f"its weight is square and transposed, and nothing shows which way its block scales lie; {AGAIN}")
     if flip and not transposed:
-        raise Refused("its block scales lie as those of [in, out] do, but its weight lies as [out, in]")
+        raise Refused(f"its block scales lie as those of [in, out] do, but its weight lies as [out, in]; {AGAIN}")
     return next(f for f in layer.fits if f.flip == bool(flip))
 
 
@@ -172,7 +174,7 @@ def check_axis(layer: Layer, transposed: bool) -> None:
         return
     if axis_of(layer) == ("rows" if transposed else "columns"):
         raise Refused(
-            f"its top codes show scales along the other axis than a weight that lies as {order(transposed)} has"
+            f"its top codes show scales along the other axis than a weight that lies as {order(transposed)}; {AGAIN}"
         )
 
 
@@ -222,7 +224,7 @@ def in_tiles(layer: Layer) -> bool:
         raise Refused("nothing shows whether its block scales lie in rows or in cuBLAS tiles: "
                       "get a file with ComfyUI's markers or its config.json")  # fmt: skip
     if None not in (layer.swizzled, reading) and reading != layer.swizzled and same_shape(layer):
-        raise Refused("its codes show that its block scales are not ordered as its marker or config says")
+        raise Refused(f"its codes show that its block scales are not ordered as its marker or config says; {AGAIN}")
     return bool(reading if layer.swizzled is None else layer.swizzled)
 
 

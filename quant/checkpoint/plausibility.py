@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..errors import AGAIN
+
 
 @dataclass(frozen=True)
 class Limit:
@@ -34,7 +36,6 @@ LIMITS = {
 }  # fmt: skip
 
 
-AGAIN = "get the file again, or from its producer"
 NAN_CODES = (
     "its codes hold NaN or infinity, which a scaled cast never writes: damaged, or bits of another FP8 format; " + AGAIN
 )

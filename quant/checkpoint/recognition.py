@@ -5,14 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from ..errors import Refused
+from ..errors import AGAIN, Refused
 from ..weights.formats import CALIBRATED, FORMATS, Format
-from ..weights.granularity import PerBlock, PerGroup, PerRow, PerTensor
 from .dialects import Dialect, dialect_of
 from .keys import BINDING
 from .kinds import (
     AWQ,
-    MMA,
     MXFP4,
     MXFP8,
     NUNCHAKU,
@@ -32,10 +30,10 @@ from .kinds import (
 )
 from .layer import Layer
 from .markers import base_of, marker_problem
-from .mma import DEPTH, ROWS
 from .module import BYTES, FLOAT8, Module
 from .nunchaku import AFTER_GELU
-from .scale_shape import Fit, Shape, fits, hinted, matrix, padded
+from .scale_fit import fits_of, matrix_of, swizzled
+from .scale_shape import Shape
 
 FORMAT_OF = {
     "F8_E4M3": "float8_e4m3fn",
@@ -54,8 +52,6 @@ BY_DIALECT = {
     "D23b": MXFP8, "D24b": NVFP4_LOW, "D24c": NVFP4_LOW, "D24d": NVFP4_LOW, "D35": MXFP4, "D27": NUNCHAKU,
     "D1, D30": UNSCALED,
 }  # fmt: skip
-IN_ROWS = ("D24b", "D24d")  # dialects whose block scales lie in rows whatever their number
-IN_TILES = ("D24c",)
 # roles that any kind may use beside those it needs; a binding role outside refuses the layer
 OPTIONAL = ("smooth", "bias_scale")
 EVERY = {**FORMATS, **CALIBRATED}
@@ -134,7 +130,7 @@ def unsigned(module: Module, kind: Kind) -> bool:
         AFTER_GELU.search(module.name)
     )  # fmt: skip
     if asked and module.key("bias") is None:
-        raise Refused("its activations are shifted (act_unsigned) but it has no bias that makes up for it")
+        raise Refused(f"its activations are shifted (act_unsigned) but it has no bias that makes up for it; {AGAIN}")
     return bool(asked)
 
 
@@ -147,9 +143,11 @@ def check_parts(module: Module, kind: Kind) -> None:
     for role, suffixes in module.roles.items():
         keys = [module.keys[s] for s in suffixes]
         if role in BINDING and role not in used:
-            raise Refused(f"{keys[0]} has no place in {kind.name} weights: the file mixes two dialects in one layer")
+            raise Refused(
+                f"{keys[0]} has no place in {kind.name} weights: the file mixes two dialects in one layer; {AGAIN}"
+            )
         if role in BINDING and len(keys) > 1:
-            raise Refused(f"it has two scales, {' and '.join(keys)}: which one is right cannot be seen")
+            raise Refused(f"it has two scales, {' and '.join(keys)}: which one is right cannot be seen; {AGAIN}")
     if (module.key("up") is None) != (module.key("down") is None):
         raise Refused("it has one half of a low-rank part: the file is incomplete, get it again")
 
@@ -159,11 +157,11 @@ def format_of(module: Module, dialect: Dialect, kind: Kind, bytes_are: str | Non
     if kind.format:
         expected = {MXFP8: ("F8_E4M3", "U8"), NUNCHAKU_AWQ: ("I32",)}.get(kind, ("U8", "I8"))
         if dtype not in expected:
-            raise Refused(f"its marker says {kind.name} but its codes are {dtype}: marker and tensor disagree")
+            raise Refused(f"its marker says {kind.name} but its codes are {dtype}: marker and tensor disagree; {AGAIN}")
         return EVERY[kind.format]
     integer = base_of(module) in ("int8", "int8_convrot")
     if integer and dtype != "I8":
-        raise Refused(f"its marker says {module.format} but its codes are {dtype}: marker and tensor disagree")
+        raise Refused(f"its marker says {module.format} but its codes are {dtype}: marker and tensor disagree; {AGAIN}")
     if dtype in BYTES and not (dtype == "I8" and not says_float8(module)):
         return FORMATS[bytes_format(module, bytes_are)]
     if dtype == "I8" and dialect.number not in KNOWN_INT8:
@@ -185,103 +183,17 @@ def bytes_format(module: Module, bytes_are: str | None) -> str:
     raise Refused("its bytes could be several formats and nothing in the file says which: get a file with F8 dtypes")
 
 
-def matrix_of(module: Module, kind: Kind) -> tuple[tuple[int, int], Shape]:
-    """The matrix of codes as it lies in the file, and the shape of its scale for that."""
-    shape = module.shape()
-    scale = module.shape(scale_role(module, kind))
-    if kind is SVDQUANT_TILES:
-        return (shape[0] * ROWS, shape[1] * DEPTH), scale
-    if len(shape) < 2 or (kind.per_element > 1 and len(shape) > 2):
-        raise Refused(f"its weight has shape {list(shape)} but scales are known for matrices only")
-    if kind is NUNCHAKU_AWQ:
-        return (shape[0] * 4, shape[1] * 2), scale
-    stored, scale = matrix(shape, scale)
-    return (stored[0], stored[1] * kind.per_element), scale
-
-
-def scale_role(module: Module, kind: Kind) -> str:
-    """The role whose shape is that of the scales."""
-    if kind is W4A8:
-        return "group_scale"
-    return "quant_scale" if module.key("scale") is None else "scale"
-
-
-def fits_of(module: Module, kind: Kind, stored: tuple[int, int], scale: Shape) -> tuple[Fit, ...]:
-    """The readings of the scale's shape; Refused when there is none."""
-    if kind is UNSCALED:
-        return (Fit(PerTensor()),)
-    if kind.block:
-        check_blocks(stored, scale, kind.block)
-        return (Fit(PerGroup(1, kind.block)),)
-    if kind.group or kind is MXFP4:
-        check_groups(module, kind, stored)
-        return (Fit(PerGroup(1, kind.group or 16)),)
-    found = fits(scale, stored, {**module.clues.config, **module.marker})
-    if kind in (W4A4, W4A8) or len(module.shape()) > 2:
-        found = tuple(f for f in found if not f.flip and isinstance(f.granularity, PerTensor | PerRow | PerBlock))
-    found = tuple(f for f in found if as_marked(f, module))
-    if not found:
-        raise Refused(f"a scale of shape {list(scale)} fits no granularity of a weight {list(stored)}: "
-                      "the scale belongs to another layer, or the weight was reshaped")  # fmt: skip
-    return found
-
-
-def as_marked(fit: Fit, module: Module) -> bool:
-    """Whether blocks are as large as the marker says."""
-    size = hinted(module.marker)
-    granularity = fit.granularity
-    if not size or not isinstance(granularity, PerBlock):
-        return True
-    return granularity.cols == size[0][1] and granularity.rows in (1, size[0][0])
-
-
-def check_groups(module: Module, kind: Kind, stored: tuple[int, int]) -> None:
-    """Refused unless the scales, zero points and low-rank parts have one of the shapes that such a weight needs."""
-    rows, cols = stored
-    if cols % (2 * DEPTH if kind in MMA else kind.group or 32) or (kind.tile > 4 and rows % kind.tile):
-        raise Refused(f"its weight {list(stored)} is not of whole groups: the file is damaged, get it again")
-    groups, transposed = cols // (kind.group or 32), (cols // (kind.group or 32), rows)
-    wanted = {
-        MXFP4: ((rows, groups),), SVDQUANT_TILES: (transposed, (rows // ROWS, groups, ROWS)),
-        NUNCHAKU_AWQ: (transposed, (padded(groups, 16), rows)),
-    }.get(kind, (transposed,))  # fmt: skip
-    for role in ("scale", "offset"):
-        if module.key(role) and module.shape(role) not in wanted:
-            raise Refused(f"its {role} has shape {list(module.shape(role))} but a weight {list(stored)} needs "
-                          f"{list(wanted[0])}")  # fmt: skip
-
-
-def check_blocks(stored: tuple[int, int], scale: tuple[int, ...], size: int) -> None:
-    cols = -(-stored[1] // size)
-    allowed = ((stored[0], cols), (padded(stored[0], 128), padded(cols, 4)))
-    if scale not in allowed:
-        raise Refused(f"its block scales have shape {list(scale)} but a weight {list(stored)} needs {list(allowed[0])}"
-                      f" in rows or {list(allowed[1])} in tiles")  # fmt: skip
-
-
-def swizzled(layer: Layer, scale: tuple[int, ...]) -> bool | None:
-    """Whether block scales lie in cuBLAS tiles; None where shape and provenance leave it open."""
-    cols = -(-layer.stored[1] // layer.kind.block)
-    if scale != (padded(layer.stored[0], 128), padded(cols, 4)):
-        return False
-    if layer.dialect.number in IN_ROWS:
-        return False
-    if scale != (layer.stored[0], cols) or layer.dialect.marked or layer.dialect.number in IN_TILES:
-        return True
-    return False if layer.module.clues.method else None
-
-
 def rotation(module: Module, kind: Kind, cols: int) -> int:
     """Group of the ConvRot rotation, 0 for none."""
     marker: dict[str, Any] = module.marker
     always = kind in (W4A4, W4A8)
     if not always and not marker.get("convrot"):
         if "convrot_groupsize" in marker and "convrot" not in marker:
-            raise Refused("its marker gives a ConvRot group but does not say whether its codes are rotated")
+            raise Refused(f"its marker gives a ConvRot group but does not say whether its codes are rotated; {AGAIN}")
         return 0
     group = marker.get("convrot_groupsize", marker.get("group_size", 256) if kind is SCALED else 256)
     if not isinstance(group, int) or group < 4 or group & (group - 1) or group.bit_length() % 2 == 0 or cols % group:
-        raise Refused(f"its ConvRot group {group!r} is not a power of 4 that divides its {cols} inputs")
+        raise Refused(f"its ConvRot group {group!r} is not a power of 4 that divides its {cols} inputs; {AGAIN}")
     return group
 
 

@@ -18,7 +18,8 @@ from ..files.sets import INDEX, stem_of
 from ..files.sidecars import SCALES
 from ..files.stored import STORES
 from ..text import text_table
-from .converter import Bar, Options, check_format
+from .converter import Bar, Options
+from .decisions import check_format
 from .engines import ENGINES, Engine
 from .jobs import Job, Outcome, Work, convert_address, job_of
 from .manifest import Entry, Manifest, stamps_of

@@ -15,7 +15,8 @@ from ..errors import NoRoom, Refused
 from ..files.atomic import adopt, failure, remove
 from ..files.locks import only_job
 from ..files.writer import Layout, writing
-from .converter import Options, check_accounted, check_format, plain_metadata, planned, read_back, rows_of, run
+from .converter import Options, plain_metadata, read_back, rows_of, run
+from .decisions import check_accounted, check_format, planned
 from .ownership import check_ownership
 from .request import Request
 from .result import Conversion

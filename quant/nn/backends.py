@@ -19,7 +19,8 @@ from ..weights.encode import quantize
 from ..weights.granularity import Granularity, PerGroup, PerRow, PerTensor
 from ..weights.job import Search
 from .convolution import CONVOLUTIONS, quantize_convolution
-from .patch import frozen, planned, put, reads_as, scaled_class, unfit
+from .matching import unfit
+from .patch import frozen, planned, put, reads_as, scaled_class
 
 BACKENDS = ("auto", "torchao", "patched")
 Place = tuple[torch.device, torch.dtype]

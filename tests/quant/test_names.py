@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from scaled_fp8.quant import names
 from scaled_fp8.quant.checkpoint.metadata import Clues
-from scaled_fp8.quant.nn.patch import candidates
+from scaled_fp8.quant.nn.matching import candidates
 from scaled_fp8.quant.quality.comparison import prefixes
 from scaled_fp8.quant.recipes.policy import bare_name
 from torch import nn

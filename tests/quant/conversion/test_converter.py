@@ -14,7 +14,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import FORMATS, QuantizedWeight, Refused, read_checkpoint
-from scaled_fp8.quant.conversion.converter import HIGH_PRECISION, Options, convert
+from scaled_fp8.quant.conversion.converter import Options, convert
+from scaled_fp8.quant.conversion.decisions import HIGH_PRECISION
 from scaled_fp8.quant.conversion.quantizing import Encode
 from scaled_fp8.quant.conversion.request import Request
 from scaled_fp8.quant.conversion.tasks import cast
