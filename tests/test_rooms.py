@@ -53,6 +53,7 @@ TESTED_BY = {
     "distributed/agreement.py": "distributed/test_parallel.py",
     "distributed/gathering.py": "distributed/test_parallel.py",
     "nn/matching.py": "nn/test_patch.py",
+    "nn/params.py": "nn/test_tensor.py",
     "nn/operations.py": "distributed/test_parallel.py",
     "nn/partial.py": "distributed/test_parallel.py",
     "checkpoint/keys.py": "checkpoint/test_dialects.py",

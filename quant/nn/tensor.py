@@ -6,13 +6,11 @@ model's own dtype and shape.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
-from math import prod
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
 import torch
 from comfy_kitchen.tensor import QuantizedLayout, QuantizedTensor, register_layout_class
-from comfy_kitchen.tensor.base import BaseLayoutParams
 from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
@@ -20,10 +18,11 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from ..distributed.gathering import Shard, gathered, given
 from ..distributed.parallel import local
 from ..weights.encode import quantize
-from ..weights.formats import Format, float8_e4m3fn, inner_scale, power_of_two
+from ..weights.formats import Format, float8_e4m3fn
 from ..weights.granularity import Granularity, PerTensor
 from ..weights.job import Job, generator
-from ..weights.weight import COMPANIONS, Companions, QuantizedWeight
+from ..weights.weight import QuantizedWeight
+from .params import LowRank, ScaledParams, full_scale, params_of, recoded, scaled_weight, unsmoothed
 
 if TYPE_CHECKING:
     from ..kernels.choice import Choice
@@ -32,39 +31,12 @@ if TYPE_CHECKING:
 Q = TypeVar("Q", bound=QuantizedTensor)
 
 
-@dataclass(frozen=True)
-class LowRank:
-    """What a low-rank weight keeps when it is quantized anew: ``W = rest * smooth + up @ down``."""
-
-    up: Tensor
-    down: Tensor
-
-    def rest(self, weight: Tensor) -> Tensor:
-        """What of a weight ``[out, in]`` is left for smoothing and codes, float32."""
-        return torch.addmm(weight.float(), self.up.float(), self.down.float(), alpha=-1)
-
-
 class ScaledWeightLayout(QuantizedLayout):
     """A QuantizedWeight as a comfy-kitchen tensor; any operation without a kernel sees the dequantized weight."""
 
     NAME = "ScaledWeightLayout"
 
-    @dataclass(frozen=True)
-    class Params(Companions, BaseLayoutParams):
-        """What a QuantizedWeight holds beside its codes, and the kernel chosen for it (a plan.Choice).
-
-        scale: of a format whose block scales are small floats, these alone (compact_scale); float32 of all others;
-        shard: of which weight its rows are a part, where other devices hold the rest.
-        """
-
-        format: Format = float8_e4m3fn
-        granularity: Granularity = PerTensor()
-        shard: Shard | None = None
-        # not compared: it counts calls, and torch.compile would take a new count for a new weight
-        choice: Choice | None = field(default=None, compare=False)
-
-        def _tensor_fields(self) -> list[str]:
-            return [name for name in ("scale", *COMPANIONS) if isinstance(getattr(self, name), Tensor)]
+    Params = ScaledParams
 
     @classmethod
     def quantize(
@@ -79,28 +51,27 @@ class ScaledWeightLayout(QuantizedLayout):
         smooth: Tensor | None = None,
         choice: Choice | None = None,
         beside: LowRank | None = None,
-    ) -> tuple[Tensor, Params]:
+    ) -> tuple[Tensor, ScaledParams]:
         """Quantize ``[out, in]`` with new scales; a seed > 0 rounds stochastically, as ComfyUI does for LoRA.
 
         smooth: ``[in]``, what will multiply the activations, so that the columns are divided by it here;
         beside: a low-rank part that stays as it is, so that the codes hold the rest alone.
         """
-        granularity, seed = granularity or PerTensor(), stochastic_rounding or 0
-        if not isinstance(scale, Tensor):
-            smooth = None if smooth is None else smooth.to(tensor.device)
-            rest = tensor.flatten(1) if beside is None else beside.rest(tensor)
-            # between two steps of sampling a GPU is not waited for
-            own = unsmoothed(rest, smooth)
-            weight = quantize(own, format, granularity, seed=seed, checked=own.device.type == "cpu")
-            low_rank = {} if beside is None else vars(beside)
-            weight = replace(weight, smooth=smooth, input_scale=input_scale, **low_rank)
-            return weight.codes, params_of(weight, tensor.dtype, choice, tuple(tensor.shape))
-        values = tensor.flatten(1).float()
-        scale = scale.float().reshape(granularity.scale_shape((values.shape[0], values.shape[1])))
-        codes = Job(format, granularity, generator=generator(seed, tensor.device)).codes(values, scale)
-        shape = tuple(tensor.shape)
-        params = cls.Params(scale, tensor.dtype, shape, format, granularity, input_scale=input_scale, choice=choice)
-        return codes, params
+        granularity, seed, shape = granularity or PerTensor(), stochastic_rounding or 0, tuple(tensor.shape)
+        if isinstance(scale, Tensor):
+            job = Job(format, granularity, generator=generator(seed, tensor.device))
+            codes, scale = recoded(tensor.flatten(1).float(), scale, job)
+            params = ScaledParams(
+                scale, tensor.dtype, shape, format, granularity, input_scale=input_scale, choice=choice
+            )
+            return codes, params
+        smooth = None if smooth is None else smooth.to(tensor.device)
+        rest = unsmoothed(tensor.flatten(1) if beside is None else beside.rest(tensor), smooth)
+        # between two steps of sampling a GPU is not waited for
+        weight = quantize(rest, format, granularity, seed=seed, checked=rest.device.type == "cpu")
+        low_rank = {} if beside is None else vars(beside)
+        weight = replace(weight, smooth=smooth, input_scale=input_scale, **low_rank)
+        return weight.codes, params_of(weight, tensor.dtype, choice, shape)
 
     @classmethod
     def requantize_kwargs(cls, qtensor: QuantizedTensor) -> dict[str, object]:
@@ -110,7 +81,7 @@ class ScaledWeightLayout(QuantizedLayout):
         return kept if params.up is None else kept | {"beside": LowRank(params.up, params.down)}
 
     @classmethod
-    def dequantize(cls, qdata: Tensor, params: Params) -> Tensor:
+    def dequantize(cls, qdata: Tensor, params: ScaledParams) -> Tensor:
         return scaled_weight(qdata, params).dequantize(params.orig_dtype).view(params.orig_shape)
 
     @classmethod
@@ -118,7 +89,7 @@ class ScaledWeightLayout(QuantizedLayout):
         return qtensor._qdata, full_scale(qtensor._params)
 
     @classmethod
-    def state_dict_tensors(cls, qdata: Tensor, params: Params) -> dict[str, Tensor]:
+    def state_dict_tensors(cls, qdata: Tensor, params: ScaledParams) -> dict[str, Tensor]:
         codes = qdata.view(params.orig_shape) if params.format.per_byte == 1 else qdata
         return {"": codes, "_scale": full_scale(params)}
 
@@ -192,57 +163,6 @@ def layer_of(tensor: Any) -> str:
 
 
 register_layout_class(ScaledWeightLayout.NAME, ScaledWeightLayout)
-
-
-def unsmoothed(weight: Tensor, smooth: Tensor | None) -> Tensor:
-    """The columns of weight divided by smooth; those that nothing reaches, since smooth is 0 there, are 0."""
-    if smooth is None:
-        return weight
-    return torch.where(smooth == 0, 0, weight.float() / smooth)
-
-
-def compact_scale(weight: QuantizedWeight) -> Tensor:
-    """The scales in the bytes that they were made of: e4m3 under an outer scale, e8m0 where they are powers of two."""
-    if weight.scale.dtype.itemsize == 1:
-        return weight.scale
-    if weight.outer is not None and (weight.format.outer_maximum or weight.format.grid):
-        return inner_scale(weight.scale, weight.outer)
-    return weight.scale.to(torch.float8_e8m0fnu) if weight.format.scale_of is power_of_two else weight.scale
-
-
-def full_scale(params: ScaledWeightLayout.Params) -> Tensor:
-    """The float32 scales of a weight, both levels in one."""
-    if params.scale.dtype == torch.float8_e4m3fn:
-        return params.outer * params.scale.float()
-    return params.scale.float()
-
-
-def scaled_weight(codes: Tensor, params: ScaledWeightLayout.Params) -> QuantizedWeight:
-    return QuantizedWeight(
-        format=params.format,
-        codes=codes,
-        scale=full_scale(params),
-        granularity=params.granularity,
-        shape=(params.orig_shape[0], prod(params.orig_shape[1:])),
-        **params.companions(),
-    )
-
-
-def params_of(
-    weight: QuantizedWeight,
-    dtype: torch.dtype,
-    choice: Choice | None = None,
-    shape: tuple[int, ...] | None = None,
-) -> ScaledWeightLayout.Params:
-    return ScaledWeightLayout.Params(
-        scale=compact_scale(weight),
-        orig_dtype=dtype,
-        orig_shape=shape or weight.shape,
-        format=weight.format,
-        granularity=weight.granularity,
-        **weight.companions(),
-        choice=choice,
-    )
 
 
 def to_tensor(
