@@ -17,6 +17,7 @@ const KNOWN = {
   "upcast fused": "#f0b64d",
   "dequantized block": "#e0a100",
   "upcast by comfy-kitchen": "#f4cf8a",
+  "upcast compiled": "#e8a873",
   upcast: "#d95f32",
   "upcast by bits": "#e0915a",
   "upcast by table": "#b3402a",

@@ -15,8 +15,8 @@ from torch.nn import Module, Parameter
 
 from ...quant.errors import Refused
 from ...quant.kernels.choice import Choice
+from ...quant.kernels.moment import InForward
 from ...quant.kernels.plan import choose_for, elsewhere
-from ...quant.kernels.speed import Unmeasured
 from ...quant.nn.forward import apply
 from ...quant.nn.tensor import as_class, choice_of, from_tensor, is_scaled, with_choice
 from ...quant.weights.native import core_runs, native_tensors
@@ -96,7 +96,7 @@ class ScaledLinear(Scaled):
         """The kernel planned for the weight, by the same wish wherever ComfyUI runs it."""
         planned = choice_of(self.weight)
         if planned is None:
-            with Unmeasured():
+            with InForward():
                 planned = choose_for(from_tensor(self.weight), x.device, x.dtype)
             self.weight = Parameter(with_choice(self.weight, planned), requires_grad=False)
         here = (x.device, x.dtype) == (planned.layer.device, planned.layer.dtype)

@@ -18,10 +18,11 @@ from .choice import Choice, Way
 from .demotion import demoted
 from .int8 import MOST_LOST, NAME, Judge, encode_int8, is_float8, output_judge
 from .mode import AUTO, FAMILIES, INT8, Mode
+from .moment import InForward
 from .proof import prove, quantizer_of
 from .proof_cache import Proof
 from .registry import KERNELS, Kernel, Workload
-from .speed import TOKENS, Unmeasured, measuring, order, ratios, release
+from .speed import TOKENS, measuring, order, ratios, release
 
 
 def choose(
@@ -181,7 +182,7 @@ def elsewhere(choice: Choice, weight: QuantizedWeight, device: torch.device, dty
         return choice
     if (device, dtype) not in choice.elsewhere:
         # this may be the middle of a forward
-        with Unmeasured():
+        with InForward():
             planned = choose_for(weight, device, dtype, Mode(choice.compute, choice.layer.activation))
         choice.elsewhere[device, dtype] = replace(planned, calls=choice.calls)
     return choice.elsewhere[device, dtype]
@@ -189,7 +190,7 @@ def elsewhere(choice: Choice, weight: QuantizedWeight, device: torch.device, dty
 
 def next_kernel(choice: Choice, kernel: Kernel) -> None:
     """Plan again without the kernels that were demoted, kernel among them; Refused where none is left."""
-    with Unmeasured():
+    with InForward():
         found = decide(choice.layer, choice.compute, None)
     if choice.kernel.name == kernel.name:
         reason = f"{kernel.name} {demoted(kernel, choice.layer)}; {found.kernel.name}: {found.reason}"

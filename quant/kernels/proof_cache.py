@@ -149,13 +149,16 @@ def write(path: Path, key: str, question: str, proof: Found) -> None:
 @cache
 def environment(device: torch.device) -> str:
     """Device name, driver, versions and this code, as one key."""
-    versions = [f"{name} {installed(name)}" for name in ("torch", "comfy-kitchen", "triton")]
+    versions = [f"{name} {installed(name)}" for name in ("torch", "comfy-kitchen", "triton", "gcc")]
     return "|".join((device_name(device), driver(device), *versions, code()))
 
 
+@cache
 def installed(name: str) -> str:
     if name == "torch":
         return torch.__version__
+    if name == "gcc":
+        return answer_of("gcc", "-dumpfullversion") or "none"
     try:
         return version(name)
     except PackageNotFoundError:
@@ -176,14 +179,19 @@ def driver(device: torch.device) -> str:
     toolkit = f"cuda {torch.version.cuda} hip {torch.version.hip}"
     if device.type != "cuda" or torch.version.hip:
         return f"{toolkit} {platform.release() if device.type != 'cpu' else ''}".strip()
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    return f"{toolkit} driver {answer_of('nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader')}"
+
+
+def answer_of(*command: str) -> str:
+    """The first word that a program prints, "" where there is none."""
     with suppress(OSError, subprocess.SubprocessError):
-        answer = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout
-        return f"{toolkit} driver {answer.split()[0] if answer.split() else 'unknown'}"
-    return toolkit
+        answer = subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.split()
+        return answer[0] if answer else ""
+    return ""
 
 
 @cache
 def code() -> str:
-    files = (path for room in SOURCES for path in sorted((Path(__file__).parents[1] / room).glob("*.py")))
+    rooms = (Path(__file__).parents[1] / room for room in SOURCES)
+    files = (path for room in rooms for path in sorted(room.glob("*.*")) if path.suffix in (".py", ".c"))
     return sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:12]

@@ -14,8 +14,9 @@ from ..weights.formats import FORMATS, Format
 from ..weights.granularity import Granularity, PerBlock, PerGroup, PerRow, PerTensor
 from ..weights.rotation import rotated
 from ..weights.weight import QuantizedWeight
-from . import bits, gemm, upcast
+from . import bits, compiled, gemm, upcast
 from .activations import SCHEMES, static_scale
+from .compiler import compiler_refuses
 from .gemm import Codes
 from .quantizers import QUANTIZERS, kitchen_refuses, triton_kernels, triton_refuses
 from .siblings import once
@@ -176,6 +177,10 @@ def cpu(layer: Workload) -> str | None:
     return None if layer.device.type == "cpu" else f"is for CPUs, not {layer.device.type}"
 
 
+def compiled_here(layer: Workload) -> str | None:
+    return compiler_refuses()
+
+
 def triton_bytes(layer: Workload) -> str | None:
     if reason := triton_refuses(layer.device):
         return f"needs Triton, which {reason}"
@@ -270,6 +275,10 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "upcast by comfy-kitchen", "upcast",
         (untransformed, ocp_codes, tensor_scale, float_activations, cuda, kitchen_cuda), upcast.kitchen,
+    ),
+    Kernel(
+        "upcast compiled", "upcast", (untransformed, byte_floats, float_activations, cpu, compiled_here),
+        compiled.upcast_compiled,
     ),
     Kernel("upcast by bits", "upcast", (untransformed, byte_floats, float_activations, cpu), bits.upcast_by_bits),
     Kernel("dequantized block", "block", (untransformed, tile_scales), upcast.dequantized_block),

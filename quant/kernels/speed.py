@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager
-from contextvars import ContextVar
 from dataclasses import replace
 from functools import cache, lru_cache
 from math import inf, log2
@@ -16,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..weights.weight import QuantizedWeight
+from .moment import in_forward
 from .place import on
 from .probe import encoded_anyhow
 from .proof import quantizer_of
@@ -47,18 +46,6 @@ BOUNDS = {"cpu": Bounds(64, 256, 2048, 0.6, 8.0)}
 GPU_BOUNDS = Bounds(4096, 512, 4096, 0.85, 30.0)
 # On CPUs the products of float8 codes are slower than what dequantizes, where nothing was measured
 FLOAT8_ON_CPU = 50.0
-
-MEASURING: ContextVar[bool] = ContextVar("MEASURING", default=True)
-
-
-class Unmeasured(AbstractContextManager[None]):
-    """Inside, what is known decides and nothing is measured: for planning in the middle of a forward."""
-
-    def __enter__(self) -> None:
-        self.token = MEASURING.set(False)
-
-    def __exit__(self, *_: object) -> None:
-        MEASURING.reset(self.token)
 
 
 def nearest(tokens: int) -> int:
@@ -108,7 +95,7 @@ def busy_time(kernel: Kernel, layer: Workload) -> float:
 
 
 def measuring() -> bool:
-    return MEASURING.get() and not in_group()
+    return not (in_forward() or in_group())
 
 
 def in_group() -> bool:

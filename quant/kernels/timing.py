@@ -10,6 +10,8 @@ from torch import Tensor
 
 # What takes longer is told from what does not by one run; without FP8 units a CPU may take seconds for a product.
 PATIENCE = 100.0
+# less of a time is no clock's noise
+STEADY = 0.95
 # Windows counts a thread's time in steps of milliseconds
 FINE = get_clock_info("thread_time").resolution < 1e-5
 
@@ -17,15 +19,22 @@ FINE = get_clock_info("thread_time").resolution < 1e-5
 def beside(run: Callable[[], object], base: Callable[[], object], device: torch.device, times: int = 5) -> float:
     """Time of run over that of base: the least of several, taken by turns, after one of each that is not counted.
 
-    A run that takes more than a tenth of a second is not run again.
+    As long as either's least is still falling, both are run again: whatever else the machine does would be counted. A
+    run that takes more than a tenth of a second is not run again.
     """
     first = milliseconds(run, device)
     milliseconds(base, device)
-    mine, its = [], []
-    for _ in range(times):
-        mine.append(first if first > PATIENCE else milliseconds(run, device))
+    mine, its = [first] * (first > PATIENCE), list[float]()
+    while len(its) < times or (falling(mine, times) or falling(its, times)) and sum(mine) + sum(its) < PATIENCE:
+        if first <= PATIENCE:
+            mine.append(milliseconds(run, device))
         its.append(milliseconds(base, device))
     return min(mine) / min(its)
+
+
+def falling(found: list[float], times: int) -> bool:
+    """Whether the last of these were less than all before them by more than a clock's noise, or there were none."""
+    return len(found) <= times or min(found[-times:]) < STEADY * min(found[:-times])
 
 
 def noise(*shape: int, device: torch.device) -> Tensor:

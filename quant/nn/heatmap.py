@@ -25,7 +25,7 @@ COLOURS = {
     "scaled_mm int8 fused": "#2a5f8f", "scaled_mm int8": "#6aa5d8",
     "scaled_mm int8 convrot fused": "#24507a", "scaled_mm int8 convrot": "#8db9e0", "upcast fused": "#f0b64d",
     "dequantized block": "#e0a100", "upcast": "#d95f32", "upcast by bits": "#e0915a",
-    "upcast by comfy-kitchen": "#f4cf8a",
+    "upcast by comfy-kitchen": "#f4cf8a", "upcast compiled": "#e8a873",
     "upcast by table": "#b3402a", "per-tensor": "#0b7a75", "per-row": "#3b7dd8", "block": "#e0a100",
     "group": "#8a63d2",
 }  # fmt: skip

@@ -13,8 +13,8 @@ from ..distributed.gathering import Shard
 from ..distributed.parallel import is_parallel, local, parallel_linear, spread_tensors
 from ..kernels.choice import Choice
 from ..kernels.mode import Mode
+from ..kernels.moment import InForward
 from ..kernels.plan import choose_for
-from ..kernels.speed import Unmeasured
 from ..weights.native import PARTS, native_tensors
 from ..weights.weight import QuantizedWeight
 from .forward import apply, computed_dtype
@@ -44,7 +44,7 @@ class Patch:
         place = (device, dtype, weight.shape)
         if place not in self.choices:
             # this may be the middle of a forward
-            with Unmeasured():
+            with InForward():
                 self.choices[place] = choose_for(weight, device, dtype, self.mode)
         return self.choices[place]
 

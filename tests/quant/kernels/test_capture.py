@@ -18,8 +18,8 @@ from torch.utils._pytree import tree_leaves
 CPU = torch.device("cpu")
 # What waits for the device, or for the host
 SYNCHRONISE = ("_local_scalar_dense", "nonzero", "unique", "masked_select", "is_nonzero")
-# comfy-kitchen's and Triton's launches need the GPU; by bits is for CPUs
-ELSEWHERE = ("mxfp8", "nvfp4", "fused", "kitchen", "by bits")
+# comfy-kitchen's and Triton's launches need the GPU; two are for CPUs
+ELSEWHERE = ("mxfp8", "nvfp4", "fused", "kitchen", "by bits", "upcast compiled")
 
 
 class NoWaiting(TorchDispatchMode):

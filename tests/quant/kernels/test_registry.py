@@ -162,6 +162,7 @@ ELSEWHERE = {
     "scaled_mm int8 fused": "comfy-kitchen's operators need the GPU",
     "upcast by comfy-kitchen": "comfy-kitchen's operators need the GPU",
     "upcast by bits": "it is for CPUs",
+    "upcast compiled": "it is for CPUs",
     "upcast fused": "Triton's kernels are compiled for GPUs in test_triton_kernels",
 }
 
@@ -259,6 +260,12 @@ REFUSALS = {
         ({"dtype": torch.float64}, "needs bfloat16, float16 or float32 activations"),
         ({"device": torch.device("cuda")}, "is for CPUs, not cuda"),
         ({"granularity": quant.PerBlock()}, None),
+    ],
+    "upcast compiled": [
+        ({"has_transform": True}, "needs a weight without smoothing"),
+        ({"format": quant.FORMATS["int8"]}, "needs one float8 a byte, not int8"),
+        ({"dtype": torch.float64}, "needs bfloat16, float16 or float32 activations"),
+        ({"device": torch.device("cuda")}, "is for CPUs, not cuda"),
     ],
     "upcast": [({"has_transform": True, "format": quant.FORMATS["nvfp4"]}, None)],
     "upcast by table": [({"format": quant.FORMATS["nvfp4"]}, "needs one float8 a byte, not nvfp4"), ({}, None)],

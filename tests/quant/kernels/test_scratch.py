@@ -43,7 +43,7 @@ def test_memory_made_in_inference_mode_serves_outside_of_it():
     assert sqnr(bits.upcast_by_bits(x, w, None), product(x, w)) > 100
 
 
-@pytest.mark.parametrize("name", ("upcast by bits", "scaled_mm int8"))
+@pytest.mark.parametrize("name", ("upcast by bits", "upcast compiled", "scaled_mm int8"))
 def test_an_output_is_nobodys_memory(name):
     """Two forwards, the first one's output is as it was; threads at once give what one does."""
     format = quant.FORMATS["int8"] if "int8" in name else quant.FORMATS["float8_e4m3fn"]

@@ -7,6 +7,7 @@ import torch
 from products import E4M3, activation, product, quantized, sqnr
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels import plan, proof_cache, speed
+from scaled_fp8.quant.kernels.moment import InForward
 from scaled_fp8.quant.kernels.plan import choose, choose_for
 from scaled_fp8.quant.kernels.proof_cache import Proof, Time
 from scaled_fp8.quant.kernels.registry import KERNELS, Workload
@@ -151,16 +152,16 @@ def test_nothing_is_measured_in_a_forward(times):
 
 def test_without_times_float8_products_are_not_what_a_cpu_takes(times):
     asked = times({"scaled_mm per-row": 0.1})
-    with speed.Unmeasured():
+    with InForward():
         choice = choose_for(quantized(torch.ones(48, 64)), CPU, torch.bfloat16)
-    assert (choice.kernel.name, asked) == ("upcast by bits", [])
-    assert "scaled_mm emulated per-row usually takes longer than upcast by bits" in choice.reason
+    assert (choice.kernel.family, asked) == ("upcast", [])
+    assert f"scaled_mm emulated per-row usually takes longer than {choice.kernel.name}" in choice.reason
 
 
 def test_processes_that_compute_together_do_not_ask_their_clocks(times, monkeypatch):
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     asked = times({"scaled_mm per-row": 0.1})
-    assert (chosen().kernel.name, asked) == ("upcast by bits", [])
+    assert (chosen().kernel.family, asked) == ("upcast", [])
 
 
 ##### Kept with the proofs
@@ -175,7 +176,7 @@ def test_times_are_kept_with_the_proofs(monkeypatch, tmp_path):
         found = proof_cache.remembered(speed.question(kernel, LAYER, 1), CPU, lambda: speed.measured(kernel, LAYER, 1))
         assert found == Time(3.5)
     assert len(asked) == 1
-    with speed.Unmeasured():
+    with InForward():
         alike = speed.class_of(LAYER)
         proof_cache.remembered(speed.question(kernel, alike, 1), CPU, lambda: (Time(7.0), True))
         assert speed.time_of(kernel, LAYER, 1) == 7.0
