@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from scaled_fp8.quant import Refused, convert
-from scaled_fp8.quant.conversion.batch import is_batch, run_batch
+from scaled_fp8.quant import Refused
+from scaled_fp8.quant.conversion.batch import is_batch, is_into_folder, run_batch, run_one
 from scaled_fp8.quant.conversion.converter import Options
 from scaled_fp8.quant.conversion.jobs import Work
 from scaled_fp8.quant.conversion.manifest import MANIFEST
@@ -155,7 +155,7 @@ def run(made: Try, folder: Path) -> tuple[str, str]:
                 batch = run_batch([source], target, Work(Request(made.format), made.options))
                 refused = "; ".join((batch.said("refused") | batch.said("failed")).values())
                 return ("refused", unprintable(refused)) if refused else ("converted", "")
-            convert(source, target, made.format, made.options)
+            run_one(source, target, Work(Request(made.format), made.options))
     except Refused as refusal:
         return "refused", unprintable(str(refusal))
     except Exception as exception:
@@ -228,6 +228,8 @@ def result(made: Try, folder: Path) -> Path:
     if is_batch([f"{folder}/{made.source}"], f"{folder}/{made.target}"):
         name = "diffusion_pytorch_model" if made.source == "d" else stem(Path(made.source).name)
         target /= f"{name}.safetensors"
+    elif is_into_folder(f"{folder}/{made.target}"):
+        target /= f"{stem(Path(made.source).name)}.safetensors"
     home = Path(os.path.realpath(target.parent))
     index = home / f"{stem(target.name)}.safetensors.index.json"
     whole = home / (f"{stem(target.name)}.safetensors" if target.name.endswith(".index.json") else target.name)

@@ -181,22 +181,50 @@ def wrong_layer(made: Try, checkpoint: Checkpoint, layer: str) -> str:
 def right(made: Try, layer: str, read: np.ndarray, truth: np.ndarray) -> bool:
     if read.shape == truth.shape and error(read, truth) < NEAR:
         return True
-    stated, bias = literal(made, layer), made.file.tensors.get(f"{layer}.bias")
-    # nothing but its bias shows which way a weight lies
-    turned = (bias is None or len(bias.shape) != 1) and {"transposed", "reshaped"} & {*made.names}
-    if turned and stated is not None and min(error(read.T, truth), error(read.T, stated), error(read, stated)) < NEAR:
-        return True
-    if stated is None or stated.shape != read.shape or not error(read, stated) < NEAR:
+    stated = literal(made, layer)
+    if stated is None:
         return False
-    # a plain cast has nothing beside its codes that says what they are, and what is square may be turned
+    if {"transposed", "reshaped"} & {*made.names} and lies_as(made, read, truth, stated):
+        return True
+    if stated.shape != read.shape or not error(read, stated) < NEAR:
+        return False
+    # a plain cast has nothing beside its codes that says what they are, what is square may be turned, and what the
+    # file says that its activations are multiplied by is part of what it says
     unseen = made.unseen or made.specimen.dialect.name == "plain cast" or {"transposed", "header"} & {*made.names}
+    unseen = unseen or f"{layer}.pre_quant_scale" in made.file.tensors
     return bool(unseen) and bool(np.isfinite(read).all()) and 1 / SANE < size(read) / size(truth) < SANE
 
 
+def lies_as(made: Try, read: np.ndarray, truth: np.ndarray, stated: np.ndarray) -> bool:
+    """Whether a weight whose sides were exchanged is read as all that the file still shows of its sides says.
+
+    A header whose two sides are exchanged is byte for byte that of a weight stored as [in, out]. Markers say that it
+    is none; where there are none only biases show which it is, and where those are gone, or are as long as the other
+    side, no reader knows better.
+    """
+    if made.specimen.dialect.marked and all(f"{name}.comfy_quant" in made.file.tensors for name in made.specimen.truth):
+        return False
+    ways = {way for name in made.specimen.truth if (way := side(made, name)) is not None}
+    if not ways:
+        return min(error(read.T, truth), error(read.T, stated), error(read, stated)) < NEAR
+    return ways == {True} and error(read.T, stated) < NEAR
+
+
+def side(made: Try, layer: str) -> bool | None:
+    """Whether a bias shows that its weight lies as [in, out]; None for neither."""
+    weight, bias = (made.file.tensors.get(f"{layer}.{part}") for part in ("weight", "bias"))
+    if weight is None or bias is None or len(weight.shape) != 2 or len(bias.shape) != 1:
+        return None
+    rows, columns = (bias.shape[0] == length for length in weight.shape)
+    return None if rows == columns else columns
+
+
 def literal(made: Try, layer: str) -> np.ndarray | None:
-    """What the file says now, by its own dialect's names."""
+    """What the file says now, by its own dialect's names; a factor of the activations is one of the weight's inputs."""
     try:
-        return made.specimen.dialect.decode(parts_of(everything(made), layer))
+        parts = parts_of(everything(made), layer)
+        weight, factor = made.specimen.dialect.decode(parts), parts.get(".pre_quant_scale")
+        return weight if factor is None else weight * factor.values().reshape(1, -1)
     except (KeyError, ValueError, IndexError):
         return None
 

@@ -21,7 +21,8 @@ LARGE = {"blocks.0.attn.to_q": (160, 256), "blocks.0.mlp.fc1": (256, 128)}
 class Dialect:
     """pack: a weight's tensors; decode: the weight that a layer's tensors say, by the dialect's own names alone.
 
-    once: further tensors; header: metadata; aside: whose scales lie in a file of this name; config: of a folder.
+    once: further tensors; header: metadata; aside: whose scales lie in a file of this name; config: of a folder;
+    marked: whether each layer says that it is ComfyUI's, which stores [out, in].
     """
 
     name: str
@@ -32,6 +33,7 @@ class Dialect:
     header: Callable[[list[str]], dict[str, str]] = lambda names: {}
     aside: str = ""
     config: object = None
+    marked: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,7 +213,7 @@ DIALECTS = (
     Dialect("ltx", partial(scaled, more=calibrated), multiplied),
     Dialect("rows", partial(scaled, by="rows"), multiplied, header=layerwise),
     Dialect("flat rows", partial(scaled, by="flat rows"), multiplied),
-    Dialect("marked", partial(scaled, more={".comfy_quant": marker("float8_e4m3fn")}), multiplied),
+    Dialect("marked", partial(scaled, more={".comfy_quant": marker("float8_e4m3fn")}), multiplied, marked=True),
     Dialect("legacy", old, from_old, once={"scaled_fp8": u8(bytes(2), "F8_E4M3")}),
     Dialect("e5m2", partial(old, dtype="F8_E5M2"), from_old, once={"scaled_fp8": u8(bytes(2), "F8_E5M2")}),
     Dialect("musubi", partial(old, by="groups"), from_old, LARGE),
@@ -219,9 +221,9 @@ DIALECTS = (
             partial(multiplied, scale=".weight_scale_inv"), LARGE, config={"quantization_config": MIXED}),
     Dialect("aside", scaled, multiplied, aside="fp8_scales.safetensors"),
     Dialect("reciprocal", reciprocal, divided),
-    Dialect("int8", whole_numbers, multiplied),
-    Dialect("mxfp8", mxfp8, from_mxfp8),
-    Dialect("nvfp4", nvfp4, from_nvfp4),
+    Dialect("int8", whole_numbers, multiplied, marked=True),
+    Dialect("mxfp8", mxfp8, from_mxfp8, marked=True),
+    Dialect("nvfp4", nvfp4, from_nvfp4, marked=True),
     Dialect("plain cast", plain, own),
     Dialect("bf16", lambda weight: {".weight": bf16(weight)}, own),
 )  # fmt: skip

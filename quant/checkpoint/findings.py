@@ -81,10 +81,8 @@ class Findings:
 
 def facts(layer: Layer) -> str:
     """Why a layer is accepted as it is, for people."""
-    if layer.plain:
-        return "no scale, and its values are those of weights"
     extras = [
-        layer.dialect.name,
+        "no scale, and its values are those of weights" if layer.plain else layer.dialect.name,
         "stored as [in, out]" if layer.transposed else "",
         "scale divides" if layer.reciprocal else "",
         "block scales in cuBLAS tiles" if layer.swizzled else "",

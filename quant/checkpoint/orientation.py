@@ -64,13 +64,13 @@ class Reading:
 def file_transposed(layers: Sequence[Layer], architecture: Evidence = nothing) -> Reading:
     """What the file's layers show together.
 
-    Biases and row scales measure it; ComfyUI's markers define it; names are only a hint, and one that must agree.
+    ComfyUI's markers define it; biases and row scales measure it; names are only a hint, and one that must agree.
     """
+    if any(marked(layer) for layer in layers):
+        return Reading(False)
     strong = [vote for vote in map(shape_vote, layers) if vote is not None]
     if strong:
         return Reading(sum(strong) * 2 > len(strong))
-    if any(marked(layer) for layer in layers):
-        return Reading(False)
     known = architecture()
     if known is not None:
         return Reading(known)
@@ -137,9 +137,8 @@ def decided(layer: Layer, reading: Reading, siblings: Sequence[Layer]) -> Layer:
         raise Refused(f"its bias of {bias[0]} values fits no side of its weight {list(layer.stored)}; {AGAIN}")
     vote, known = shape_vote(layer), reading.transposed
     if vote is not None and known is not None and vote != known:
-        raise Refused(
-            f"its shape {list(layer.stored)} says {order(vote)}, the rest of the file {order(known)}; {AGAIN}"
-        )
+        raise Refused(f"its shape {list(layer.stored)} says {order(vote)}, "
+                      f"its marker or the rest of the file {order(known)}; {AGAIN}")  # fmt: skip
     if known is None and layer.dialect.transposed and not layer.plain:
         raise Refused(f"{reading.doubt}: get a file with ComfyUI's markers")
     transposed = bool(known)

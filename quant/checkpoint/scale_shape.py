@@ -105,7 +105,8 @@ def equal_shards(count: int, rows: int, cols: int) -> bool:
 
 def matrix(weight: Shape, scale: Shape) -> tuple[tuple[int, int], Shape]:
     """A weight of any rank as ``[rows, cols]`` with the scale's shape for it: convolutions, stacked experts."""
-    stacked = len(weight) == len(scale) == 3 and scale[1] != 1
+    # experts of one input there are not: that is a kernel of one pixel, its scales in groups
+    stacked = len(weight) == len(scale) == 3 and scale[1] != 1 and weight[2] != 1
     lead = 2 if stacked else 1
     rows, cols = prod(weight[:lead]), prod(weight[lead:])
     return (rows, cols), (prod(scale[:2]), scale[2]) if stacked else scale

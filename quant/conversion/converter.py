@@ -17,7 +17,7 @@ from ..files.sets import MARK
 from ..files.stored import Source
 from ..files.writer import Output, writing
 from .decisions import check_accounted, check_format, planned
-from .ownership import check_ownership
+from .ownership import check_name, check_ownership
 from .quantizing import Encode
 from .readback import check_layers
 from .request import Request
@@ -74,6 +74,7 @@ def convert(
     start = time.perf_counter()
     request = Request(request) if isinstance(request, str) else request
     check_format(request)
+    check_name(Path(dst))
     ckpt = read_checkpoint(src, options.check)
     check_accounted(ckpt)
     tasks, lines = planned(ckpt, request)

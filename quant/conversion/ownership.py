@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from ..errors import Refused, first_line
-from ..files.open import PICKLES
 from ..files.reader import read_safetensors
 from ..files.sets import INDEX, content_of, indices_naming, is_marked, is_ours, named_by, own_shards, stem_of
 from ..files.sidecars import SCALES
@@ -26,7 +25,6 @@ def check_ownership(source: Source, dst: Path, target: Target, named: bool = Tru
         for path in target.paths:
             with suppress(FileNotFoundError):
                 path.lstat()
-        check_name(dst)
         check_source(source, changed(target))
         check_others(dst, target, named)
     except (OSError, ValueError) as problem:
@@ -34,12 +32,12 @@ def check_ownership(source: Source, dst: Path, target: Target, named: bool = Tru
 
 
 def check_name(dst: Path) -> None:
+    """Refused unless readers take a file of this name for a checkpoint."""
     if dst.name == SCALES:
         raise Refused(f"{dst}: files of this name are read as scales of the model beside them; {AWAY}.")
-    if dst.is_file() and not dst.name.endswith((*STORES, INDEX)):
-        raise Refused(f"{dst}: is there already and is no checkpoint by its name; {AWAY}.")
-    if dst.suffix in (".json", *PICKLES) and not dst.name.endswith(INDEX):
-        raise Refused(f"{dst}: readers take {dst.suffix} for something else; let it end in .safetensors or {INDEX}.")
+    if not dst.name.endswith((*STORES, INDEX)):
+        raise Refused(f"{str(dst)[:200]}: no reader takes a file of this name for a checkpoint; "
+                      f"give another name, one that ends in .safetensors or {INDEX}.")  # fmt: skip
 
 
 def changed(target: Target) -> set[Path]:

@@ -17,7 +17,7 @@ from ..files.locks import only_job
 from ..files.writer import Layout, writing
 from .converter import Options, plain_metadata, read_back, rows_of, run
 from .decisions import check_accounted, check_format, planned
-from .ownership import check_ownership
+from .ownership import check_name, check_ownership
 from .request import Request
 from .result import Conversion
 from .shards import Target, target_of
@@ -43,6 +43,7 @@ class Plan:
 
 def plan(src: str, dst: Path, request: Request, options: Options) -> Plan:
     check_format(request)
+    check_name(dst)
     ckpt = read_checkpoint(src, options.check)
     check_accounted(ckpt)
     tasks, parts = planned(ckpt, request)

@@ -28,6 +28,8 @@ def open_source(path: str | os.PathLike[str] | Source, name: str = "") -> Source
     """
     if isinstance(path, Source):
         return path
+    if not os.fspath(path):
+        raise Refused("The name of the file is empty; give a path.")
     path = Path(path)
     try:
         return read_all(checkpoint_in(path) if path.is_dir() else path, path, name or str(path))

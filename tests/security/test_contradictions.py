@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from scaled_fp8.quant import Refused, read_checkpoint
-from scaled_fp8.quant.conversion.converter import convert
+from scaled_fp8.quant.conversion.converter import Options, convert
 from torch import Tensor
 
 WEIGHT = torch.randn(96, 64, generator=torch.Generator().manual_seed(0)) * 0.05
@@ -60,6 +60,24 @@ def test_a_marker_outvotes_a_config(sidecar: str, tmp_path: Path) -> None:
     assert distance(path) < 0.02
 
 
+def test_int8_codes_that_lost_their_marker_are_no_bytes_of_fnuz(tmp_path: Path) -> None:
+    """Both formats' absmax codes end at 127: beside a config of FP8 nothing shows which one they are."""
+    scale = WEIGHT.abs().amax(1, keepdim=True) / 127
+    path = saved({"a.weight": (WEIGHT / scale).round().to(torch.int8), "a.weight_scale": scale}, tmp_path)
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
+    with pytest.raises(Refused, match="several formats"):
+        read_checkpoint(path)
+
+
+def test_a_kernel_of_one_pixel_in_groups_is_no_stack_of_experts(tmp_path: Path) -> None:
+    scale = WEIGHT.view(96, 2, 32).abs().amax(2, keepdim=True) / 448
+    codes = (WEIGHT.view(96, 2, 32) / scale).to(torch.float8_e4m3fn).view(96, 64, 1)
+    path = saved({"a.weight": codes, "a.scale_weight": scale}, tmp_path)
+    assert read_checkpoint(path)["a"].shape == (96, 64)
+    assert read_checkpoint(path).spec("a").full_shape == (96, 64, 1)
+    assert distance(path) < 0.04
+
+
 def test_one_name_of_a_model_is_one_tensor(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="a.bias:_data"):
         read_checkpoint(saved(SCALED | {"a.bias:_data": BIAS + 1}, tmp_path))
@@ -96,9 +114,19 @@ def test_codes_of_a_convolution_without_their_scale_are_not_handed_on(tmp_path: 
         read_checkpoint(saved(SCALED | {"c.weight": lost}, tmp_path))
 
 
-@pytest.mark.parametrize("name", ["config.json", "model.pt", "model.ckpt"])
-def test_a_model_gets_a_name_that_readers_take(name: str, tmp_path: Path) -> None:
-    path = saved({"a.weight": WEIGHT}, tmp_path)
-    with pytest.raises(Refused, match="readers take"):
-        convert(path, tmp_path / name, "bfloat16")
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
+@pytest.mark.parametrize("size", [None, 3000])
+@pytest.mark.parametrize("name", ["config.json", "model.pt", "model.ckpt", "model", "folder", "folder/", ".", ""])
+def test_a_model_gets_a_name_that_readers_take(name: str, size: int | None, tmp_path: Path) -> None:
+    """A folder is none: its shards would lie beside it."""
+    path = saved({"a.weight": WEIGHT, "b.weight": WEIGHT.clone()}, tmp_path)
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(Refused, match="no reader takes"):
+        convert(path, f"{tmp_path}/{name}", "bfloat16", Options(shard_size=size))
+    assert {file.name for file in tmp_path.rglob("*")} == {path.name, "folder"}
+
+
+def test_an_empty_name_is_not_the_folder_that_one_is_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(SCALED, tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(Refused, match="empty"):
+        read_checkpoint("")

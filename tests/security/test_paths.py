@@ -26,7 +26,7 @@ def source(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", ODD, ids=range(len(ODD)))
 def test_odd_names_of_targets_and_sources_are_a_sentence(source: Path, name: str) -> None:
     before = sorted(os.listdir(source.parent))
-    with pytest.raises(Refused, match="cannot be written|not a regular file"):
+    with pytest.raises(Refused, match="cannot be written|no reader takes"):
         convert(source, f"{source.parent}/{name}", "float8_e4m3fn")
     with pytest.raises(Refused, match="cannot be read|no such file|holds no checkpoint"):
         open_source(f"{source.parent}/{name}" if name else source.parent / "none")
@@ -50,8 +50,13 @@ def test_a_pipe_is_no_target(source: Path, name: str) -> None:
 
 
 def test_a_device_is_no_target(source: Path) -> None:
-    with pytest.raises(Refused, match="not a regular file"):
+    with pytest.raises(Refused, match="no reader takes"):
         convert(source, "/dev/null", "float8_e4m3fn")
+    device = source.with_name("null.safetensors")
+    device.symlink_to("/dev/null")
+    with pytest.raises(Refused, match="not a regular file"):
+        convert(source, device, "float8_e4m3fn")
+    assert device.is_symlink() and device.is_char_device()
 
 
 def test_shards_are_beside_their_index(source: Path) -> None:

@@ -83,11 +83,28 @@ def test_an_architecture_that_fits_neither_way_decides_nothing():
     assert_read(read_checkpoint(stored(weights, transposed=True), fits=lambda shapes: False), weights)
 
 
-def test_a_bias_outranks_marker_and_architecture():
+def test_a_bias_outranks_the_architecture():
     weights = model({"a": (256, 128)})
-    source = stored(weights, marked=True, transposed=True)
+    source = stored(weights, transposed=True)
     source.stored |= StateDictSource({"a.bias": torch.zeros(256)}).stored
     assert_read(read_checkpoint(source, fits=lambda shapes: shapes["a.weight"] == (128, 256)), weights)
+
+
+def test_a_bias_against_a_marker_is_refused_and_turns_no_other_layer():
+    # two sides exchanged in the header are byte for byte those of a weight that is stored turned
+    source = stored(model({"a": (256, 128), "b": (256, 128)}), marked=True)
+    source.stored |= StateDictSource({"a.bias": torch.zeros(128)}).stored
+    verdict = inspect_checkpoint(source)
+    assert [layer.name for layer in verdict.layers if layer.decision == "refused"] == ["a"]
+    assert "marker" in verdict.sentence()
+
+
+def test_a_plain_cast_that_is_turned_says_so():
+    weight = (torch.randn(256, 128, generator=torch.Generator().manual_seed(0)) * 0.02).to(torch.float8_e4m3fn)
+    source = StateDictSource({"a.weight": weight.T.contiguous(), "a.bias": torch.zeros(256)})
+    (layer,) = read_checkpoint(source).verdict.layers
+    assert layer.shape == (256, 128)
+    assert "[in, out]" in layer.reason
 
 
 def test_square_weights_in_a_dialect_that_turns_them_stay_doubtful():
