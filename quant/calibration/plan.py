@@ -8,12 +8,14 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from ..errors import Refused, first_line
 from ..files.atomic import write_whole
+from ..files.header import NotJson, as_object
+from ..files.records import record_of
+from ..files.sidecars import json_text
 from ..names import without_prefixes
 from ..text import text_table
 from ..weights.formats import FORMATS
@@ -108,17 +110,20 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     """A plan that was written, and perhaps edited since; Refused where it is none or says what cannot be."""
     name = Path(path).name
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as problem:
-        raise Refused(f"{name}: the plan cannot be read: {first_line(problem)}.") from None
-    if not isinstance(found, dict) or found.pop("scaled_fp8_plan", None) != VERSION:
+        found = as_object(json_text(Path(path)))
+    except NotJson as problem:
+        raise Refused(f"{name}: the plan {problem}; correct it, or plan anew.") from None
+    if found.pop("scaled_fp8_plan", None) != VERSION:
         raise Refused(f"{name}: is no plan of this version; scaled-fp8 plan makes one.")
     try:
-        rows = tuple(checked(PlanRow(**row), name) for row in found.pop("rows"))
-        curve = Curve(tuple(Point(**point) for point in found.pop("curve")))
-        return Plan(**found, rows=rows, curve=curve)
+        rows = tuple(checked(record_of(PlanRow, row), name) for row in found.pop("rows"))
+        points = tuple(record_of(Point, point) for point in found.pop("curve"))
+        plan = record_of(Plan, found | {"rows": rows, "curve": Curve(points)})
     except (TypeError, AttributeError, LookupError, ValueError) as problem:
-        raise Refused(f"{name}: the plan is damaged: {first_line(problem)}.") from None
+        raise Refused(f"{name}: the plan is damaged: {first_line(problem)}; plan anew.") from None
+    if len(plan.by_name) < len(rows):
+        raise Refused(f"{name}: a layer is planned twice; leave one of its rows out.")
+    return plan
 
 
 def checked(row: PlanRow, name: str) -> PlanRow:
@@ -127,6 +132,4 @@ def checked(row: PlanRow, name: str) -> PlanRow:
         raise Refused(f"{name}: {row.layer} asks for {row.format!r}; choose {KEEP} or one of {', '.join(FORMATS)}.")
     if row.format != KEEP:
         FORMATS[row.format].granularity(row.granularity or None)
-    if not isfinite(float(row.error)):
-        raise Refused(f"{name}: the error of {row.layer} is {row.error}; write a number.")
     return row

@@ -6,14 +6,16 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..errors import Refused
-from ..files.header import TensorInfo, info_of
+from ..files.header import TensorInfo, as_object, info_of
 from ..files.open import open_source
+from ..files.records import is_kind, record_of
 from ..files.stored import Source
 from ..files.writer import write_safetensors
 from ..names import without_prefixes
@@ -22,6 +24,10 @@ from .moments import Moments
 HEADER = "scaled_fp8_calibration"
 VERSION = 1
 SAMPLED = 64  # values of a weight that are kept to know it again
+# part of a record -> its dtype and shape; the moments' shape is the model's, a factor may be missing
+PARTS: dict[str, tuple[str, tuple[int, ...]]] = {
+    "shape": ("I64", (2,)), "sample": ("F32", (SAMPLED,)), "amax": ("F32", ()), "rows": ("I64", ()),
+}  # fmt: skip
 OTHER = 0.5  # their relative difference from which on it is another weight; four bits and LoRAs stay far below
 
 
@@ -72,12 +78,14 @@ class Calibration(Mapping[str, Record]):
         if name not in self:
             raise KeyError(name)
         rows, columns = self.part(name, "shape").tolist()
-        squares, amax = self.part(name, "squares"), self.part(name, "amax")
-        if not (squares.isfinite().all() and amax.isfinite()):
-            raise Refused(f"{self.source.name}: what {name} was fed has NaN or infinity; calibrate again.")
-        moments = Moments(squares, amax, int(self.part(name, "rows")), columns)
+        sample, seen = self.part(name, "sample"), int(self.part(name, "rows"))
+        moments = Moments(self.part(name, "squares"), self.part(name, "amax"), seen, columns)
         factor = float(self.part(name, "factor")) if f"{name}.factor" in self.source else None
-        return Record((rows, columns), self.part(name, "sample"), moments, factor)
+        if not (sound(moments) and sample.isfinite().all() and 0 <= (factor or 0) < inf):
+            raise Refused(
+                f"{self.source.name}: what {name} was fed has NaN, infinity or a negative square; calibrate again."
+            )
+        return Record((rows, columns), sample, moments, factor)
 
     def __repr__(self) -> str:
         return f"{self.source.path}: {self.facts.line()}, {len(self)} layers"
@@ -136,6 +144,13 @@ def alike(sample: Tensor, weight: Tensor) -> bool:
     return float((sample_of(weight) - sample).norm()) <= OTHER * float(sample.norm())
 
 
+def sound(moments: Moments) -> bool:
+    """Whether sums of squares, the largest magnitude and how many rows they are of can be what they say."""
+    squares = moments.squares
+    finite = bool(squares.isfinite().all()) and bool(moments.amax.isfinite())
+    return finite and bool((squares.diagonal(dim1=1, dim2=2) >= 0).all()) and min(moments.amax, moments.rows) >= 0
+
+
 ##### Files
 
 
@@ -144,9 +159,10 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     source = open_source(path)
     source.name = Path(path).name
     try:
-        header = json.loads(source.metadata[HEADER])
-        facts = Facts(int(header["steps"]), int(header["prompts"]))
-        version = int(header["version"])
+        header = as_object(source.metadata[HEADER].encode())
+        version, facts = header.pop("version"), record_of(Facts, header)
+        if not is_kind(version, int) or min(version, facts.steps, facts.prompts) < 0:
+            raise ValueError
     except (KeyError, ValueError, TypeError):
         raise Refused(
             f"{source.name}: is no calibration; make one with Calibrate Model and Save Calibration."
@@ -160,15 +176,25 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
 
 
 def check_parts(source: Source, name: str) -> None:
-    """Refused where a layer's tensors do not go together."""
-    infos = {part: source.get(f"{name}.{part}") for part in ("shape", "sample", "squares", "amax", "rows")}
-    squares = infos["squares"]
-    whole = all(infos.values()) and squares is not None and len(squares.shape) == 3
-    if not whole or squares.shape[1] != squares.shape[2] or source.tensor(f"{name}.shape").shape != (2,):  # type: ignore[union-attr]
-        raise Refused(f"{source.name}: {name} is damaged there; calibrate again.")
-    columns = int(source.tensor(f"{name}.shape")[1])
-    if not 0 <= squares.shape[0] * squares.shape[1] - columns < squares.shape[1]:  # type: ignore[union-attr]
-        raise Refused(f"{source.name}: {name} is damaged there; calibrate again.")
+    """Refused where a layer's tensors are not those of a Record, or do not go together."""
+    infos = {part: source.get(f"{name}.{part}") for part in (*PARTS, "squares", "factor")}
+    squares, factor = infos["squares"], infos["factor"]
+    whole = all((info := infos[part]) is not None and kind_of(info) == kind for part, kind in PARTS.items())
+    moments = squares is not None and squares.dtype == "F32" and len(squares.shape) == 3
+    if not (whole and moments and (factor is None or kind_of(factor) == ("F32", ()))):
+        raise Refused(damaged(source, name))
+    rows, columns = source.tensor(f"{name}.shape").tolist()
+    blocks, size, other = squares.shape  # type: ignore[union-attr]
+    if size != other or min(rows, columns) < 1 or not 0 <= blocks * size - columns < size:
+        raise Refused(damaged(source, name))
+
+
+def kind_of(info: TensorInfo) -> tuple[str, tuple[int, ...]]:
+    return info.dtype, tuple(info.shape)
+
+
+def damaged(source: Source, name: str) -> str:
+    return f"{source.name}: {name} is damaged there; calibrate again."
 
 
 def write_calibration(path: Path, records: Mapping[str, Record], facts: Facts) -> None:

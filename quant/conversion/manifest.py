@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import Refused
+from ..files.records import record_of
 from ..files.remote import beside, name_of, read_object, shards_at, stamp, write_object
 from ..files.sets import INDEX
 
@@ -45,16 +46,21 @@ class Manifest:
     def read(self) -> dict[str, Entry]:
         kept = read_object(self.path)
         if not kept and stamp(self.path) is not None or kept and kept.get("version") != VERSION:
-            raise Refused(f"{self.path}: is no manifest that can be read; remove it, or name another folder.")
+            raise Refused(self.unread())
+        if kept and not isinstance(kept.get("asked"), dict):
+            raise Refused(self.unread())
         if kept and kept.get("asked") != self.asked:
             raise Refused(
-                f"{self.folder}: the job there was started with {difference(kept.get('asked') or {}, self.asked)}; "
+                f"{self.folder}: the job there was started with {difference(kept['asked'], self.asked)}; "
                 f"name another folder, or remove {MANIFEST} to convert all anew."
             )
         try:
             return {name: entry_of(fields) for name, fields in kept.get("files", {}).items()}
-        except (TypeError, AttributeError):
-            raise Refused(f"{self.path}: is no manifest that can be read; remove it, or name another folder.") from None
+        except (TypeError, AttributeError, ValueError):
+            raise Refused(self.unread()) from None
+
+    def unread(self) -> str:
+        return f"{self.path}: is no manifest that can be read; remove it, or name another folder."
 
     def put(self, name: str, entry: Entry) -> None:
         """Add what became of a file; the manifest on disk is whole at any time."""
@@ -70,11 +76,11 @@ class Manifest:
         return entry if stamps_in(self.folder, entry.results) == entry.results else None
 
 
-def entry_of(fields: dict[str, Any]) -> Entry:
-    """An entry as it is kept; TypeError for anything else."""
-    entry = Entry(**fields)
-    if not (isinstance(entry.results, dict) and isinstance(entry.source, dict) and isinstance(entry.said, str)):
-        raise TypeError
+def entry_of(fields: object) -> Entry:
+    """An entry as it is kept; TypeError or ValueError for anything else."""
+    entry = record_of(Entry, fields)
+    if entry.state not in STATES:
+        raise ValueError(entry.state)
     return entry
 
 

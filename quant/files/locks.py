@@ -27,7 +27,9 @@ def locked(folder: str, path: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.unlink(path)
+        # who took it for a stale one may have removed it
+        with suppress(FileNotFoundError):
+            os.unlink(path)
         file.close()
 
 

@@ -56,11 +56,16 @@ def read_sidecars(main: Path) -> dict[str, dict[str, Any]]:
     return {path.name: read_json(path) for path in descriptions_of(main)}
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def json_text(path: Path) -> bytes:
     with open_regular(path) as file:
         text = file.read(LARGEST_HEADER + 1)
     if len(text) > LARGEST_HEADER:
         raise Refused(f"more than {LARGEST_HEADER} bytes of JSON are not read; remove it or fetch it again.", file=path)
+    return text
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    text = json_text(path)
     try:
         return as_object(text)
     except NotJson as problem:
@@ -146,7 +151,7 @@ def hunyuan_scales(path: Path) -> dict[str, Stored]:
 
 
 def number(name: str, value: object, path: Path) -> Stored | None:
-    """A scale that is no tensor, as one."""
-    if not isinstance(value, float | int):
+    """A scale that is no tensor, as one; of a whole number only where float32 has it."""
+    if not isinstance(value, float | int) or isinstance(value, int) and abs(value) >= 1 << 127:
         return None
     return loaded(name, torch.tensor(value, dtype=torch.float32), path.name, own=False)

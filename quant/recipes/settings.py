@@ -30,6 +30,7 @@ RENAMED = {
     "quantization_granularity": "granularity",
 }
 FILE_NAME = "scaled_fp8.toml"
+LONGEST = 1 << 14  # bytes: a key of many parts takes TOML's reader the square of their number
 BUILT_IN = {"encoder": "none", "transformer": "auto", "vae": "none", "granularity": "per-row"}
 
 
@@ -79,12 +80,21 @@ def read_settings(path: str | Path | None = None) -> Settings:
         return Settings({})
     name = Path(path).name
     try:
-        tables = parsed(Path(path).read_text(encoding="utf-8"))
+        tables = parsed(text_of(Path(path)))
     except OSError as problem:
         raise Refused(f"{name}: cannot be read: {problem.strerror or problem}; give another settings file.") from None
-    except ValueError as problem:  # what TOML and UTF-8 errors are
+    except (ValueError, RecursionError) as problem:  # what TOML and UTF-8 errors are
         raise Refused(f"{name}: is not TOML: {problem}; correct it there.") from None
     return Settings(checked(tables, name), name)
+
+
+def text_of(path: Path) -> str:
+    """A settings file's text; Refused for what is no file or longer than such a file is."""
+    if path.exists() and not path.is_file():
+        raise Refused(f"{path.name}: is not a regular file; give another settings file.")
+    if path.stat().st_size > LONGEST:
+        raise Refused(f"{path.name}: has more than {LONGEST} bytes; give another settings file.")
+    return path.read_text(encoding="utf-8")
 
 
 def parsed(text: str) -> dict[str, Any]:

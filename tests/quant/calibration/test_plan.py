@@ -49,7 +49,7 @@ def test_may_be_edited(tmp_path: Path) -> None:
         ({"format": "int3"}, "'int3'; choose keep or one of"),
         ({"granularity": "block"}, "'block' is none of nvfp4's"),
         ({"colour": "red"}, "is damaged"),
-        ({"error": float("nan")}, "write a number"),
+        ({"error": float("nan")}, "NaN, which is not JSON; correct it"),
     ],
 )
 def test_a_wrong_edit_is_refused(tmp_path: Path, changes: dict, message: str) -> None:
