@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import ComfyExtension, io
 
+from .calibrate_model import CalibrateModel
 from .fp8_report import FP8Report
+from .load_calibration import LoadCalibration
 from .load_checkpoint import LoadFP8Checkpoint
 from .load_text_encoder import LoadFP8TextEncoder
+from .measure_sensitivity import MeasureSensitivity
 from .panel import routes
 from .quantize_model import QuantizeModel
 from .quantize_text_encoder import QuantizeTextEncoder
 from .quantize_vae import QuantizeVAE
+from .save_calibration import SaveCalibration
 from .save_quantized_model import SaveQuantizedModel
 from .scaled_linear_patch import ScaledLinearPatch
 
@@ -29,4 +33,8 @@ class ScaledFP8Extension(ComfyExtension):
             QuantizeVAE,
             SaveQuantizedModel,
             FP8Report,
+            CalibrateModel,
+            SaveCalibration,
+            LoadCalibration,
+            MeasureSensitivity,
         ]

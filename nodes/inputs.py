@@ -9,10 +9,11 @@ from comfy_api.v0_0_2 import io
 
 from ..quant.errors import one_of
 from ..quant.kernels.mode import ACTIVATION_SCALES, FAMILIES
-from ..quant.recipes.methods import CHOICES, METHODS
+from ..quant.recipes.methods import BUDGET, CHOICES, METHODS
 from .host.quantize import DEFAULT, settings_stamp
 
 CATEGORY = "Scaled FP8"
+CalibrationType = io.Custom("CALIBRATION")
 MODEL_FOLDERS = ("diffusion_models", "checkpoints")
 NONE = "none"
 
@@ -71,7 +72,8 @@ class FollowsSettings(io.ComfyNode):
 
 
 def method_input(names: Sequence[str], default: str) -> io.Combo.Input:
-    titles = "; ".join(f"{name}: {METHODS[name].title}" for name in names)
+    known = {**METHODS, BUDGET.name: BUDGET}
+    titles = "; ".join(f"{name}: {known[name].title}" for name in names)
     tip = f"{titles}; auto and default: what scaled_fp8.toml in ComfyUI's user folder says for this model, if it does."
     return io.Combo.Input("method", options=[*names, DEFAULT], default=default, tooltip=tip)
 

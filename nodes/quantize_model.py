@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import folder_paths
 from comfy_api.v0_0_2 import io
 
-from ..quant.recipes.methods import METHODS
+from ..quant.calibration.curve import Curve, draw_curve
+from ..quant.calibration.planner import Wish
+from ..quant.calibration.store import Calibration
+from ..quant.recipes.methods import BUDGET, METHODS
+from .host.budget import quantize_for_budget
+from .host.calibrations import newest
 from .host.plan import model_report
-from .host.quantize import Recipe, needs, quantize_model
-from .inputs import CATEGORY, FollowsSettings, quantize_inputs
+from .host.quantize import DEFAULT, Recipe, needs, quantize_model
+from .inputs import CATEGORY, CalibrationType, FollowsSettings, quantize_inputs
 from .panel.runs import remember
+
+# what says nothing of formats that ComfyUI core loads
+UNUSED = (DEFAULT, "per-tensor")
 
 
 class QuantizeModel(FollowsSettings):
@@ -19,11 +30,31 @@ class QuantizeModel(FollowsSettings):
             display_name="Quantize Model",
             category=CATEGORY,
             description="Quantizes a model in a copy, layer by layer; the model given stays as it is.",
-            search_aliases=["quantize", "fp8 quantize", "int8", "int4", "nvfp4", "mxfp8", "smaller model"],
+            search_aliases=["quantize", "fp8 quantize", "int8", "int4", "nvfp4", "mxfp8", "smaller model", "budget"],
             hidden=[io.Hidden.unique_id],
             inputs=[
                 io.Model.Input("model", tooltip="The model to quantize; layers that are quantized already are left."),
-                *quantize_inputs(list(METHODS), "auto"),
+                *quantize_inputs([*METHODS, BUDGET.name], "auto"),
+                io.String.Input(
+                    "budget",
+                    default="7 bits",
+                    optional=True,
+                    tooltip="For method budget: bits a weight such as 7 bits, a size of the whole model such as 8 GB, "
+                    "or a predicted error of the image such as error 0.02.",
+                ),
+                io.String.Input(
+                    "formats",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="For method budget: the formats to choose from, by commas; without, nvfp4, int4, int8 and "
+                    "float8_e4m3fn.",
+                ),
+                CalibrationType.Input(
+                    "calibration",
+                    optional=True,
+                    tooltip="What the layers are fed: codes that lose less by it, and for method budget a better plan.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL"),
@@ -32,9 +63,38 @@ class QuantizeModel(FollowsSettings):
         )
 
     @classmethod
-    def execute(cls, model: io.Model.Type, method: str, granularity: str, keep: str) -> io.NodeOutput:
-        recipe = Recipe(method, granularity, keep)
+    def execute(
+        cls,
+        model: io.Model.Type,
+        method: str,
+        granularity: str,
+        keep: str,
+        budget: str = "",
+        formats: str = "",
+        calibration: Calibration | None = None,
+    ) -> io.NodeOutput:
+        known = newest(calibration) if calibration else None
+        if method == BUDGET.name:
+            return cls.planned(model, Wish(budget, tuple(formats.split(",")), keep), granularity, known)
+        recipe = Recipe(method, granularity, keep, calibration=known)
         quantized, stats = quantize_model(model, recipe)
         remember(cls, quantized, stats=stats)
         report = (stats.table(), needs(quantized, recipe, stats), model_report(quantized).table())
         return io.NodeOutput(quantized, "\n\n".join(report))
+
+    @classmethod
+    def planned(cls, model: io.Model.Type, wish: Wish, granularity: str, known: Calibration | None) -> io.NodeOutput:
+        quantized, stats, plan, notes = quantize_for_budget(model, wish, known)
+        remember(cls, quantized, stats=stats)
+        unused = () if granularity in UNUSED else (f"granularity {granularity} is not used: formats have their own.",)
+        report = (plan.table(), *notes, *unused, stats.table(), model_report(quantized).table())
+        return io.NodeOutput(quantized, "\n\n".join(report), ui={"images": [shown(plan.curve)]})
+
+
+def shown(curve: Curve) -> dict[str, str]:
+    """The curve as a picture of the node; where, as the editor names it."""
+    temporary = folder_paths.get_temp_directory()
+    folder, name, counter, subfolder, _ = folder_paths.get_save_image_path("scaled_fp8_curve", temporary)
+    path = Path(folder) / f"{name}_{counter:05}_.png"
+    draw_curve(curve).save(path)
+    return {"filename": path.name, "subfolder": subfolder, "type": "temp"}

@@ -10,6 +10,7 @@ from ..quant.files.sets import stamps_of
 from ..quant.kernels.mode import Mode
 from .host.patch import patch_model
 from .host.plan import model_report
+from .host.steps import steps_of, with_precise_steps
 from .inputs import CATEGORY, NONE, activation_scale_input, compute_input, model_files, model_path
 from .panel.runs import remember
 
@@ -40,6 +41,14 @@ class ScaledLinearPatch(io.ComfyNode):
                     default=NONE,
                     tooltip="The file this model came from, if its loader dropped the scales and it makes noise.",
                 ),
+                io.String.Input(
+                    "high_precision_steps",
+                    default="",
+                    optional=True,
+                    advanced=True,
+                    tooltip="Such as first 2, last 1: these steps do not round activations; slower, no second copy of "
+                    "the weights.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="MODEL"),
@@ -55,9 +64,16 @@ class ScaledLinearPatch(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: io.Model.Type, compute: str, activation_scale: str, layers: str, scales_from: str
+        cls,
+        model: io.Model.Type,
+        compute: str,
+        activation_scale: str,
+        layers: str,
+        scales_from: str,
+        high_precision_steps: str = "",
     ) -> io.NodeOutput:
-        path = None if scales_from == NONE else model_path(scales_from)
+        path, steps = None if scales_from == NONE else model_path(scales_from), steps_of(high_precision_steps)
         patched = patch_model(model, Mode(compute, activation_scale), layers, path)
+        patched = with_precise_steps(patched, steps)
         remember(cls, patched, "" if scales_from == NONE else scales_from)
         return io.NodeOutput(patched, model_report(patched).table())

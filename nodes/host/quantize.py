@@ -17,6 +17,8 @@ from comfy.sd import CLIP, VAE
 from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
 from torch.nn import Module
 
+from ...quant.calibration.rounding import rounded
+from ...quant.calibration.store import Calibration
 from ...quant.errors import Refused
 from ...quant.kernels.mode import Mode
 from ...quant.nn.component import Account, already, nbytes, policy_of
@@ -28,14 +30,13 @@ from ...quant.recipes.families import Family
 from ...quant.recipes.memory import compare_methods, estimates, own_granularity
 from ...quant.recipes.policy import Policy, recognise
 from ...quant.recipes.settings import FILE_NAME, Setting, find_settings
-from ...quant.weights.encode import gain_of, quantize
-from ...quant.weights.job import search_for
 from ...quant.weights.native import core_runs
 from ...quant.weights.weight import QuantizedWeight
 from .callbacks import settle
 from .layers import Own, base_weight, own_convolution, own_core_linear, own_linear, put
 from .plan import activation_dtype, modules, planned, tensor_of
 from .plan import layers as layers_of
+from .watch import unwatched
 
 DEFAULT = "default"  # of a choice: what the settings say
 
@@ -51,6 +52,7 @@ class Recipe:
     granularity: str
     keep: str = ""
     component: str = "transformer"
+    calibration: Calibration | None = None
 
     def pick(self, model: ModelPatcher, family: Family | None) -> tuple[Pick, str | None]:
         """Method, with the reason, and granularity: as asked for, or as settings say for this family."""
@@ -90,13 +92,15 @@ def settings_stamp() -> tuple[int, int] | None:
 
 def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, Stats]:
     """A clone of the model with quantized layers, and what was done; Refused where nothing can be quantized."""
-    patched, layers = model.clone(), list(layers_of(model, recipe.component))
+    patched, layers = unwatched(model), list(layers_of(model, recipe.component))
+    if recipe.calibration:
+        recipe.calibration.check(name.removeprefix("diffusion_model.") for name, _ in layers)
     family = recognise((f"{name}.weight" for name, _ in layers), recipe.component)
     chosen, granularity = recipe.pick(model, family)
     if chosen.method.name == "none":
         return patched, summary(Account(chosen, family), ())
     policy = policy_of(chosen.method, recipe.component, granularity, recipe.keep, family)
-    done = tuple(quantize_layer(patched, name, module, policy, chosen) for name, module in watched(layers))
+    done = tuple(quantize_layer(patched, layer, policy, chosen, recipe.calibration) for layer in watched(layers))
     if not any(layer.quantized for layer in done):
         reasons = "; ".join(dict.fromkeys(layer.reason for layer in done)) or "it has no Linear layers"
         raise Refused(f"No layer of this model is left to quantize to {policy.format.name}: {reasons}.")
@@ -166,22 +170,24 @@ def offload(model: ModelPatcher) -> str:
     return "dynamic" if model.is_dynamic() else "model"
 
 
-def quantize_layer(patched: ModelPatcher, name: str, module: Module, policy: Policy, chosen: Pick) -> LayerStats:
+def quantize_layer(
+    patched: ModelPatcher, layer: tuple[str, Module], policy: Policy, chosen: Pick, known: Calibration | None
+) -> LayerStats:
     """Quantize one layer in the patcher's object patches, if the policy wants it."""
+    name, module = layer
     weight, short = base_weight(patched, name), name.removeprefix("diffusion_model.")
     shape, before = tuple(weight.shape), nbytes(weight)
     decision = policy.decide(short, shape, already(weight))
     if not decision.quantize:
         return LayerStats(short, False, decision.reason, shape, before, before)
     source = weight.data.to(patched.load_device).flatten(1)
-    search = search_for("best")
-    found = quantize(source, policy.format, policy.granularity, short, search).to(patched.offload_device)
-    own = scaled_layer(patched, module, found, weight, chosen.method.compute)
+    found, note, gain = rounded(source, policy.format, policy.granularity, known, short)
+    own = scaled_layer(patched, module, found.to(patched.offload_device), weight, chosen.method.compute)
     put(patched, name, own)
     made = tensor_of(own)
     assert made is not None
-    gain = gain_of(source, policy.format, policy.granularity, search)
-    return LayerStats(short, True, decision.reason, shape, before, nbytes(made), gain)
+    reason = f"{decision.reason}; {note}" if note else decision.reason
+    return LayerStats(short, True, reason, shape, before, nbytes(made), gain)
 
 
 def scaled_layer(

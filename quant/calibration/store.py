@@ -234,6 +234,24 @@ class Added(Mapping[str, Record]):
         return len({*self.before, *self.since})
 
 
+class Factored(Mapping[str, Record]):
+    """A calibration with factors that were measured since, layer by layer as they are asked for."""
+
+    def __init__(self, before: Calibration, factors: Mapping[str, float]) -> None:
+        self.before = before
+        self.factors = {without_prefixes(name): factor for name, factor in factors.items()}
+
+    def __getitem__(self, name: str) -> Record:
+        record = self.before[name]
+        return replace(record, factor=self.factors.get(without_prefixes(name), record.factor))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.before)
+
+    def __len__(self) -> int:
+        return len(self.before)
+
+
 def save_calibration(path: Path, since: Mapping[str, Record], facts: Facts) -> Calibration:
     """Add what was seen since to the file of that name, which is made where there is none; what it holds now."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import Lock
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .moments import Moments, block_size, moments_of, no_moments
@@ -20,7 +23,7 @@ class Watch:
     """
 
     def __init__(self, inputs: Mapping[str, int], limit: int = LIMIT) -> None:
-        self.inputs = dict(inputs)
+        self.inputs, self.lock = dict(inputs), Lock()
         self.size = block_size([*inputs.values()], limit)
         self.clear()
 
@@ -37,20 +40,24 @@ class Watch:
         return f"{whole} layers whole" + (f", {rest} in blocks of {self.size} inputs" if rest else "")
 
     def see(self, name: str, x: Tensor) -> None:
-        """Add one batch of inputs ``[..., in]`` of a layer."""
+        """Add one batch of inputs ``[..., in]`` of a layer; of one that is not watched, nothing."""
+        if name not in self.inputs:
+            return
         found = moments_of(x, self.size)
-        before = self.moments.get(name) or no_moments(found.inputs, self.size)
-        # in place: these are the largest tensors here
-        before.squares.add_(found.squares.to(before.squares.device))
-        amax = before.amax.maximum(found.amax.to(before.amax.device))
-        self.moments[name] = Moments(before.squares, amax, before.rows + found.rows, found.inputs)
+        with self.lock, torch.inference_mode(False):
+            # several devices may run the layer at once, and not all of their threads in inference mode
+            before = self.moments.get(name) or no_moments(found.inputs, self.size)
+            # in place: these are the largest tensors here
+            before.squares.add_(found.squares.to(before.squares.device))
+            amax = before.amax.maximum(found.amax.to(before.amax.device))
+            self.moments[name] = Moments(before.squares, amax, before.rows + found.rows, found.inputs)
 
     @contextmanager
     def listening(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
         """See what modules are fed until the block ends."""
 
         def hook(name: str) -> object:
-            return lambda module, inputs: self.see(name, inputs[0]) if inputs else None
+            return lambda module, inputs: self.see(name, features(inputs[0])) if inputs else None
 
         hooks = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]  # type: ignore[arg-type]
         try:
@@ -59,3 +66,9 @@ class Watch:
         finally:
             for one in hooks:
                 one.remove()
+
+
+def features(x: Any) -> Tensor:
+    """What a Linear multiplies: of a sparse tensor, as Trellis2's Linears take, its features."""
+    found: Tensor = x if isinstance(x, Tensor) else x.feats
+    return found

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -13,8 +15,10 @@ from ..kernels.activations import same_device
 from ..kernels.choice import Choice, Way
 from ..kernels.demotion import demote, demoted, passing, rehabilitate
 from ..kernels.plan import next_kernel
-from ..kernels.registry import Kernel
+from ..kernels.registry import KERNELS, Kernel
 from ..weights.weight import QuantizedWeight
+
+UPCAST = Way(next(k for k in KERNELS if k.family == "upcast" and not k.rules), "a step in high precision", None)
 
 
 def apply(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
@@ -39,6 +43,28 @@ def computed_dtype(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(kind) if autocast else x.dtype
 
 
+class Precision:
+    """high: whether activations are left as they are now, whatever kernel a layer was planned on."""
+
+    high = False
+
+
+@contextmanager
+def high_precision(high: bool = True) -> Iterator[None]:
+    """Until the block ends scaled Linears, on every thread, dequantize their weights and do not round activations."""
+    before, Precision.high = Precision.high, high
+    try:
+        yield
+    finally:
+        Precision.high = before
+
+
+def way_of(choice: Choice, tokens: int) -> Way:
+    """How so many tokens are computed now: as planned; in high precision by what takes activations as they are."""
+    way = choice.way(tokens)
+    return UPCAST if Precision.high and way.kernel.rounds else way
+
+
 def flat(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
     x = x.reshape(-1, choice.shape[1]) if choice.shape[1] else x.reshape(x.shape[:-1].numel(), 0)
     bias = None if bias is None else bias.to(x.dtype)
@@ -48,7 +74,7 @@ def flat(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice
         y = Frozen.apply(x, bias, weight, choice)
     else:
         y = forward(x, weight, bias, choice)
-    choice.count(choice.way(len(x)).kernel.name)
+    choice.count(way_of(choice, len(x)).kernel.name)
     return y
 
 
@@ -57,6 +83,8 @@ def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Cho
     if not x.numel() or not choice.shape[0]:
         empty = x.new_zeros(x.shape[0], choice.shape[0])
         return empty if bias is None else empty + bias
+    if (way := way_of(choice, len(x))) is UPCAST:
+        return run_way(x, weight, bias, way)
     # a graph keeps what was traced, for any number of tokens
     if torch.compiler.is_compiling():
         return run_way(x, weight, bias, choice.main)

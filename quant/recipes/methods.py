@@ -59,6 +59,8 @@ METHODS: dict[str, Method] = {
 # Names of other tools. Every method here leaves what a model family's rules keep: fp8-filtered is no other method.
 ALIASES = {"fp8": "fp8-dynamic", "fp8-filtered": "fp8-dynamic", "8bit": "int8", "4bit": "int4"}
 VALID_METHODS = (*METHODS, *ALIASES)
+# the format of each layer is planned, so that this is no row of the table
+BUDGET = Method("budget", "the least error for a budget: each layer's format is planned", None)
 
 
 def method_named(name: str) -> Method:

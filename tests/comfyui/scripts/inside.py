@@ -71,6 +71,15 @@ def call(node: str, **inputs):
     return getattr(cls(), cls.FUNCTION)(**inputs)
 
 
+def refused(work, *args, **inputs) -> str:
+    """What work raises, as its class and its words; "" where it does not."""
+    try:
+        work(*args, **inputs)
+    except (Exception, comfy.model_management.InterruptProcessingException) as problem:
+        return f"{type(problem).__name__}: {problem}"
+    return ""
+
+
 def unet(name: str, dtype: str = "default"):
     return call("UNETLoader", unet_name=name, weight_dtype=dtype)[0]
 

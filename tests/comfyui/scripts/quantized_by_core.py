@@ -12,5 +12,6 @@ def latents(name: str):
     return load_file(Path(REQUEST["latents"]) / name)["latents"]
 
 
-errors = {name: error(sample(unet(name), digits="0123"), latents(name)) for name in REQUEST["files"]}
+how = (REQUEST.get("steps", 12), REQUEST.get("digits", "0123"))
+errors = {name: error(sample(unet(name), *how), latents(name)) for name in REQUEST["files"]}
 answer({"errors": errors, "pack": any("scaled" in name and "fp8" in name for name in sys.modules)})

@@ -15,7 +15,7 @@ from safetensors.torch import load, save
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels.mode import Mode
 from scaled_fp8.quant.kernels.plan import choose_for
-from scaled_fp8.quant.nn.forward import apply
+from scaled_fp8.quant.nn.forward import apply, high_precision
 from scaled_fp8.quant.nn.linear import ScaledLinear
 from torch import nn
 
@@ -283,3 +283,17 @@ def test_an_unpatched_state_dict_is_an_error():
     linear, _ = patched()
     with pytest.raises(RuntimeError, match="weight"):
         linear.load_state_dict(nn.Linear(64, 48).state_dict())
+
+
+def test_in_high_precision_activations_are_not_rounded():
+    x, w = activation(1.0, 7, 64), weight(33, 64)
+    choice, want = chosen(w), F.linear(x, w.dequantize())
+    with high_precision():
+        got = apply(x, w, None, choice)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+    assert sqnr(apply(x, w, None, choice), want) < 40
+    assert choice.calls == {"upcast": 1, choice.kernel.name: 1}
+    with pytest.raises(RuntimeError), high_precision():
+        raise RuntimeError
+    apply(x, w, None, choice)
+    assert choice.calls[choice.kernel.name] == 2

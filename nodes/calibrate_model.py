@@ -1,0 +1,44 @@
+"""Calibrate Model: a model that watches what its layers are fed while a workflow runs."""
+
+from __future__ import annotations
+
+from comfy_api.v0_0_2 import io
+
+from .host.calibrations import path_of
+from .host.watch import watching
+from .inputs import CATEGORY
+
+
+class CalibrateModel(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="CalibrateModel",
+            display_name="Calibrate Model",
+            category=CATEGORY,
+            description="Watches what a model's layers are fed while your workflow samples; images stay the same.",
+            search_aliases=["calibrate", "calibration", "gptq", "importance", "imatrix", "activations"],
+            inputs=[
+                io.Model.Input("model", tooltip="The model in high precision; LoRAs may come before or after."),
+                io.String.Input(
+                    "name",
+                    default="calibration",
+                    tooltip="Of the file below models/scaled_fp8; runs of the same name add up.",
+                ),
+                io.Float.Input(
+                    "memory_gb",
+                    default=8.0,
+                    min=0.1,
+                    max=1024.0,
+                    step=0.5,
+                    advanced=True,
+                    tooltip="The most system memory for what was seen; wide layers are kept in blocks above that.",
+                ),
+            ],
+            outputs=[io.Model.Output(display_name="MODEL", tooltip="For the sampler, and for Save Calibration.")],
+        )
+
+    @classmethod
+    def execute(cls, model: io.Model.Type, name: str, memory_gb: float = 8.0) -> io.NodeOutput:
+        path_of(name)
+        return io.NodeOutput(watching(model, name, int(memory_gb * 1e9)))

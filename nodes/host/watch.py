@@ -1,0 +1,96 @@
+"""A clone of a MODEL that watches what its Linears are fed; images are the same bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrapperExecutor, WrappersMP
+from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
+from torch import Tensor
+from torch.nn import Module
+
+from ...quant.calibration.store import Facts
+from ...quant.calibration.watching import Watch
+from ...quant.errors import Refused
+from .layers import base_tensor
+from .plan import is_linear, linears
+
+KEY = "scaled_fp8_watch"
+KINDS = (WrappersMP.APPLY_MODEL, WrappersMP.OUTER_SAMPLE)
+PREFIX = "diffusion_model."
+
+
+@dataclass(frozen=True)
+class Watched:
+    """What a watching MODEL carries. name: of its file."""
+
+    name: str
+    watch: Watch
+
+
+def weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
+    """Name without prefix and weight ``[out, in]``, without LoRA, of every Linear of the diffusion model."""
+    for name, _ in linears(model):
+        weight = base_tensor(model, name) if name.startswith(PREFIX) else None
+        if weight is not None:
+            yield name.removeprefix(PREFIX), weight
+
+
+def watch_for(model: ModelPatcher, limit: int) -> Watch:
+    """Nothing seen yet; limit: bytes that all moments may take."""
+    return Watch({name: weight.shape[1] for name, weight in weights(model)}, limit)
+
+
+def watching(model: ModelPatcher, name: str, limit: int) -> ModelPatcher:
+    """A clone that watches for the calibration of that name."""
+    watch = watch_for(model, limit)
+    clone = with_watch(model, watch)
+    clone.set_attachments(KEY, Watched(name, watch))
+    return clone
+
+
+def with_watch(model: ModelPatcher, watch: Watch) -> ModelPatcher:
+    """A clone whose calls are seen by watch; what was not saved yet is forgotten where a sampling is broken off."""
+
+    def call(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Any:
+        with watch.listening(running(executor.class_obj)):
+            return executor(*args, **kwargs)
+
+    def sampling(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Any:
+        check_not_compiled(executor.class_obj.model_options)
+        try:
+            found = executor(*args, **kwargs)
+        except BaseException:
+            watch.clear()
+            raise
+        watch.facts += Facts(prompts=1)
+        return found
+
+    clone = unwatched(model)
+    for kind, wrapper in zip(KINDS, (call, sampling), strict=True):
+        clone.add_wrapper_with_key(kind, KEY, wrapper)
+    return clone
+
+
+def unwatched(model: ModelPatcher) -> ModelPatcher:
+    """A clone that does not watch: of a model that did, its layers will be others."""
+    clone = model.clone()
+    for kind in KINDS:
+        clone.remove_wrappers_with_key(kind, KEY)
+    clone.remove_attachments(KEY)
+    return clone
+
+
+def check_not_compiled(options: dict[str, Any]) -> None:
+    """A compiled graph asks nobody what its layers are fed."""
+    if TORCH_COMPILE_KWARGS in options:
+        raise Refused("A compiled model cannot be watched: take TorchCompileModel out while you calibrate.")
+
+
+def running(model: Module) -> dict[str, Module]:
+    """Layer -> the module that is in its place now, of a model that is being called."""
+    inner = model.get_submodule(PREFIX.rstrip("."))
+    return {name: module for name, module in inner.named_modules() if is_linear(module)}
