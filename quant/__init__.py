@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     from .nn.patch import patch_linears as patch_linears
     from .nn.patch import restore_linears as restore_linears
     from .nn.stats import Stats as Stats
+    from .quality.checkpoints import compare_weights as compare_weights
     from .quality.comparison import Comparison as Comparison
     from .quality.comparison import compare as compare
+    from .quality.page import write_json as write_json
+    from .quality.page import write_page as write_page
+    from .quality.pictures import Pair as Pair
+    from .quality.pictures import pairs_of as pairs_of
     from .quality.quality import METRICS as METRICS
     from .quality.quality import LayerError as LayerError
     from .quality.quality import Quality as Quality
@@ -82,7 +87,10 @@ PUBLIC: dict[str, tuple[str, ...]] = {
     "nn.component": ("is_fp8_compatible_layer", "quantize_component", "quantize_vae"),
     "nn.patch": ("Handle", "patch_linears", "restore_linears"),
     "nn.stats": ("Stats",),
+    "quality.checkpoints": ("compare_weights",),
     "quality.comparison": ("Comparison", "compare"),
+    "quality.page": ("write_json", "write_page"),
+    "quality.pictures": ("Pair", "pairs_of"),
     "quality.quality": ("METRICS", "LayerError", "Quality", "Side"),
     "recipes.auto": ("check_fp8_support", "get_recommended_method"),
     "recipes.compile_warnings": ("get_quant_compile_warnings",),

@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
     "recipes": {"weights", "kernels"},
     "nn": {"weights", "kernels", "recipes", "distributed"},
     "calibration": {"weights", "files", "checkpoint", "recipes"},
-    "quality": {"files", "checkpoint"},
+    "quality": {"files", "checkpoint", "nn"},
     "conversion": {"weights", "files", "checkpoint", "recipes", "calibration", "quality"},
     "demo": {"weights", "checkpoint", "nn"},
 }

@@ -70,6 +70,11 @@ class Layer:
         return unpadded(rows, known[0]), cols if cropped % self.format.per_byte else cropped
 
     @property
+    def stored_as(self) -> str:
+        """Format and granularity, in words."""
+        return f"{self.format.name} {'without scale' if self.plain else self.granularity.name}"
+
+    @property
     def inputs(self) -> int:
         return self.shape[1]
 

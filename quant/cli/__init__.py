@@ -5,14 +5,14 @@ from __future__ import annotations
 # torch and what needs it are imported by the commands: --help is instant
 from ..errors import Refused
 from .arguments import Parser
-from .comparing import add_compare
+from .comparing import add_compare, add_report
 from .converting import add_convert, add_plan
 from .inspecting import add_inspect
 from .machine import add_demo, add_doctor
 from .output import FAILED, REFUSED, complain, prepare_streams, unexpected
 
 # in the order of --help
-COMMANDS = (add_inspect, add_convert, add_compare, add_plan, add_doctor, add_demo)
+COMMANDS = (add_inspect, add_convert, add_compare, add_report, add_plan, add_doctor, add_demo)
 
 
 def main(arguments: list[str] | None = None) -> int:

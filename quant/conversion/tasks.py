@@ -97,8 +97,7 @@ class Values:
 
 
 def format_of(ckpt: Checkpoint, layer: str) -> str:
-    spec = ckpt.spec(layer)
-    return f"{spec.format.name} {'without scale' if spec.plain else spec.granularity.name}"
+    return ckpt.spec(layer).stored_as
 
 
 def pieces(total: int) -> Iterator[tuple[int, int]]:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf, isfinite
+from typing import Generic, TypeVar
 
 from PIL import Image, ImageDraw, ImageFont
 
@@ -32,29 +33,31 @@ COLOURS = {
 OTHER = ("#8a63d2", "#c2569b", "#3b7dd8", "#7a7f87")
 CELL, GAP, MARGIN, LINE = 18, 2, 24, 26
 WIDEST = 1800  # pixels of cells in a row of blocks
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class Section:
-    """Blocks of one kind. labels: layers of a block; blocks: their numbers; rows: (label, block) -> Row."""
+class Section(Generic[T]):
+    """Blocks of one kind. labels: layers of a block; blocks: their numbers; rows: (label, block) -> what it shows."""
 
     name: str
     labels: tuple[str, ...]
     blocks: tuple[int, ...]
-    rows: dict[tuple[str, int], Row]
+    rows: dict[tuple[str, int], T]
 
 
 def place(layer: str) -> tuple[str, int, str]:
     """Section, block and label of a layer: "double_blocks.3.img_attn.qkv" -> "double_blocks", 3, "img_attn.qkv"."""
-    found = re.match(r"(.+?)\.(\d+)(?:\.(.+))?$", layer)
+    # no block has a number of more digits, and int() refuses to read very many
+    found = re.match(r"(.+?)\.(\d{1,9})(?:\.(.+))?$", layer)
     return (found[1], int(found[2]), found[3] or "weight") if found else ("", 0, layer)
 
 
-def sections(rows: Iterable[Row]) -> list[Section]:
-    """Every row once; layers outside of blocks last."""
-    placed: dict[str, dict[tuple[str, int], Row]] = {}
-    for row in rows:
-        section, block, label = place(row.layer)
+def sections(rows: Mapping[str, T]) -> list[Section[T]]:
+    """Every layer's row once; layers outside of blocks last."""
+    placed: dict[str, dict[tuple[str, int], T]] = {}
+    for layer, row in rows.items():
+        section, block, label = place(layer)
         placed.setdefault(section, {})[label, block] = row
     order = sorted(placed, key=lambda name: (name == "", name))
     return [
@@ -114,7 +117,7 @@ def draw_map(
     rows: Iterable[Row], paint: Callable[[Row], str | None], heads: tuple[str, str], legend: Sequence[Entry]
 ) -> Image.Image:
     """Title and a line, legend, sections; paint: a row's colour, None where it has none."""
-    parts = sections(rows)
+    parts = sections({row.layer: row for row in rows})
     label, cell = label_width(parts), cell_size(parts)
     cells = 2 * MARGIN + label + max((len(part.blocks) for part in parts), default=0) * cell
     width = max(640, cells, 2 * MARGIN + int(font(14).getlength(heads[1])))
@@ -148,7 +151,11 @@ def draw_cell(pen: ImageDraw.ImageDraw, box: tuple[int, int, int, int], colour: 
 
 
 def draw_section(
-    pen: ImageDraw.ImageDraw, part: Section, corner: tuple[int, int], cell: int, fill: dict[tuple[str, int], str | None]
+    pen: ImageDraw.ImageDraw,
+    part: Section[Row],
+    corner: tuple[int, int],
+    cell: int,
+    fill: dict[tuple[str, int], str | None],
 ) -> None:
     """One section with its corner at the first cell's left and the section's top."""
     left, top = corner
@@ -165,17 +172,17 @@ def draw_section(
             draw_cell(pen, box, fill.get((label, block)))
 
 
-def section_height(part: Section, cell: int) -> int:
+def section_height(part: Section[Row], cell: int) -> int:
     return LINE + CELL * len(part.labels) + LINE // 2
 
 
-def cell_size(parts: Sequence[Section]) -> int:
+def cell_size(parts: Sequence[Section[Row]]) -> int:
     """Width of a cell in pixels, less where there are very many blocks."""
     blocks = max((len(part.blocks) for part in parts), default=1)
     return max(2, min(CELL, WIDEST // blocks))
 
 
-def label_width(parts: Sequence[Section]) -> int:
+def label_width(parts: Sequence[Section[Row]]) -> int:
     longest = max((font(12).getlength(label) for part in parts for label in part.labels), default=0)
     named = max((font(15).getlength(part.name or "outside of blocks") for part in parts), default=0)
     return int(max(longest, named)) + 16

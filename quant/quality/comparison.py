@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import inf, isfinite, log10, sqrt
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..errors import Refused
+from ..files.header import TensorInfo
 from ..files.stored import Source
 from ..names import prefixes_of
 from ..text import text_table
@@ -23,13 +25,17 @@ Progress = Callable[[Iterable[str], int], Iterable[str]]
 
 @dataclass(frozen=True)
 class Difference:
-    """Of one tensor, b against a. signal, noise: sums of squares of a and b - a; maximum: largest ``|b - a|``."""
+    """Of one tensor, b against a. signal, noise: sums of squares of a and b - a; maximum: largest ``|b - a|``;
+    format_a, format_b: what each file holds it as.
+    """
 
     name: str
     shape: tuple[int, ...]
     signal: float
     noise: float
     maximum: float
+    format_a: str = ""
+    format_b: str = ""
 
     @property
     def relative(self) -> float:
@@ -67,7 +73,7 @@ class Comparison:
         return Difference("overall", (), signal, noise, max(d.maximum for d in layers))
 
     def to_json(self) -> dict[str, Any]:
-        layers = [{"name": d.name, "shape": list(d.shape)} | d.figures() for d in self.layers]
+        layers = [described(d) | d.figures() for d in self.layers]
         only = {"only_a": list(self.only_a), "only_b": list(self.only_b)}
         return {"a": self.a, "b": self.b, "overall": self.overall.figures(), "layers": layers, **only}
 
@@ -76,6 +82,11 @@ class Comparison:
         only = [f"only in {self.a}: {name}" for name in self.only_a]
         only += [f"only in {self.b}: {name}" for name in self.only_b]
         return "\n".join((text_table(COLUMNS, [cells(d) for d in (*self.layers, self.overall)]), *only))
+
+
+def described(difference: Difference) -> dict[str, Any]:
+    formats = {"format_a": difference.format_a, "format_b": difference.format_b}
+    return {"name": difference.name, "shape": list(difference.shape), **formats}
 
 
 def cells(difference: Difference) -> list[str]:
@@ -93,37 +104,67 @@ def compare(
     >>> quant.compare(path, path).overall.relative
     0.0
     """
-    first, second = read_checkpoint(a), read_checkpoint(b)
+    return compare_checkpoints(read_checkpoint(a), read_checkpoint(b), progress)
+
+
+def compare_checkpoints(first: Checkpoint, second: Checkpoint, progress: Progress) -> Comparison:
+    """The second against the first, as compare does."""
     ours, theirs = matched(readers(first), readers(second))
     shared = [name for name in ours if name in theirs]
     names = (first.source.name, second.source.name)
     if not shared:
         raise Refused(f"{names[1]}: shares no layer with {names[0]}; compare files of one model.")
-    layers = tuple(difference(name, ours[name](), theirs[name]()) for name in progress(shared, len(shared)))
+    for name in shared:
+        check_shapes(name, ours[name].shape, theirs[name].shape, names)
+    layers = tuple(difference(name, ours[name], theirs[name]) for name in progress(shared, len(shared)))
     only = [tuple(n for n in x if n not in y) for x, y in ((ours, theirs), (theirs, ours))]
     return Comparison(*names, layers, *only)
 
 
-Readers = Mapping[str, Callable[[], Tensor]]
+@dataclass(frozen=True)
+class Held:
+    """A tensor of a checkpoint as values. format: what it is stored as; read: its values, decoded anew each time."""
+
+    shape: tuple[int, ...]
+    format: str
+    read: Callable[[], Tensor]
+
+
+Readers = Mapping[str, Held]
 
 
 def readers(ckpt: Checkpoint) -> Readers:
-    """Layer name -> a function that reads its values; names as in verdicts, without ``.weight``."""
-    quantized = {name: lambda name=name: ckpt[name].dequantize() for name in ckpt}
-    floating = (name for name in ckpt.tensors if ckpt.tensors.info(name).dtype.lstrip("B").startswith("F"))
-    others = {name.removesuffix(".weight"): lambda name=name: ckpt.tensors[name] for name in floating}
-    return quantized | others
+    """Layer name -> its values; names as in verdicts, without ``.weight``."""
+    infos = {name: ckpt.tensors.info(name) for name in ckpt.tensors}
+    floating = {name: info for name, info in infos.items() if info.dtype.lstrip("B").startswith("F")}
+    others = {
+        name.removesuffix(".weight"): Held(info.shape, dtype_name(info), partial(ckpt.tensors.__getitem__, name))
+        for name, info in floating.items()
+    }
+    return {name: quantized(ckpt, name) for name in ckpt} | others
 
 
-def difference(name: str, a: Tensor, b: Tensor) -> Difference:
-    """The figures of one tensor, in float32 with sums in float64."""
-    if a.shape != b.shape:
-        shapes = f"{list(a.shape)} in one and {list(b.shape)} in the other"
+def quantized(ckpt: Checkpoint, name: str) -> Held:
+    layer = ckpt.spec(name)
+    return Held(layer.full_shape, layer.stored_as, lambda: ckpt[name].dequantize().reshape(layer.full_shape))
+
+
+def dtype_name(info: TensorInfo) -> str:
+    return str(info.torch_dtype or info.dtype).removeprefix("torch.")
+
+
+def check_shapes(name: str, a: tuple[int, ...], b: tuple[int, ...], files: tuple[str, str]) -> None:
+    if a != b:
+        shapes = f"{list(a)} in {files[0]} and {list(b)} in {files[1]}"
         raise Refused(f"{name}: is {shapes}; compare files of one model.")
-    a, b = a.float(), b.float()
-    error = b - a
+
+
+def difference(name: str, a: Held, b: Held) -> Difference:
+    """The figures of one tensor, in float32 with sums in float64."""
+    values = a.read().float()
+    error = b.read().float() - values
     maximum = float(error.abs().max()) if error.numel() else 0.0
-    return Difference(name, tuple(a.shape), squares(a), squares(error), maximum)
+    return Difference(name, a.shape, squares(values), squares(error), maximum, a.format, b.format)
 
 
 def squares(x: Tensor) -> float:

@@ -33,7 +33,7 @@ def test_place_is_that_of_the_panel(name: str) -> None:
 
 def test_sections_hold_every_layer_once() -> None:
     given = rows("b.10.q", "b.2.q", "b.2.k", "in", "a.0.q")
-    found = sections(given)
+    found = sections({row.layer: row for row in given})
     assert [(part.name, part.blocks, part.labels) for part in found] == [
         ("a", (0,), ("q",)), ("b", (2, 10), ("k", "q")), ("", (0,), ("in",)),
     ]  # fmt: skip

@@ -88,7 +88,7 @@ def test_layers_of_one_file_alone_are_named(tmp_path: Path) -> None:
 
 def test_shapes_that_differ_are_refused(tmp_path: Path) -> None:
     b = weights() | {"norm.weight": torch.ones(25)}
-    with pytest.raises(Refused, match=r"norm: is \[24\] in one and \[25\] in the other"):
+    with pytest.raises(Refused, match=r"norm: is \[24\] in .*a.safetensors and \[25\] in .*b.safetensors; compare"):
         compare(saved(tmp_path / "a.safetensors", weights()), saved(tmp_path / "b.safetensors", b))
 
 
@@ -104,6 +104,7 @@ def test_json_has_no_infinity_and_the_table_every_layer(tmp_path: Path) -> None:
     result = compare(saved(tmp_path / "a.safetensors", a), saved(tmp_path / "b.safetensors", b))
     value = json.loads(json.dumps(result.to_json(), allow_nan=False))
     layers = {layer.pop("name"): layer for layer in value["layers"]}
-    assert layers["zero"] == {"shape": [3], "relative_error": None, "sqnr_db": None, "max_error": 1.0}
+    figures = {"relative_error": None, "sqnr_db": None, "max_error": 1.0}
+    assert layers["zero"] == {"shape": [3], "format_a": "float32", "format_b": "float32", **figures}
     assert layers["norm"]["relative_error"] == 0 and value["overall"]["max_error"] == 1.0
     assert all(name in result.table() for name in (*layers, "overall"))
