@@ -1,8 +1,9 @@
-/* Float8 weights on a CPU, built by compiler.py where gcc is at hand.
+/* Float8 weights and INT8 activations on a CPU, built by compiler.py where gcc is at hand.
 
    A code's exponent and mantissa, shifted to where a float32 has its own, are a power of two too small: the difference
    of the exponents' biases. Subnormal codes become subnormal numbers, so that they are right too. */
 
+#include <math.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -79,5 +80,31 @@ void one_token(const struct weight *given, const float *x, float *y, int32_t thr
             total += sum * one.scale;
         }
         y[row] = total;
+    }
+}
+
+INLINE uint32_t magnitude(float number) {
+    uint32_t bits;
+    memcpy(&bits, &number, 4);
+    return bits & 0x7fffffff;
+}
+
+/* codes[tokens, width] and scale[tokens]: largest / 127, not below least; of a token with a NaN the scale is NaN */
+void int8_codes(const float *x, int8_t *codes, float *scale, int64_t tokens, int64_t width, float least,
+                int32_t threads) {
+    EACH_ROW for (int64_t token = 0; token < tokens; token++) {
+        const float *values = x + token * width;
+        int8_t *own = codes + token * width;
+        uint32_t largest = 0; /* of magnitudes as integers, among which NaN is the largest */
+        _Pragma("omp simd reduction(max : largest)") for (int64_t k = 0; k < width; k++)
+            largest = magnitude(values[k]) > largest ? magnitude(values[k]) : largest;
+        float step;
+        memcpy(&step, &largest, 4);
+        step = step / 127 < least ? least : step / 127;
+        VECTORIZED for (int64_t k = 0; k < width; k++) {
+            const float code = rintf(values[k] / step);
+            own[k] = (int8_t)(code > 127 ? 127 : code < -127 ? -127 : code);
+        }
+        scale[token] = step;
     }
 }

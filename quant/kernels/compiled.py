@@ -1,4 +1,5 @@
-"""Float8 weights on a CPU by compiled.c: a slab of rows dequantized in one pass; of one token the product itself."""
+"""By compiled.c, on a CPU: a slab of float8 rows dequantized in one pass, of one token the product itself, and INT8
+activations."""
 
 from __future__ import annotations
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from ..weights.granularity import PerBlock
 from ..weights.weight import QuantizedWeight
+from .activations import INT8, SCHEMES, TINY
 from .bits import CODINGS, WIDE, all_numbers, slab_rows
 from .compiler import library
 from .scratch import pieces, scratch
@@ -68,9 +70,15 @@ def slabs(weight: QuantizedWeight, dtype: torch.dtype) -> Iterator[Tensor]:
         yield values
 
 
-def call(name: str, weight: Weight, *tensors: Tensor) -> None:
-    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors)
-    getattr(library(), name)(ctypes.byref(weight), *pointers, torch.get_num_threads())
+def call(name: str, *arguments: Tensor | ctypes.Structure | ctypes._SimpleCData) -> None:
+    getattr(library(), name)(*map(passed, arguments), torch.get_num_threads())
+
+
+def passed(argument: Tensor | ctypes.Structure | ctypes._SimpleCData) -> object:
+    """A tensor by its memory, which is to be held; a structure by its address."""
+    if isinstance(argument, Tensor):
+        return ctypes.c_void_p(argument.data_ptr())
+    return ctypes.byref(argument) if isinstance(argument, ctypes.Structure) else argument
 
 
 def argument(weight: QuantizedWeight, codes: Tensor, scale: Tensor) -> Weight:
@@ -85,3 +93,17 @@ def tile(weight: QuantizedWeight) -> tuple[int, int]:
     if isinstance(weight.granularity, PerBlock):
         return weight.granularity.rows, weight.granularity.cols
     return (1 if weight.scale.numel() == weight.shape[0] else weight.shape[0]), weight.shape[1]
+
+
+##### Activations
+
+
+def int8_per_token(x: Tensor, _: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """As the scheme of that name in activations.py."""
+    if torch.compiler.is_compiling() or type(x) is not Tensor:
+        return SCHEMES["int8 per-token"](x, None)
+    values = x.float().contiguous()
+    codes, scale = values.new_empty(x.shape, dtype=INT8.dtype), values.new_empty(len(x), 1)
+    sizes = (ctypes.c_int64(side) for side in x.shape)
+    call("int8_codes", values, codes, scale, *sizes, ctypes.c_float(TINY))
+    return codes, scale

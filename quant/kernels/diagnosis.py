@@ -21,6 +21,9 @@ from .timing import noise
 
 ##### This machine, for people
 
+# quantizer -> what it is shown by, where it has no float8 per-token
+SHOWN = {"comfy-kitchen": "float8 static", "gcc": "int8 per-token"}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -87,7 +90,7 @@ def probe(device: torch.device | str, dtype: torch.dtype) -> Iterator[Finding]:
         time = kernel_time(kernel, layer) if proof.works else None
         yield Finding(*place, kernel.name, proof.works, proof.error, time, proof.reason)
     for quantizer in QUANTIZERS:
-        scheme = "float8 static" if quantizer.name == "comfy-kitchen" else "float8 per-token"
+        scheme = SHOWN.get(quantizer.name, "float8 per-token")
         reason = quantizer.lacks(scheme, device)
         proof = Proof(None, reason) if reason else prove_quantizer(quantizer, scheme, device, dtype)
         time = quantizer_time(quantizer, scheme, device, dtype) if proof.works else None

@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .activations import ACTIVATION, INT8, RUN, SCHEMES, Quantize, filled, scale_of
+from .compiled import int8_per_token
+from .compiler import compiler_refuses
 
 
 @dataclass(frozen=True)
@@ -119,10 +121,15 @@ def compiled_refuses(device: torch.device) -> str | None:
     return "is left to GPUs: it needs a compiler and a start of seconds" if device.type == "cpu" else None
 
 
+def by_c_refuses(device: torch.device) -> str | None:
+    return compiler_refuses() if device.type == "cpu" else f"is for CPUs, not {device.type}"
+
+
 # Best first; the last has no refusals
 QUANTIZERS: tuple[Quantizer, ...] = (
     Quantizer("comfy-kitchen", kitchen_refuses, kitchen),
     Quantizer("Triton", triton_refuses, by_triton),
     Quantizer("torch.compile", compiled_refuses, compiled),
+    Quantizer("gcc", by_c_refuses, lambda: {"int8 per-token": int8_per_token}),
     Quantizer("eager", lambda device: None, partial(dict, SCHEMES)),
 )

@@ -12,6 +12,7 @@ import torch
 from products import DTYPES, activation, product, sqnr, weight
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels import compiled, compiler
+from scaled_fp8.quant.kernels.activations import SCHEMES
 from scaled_fp8.quant.kernels.moment import InForward
 from scaled_fp8.quant.kernels.plan import choose
 
@@ -70,6 +71,21 @@ def test_codes_that_are_no_numbers_stay_so():
         assert torch.isfinite(compiled.upcast_compiled(x, w, None)).all()
         w.codes.view(torch.uint8)[3, 4] = 0x7F
         assert compiled.upcast_compiled(x, w, None).isnan().nonzero()[:, 1].unique().tolist() == [3]
+
+
+@needs_gcc
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_int8_codes_are_those_of_the_definition(dtype):
+    """Zeros, what is near the least number, and what is none: a NaN is in the scale, and so in the output."""
+    x = activation(1.0, 9, 50) * torch.logspace(-3, 3, 9)[:, None]
+    x[3], x[4] = 0, x[4] * 1e-38
+    x[5, 7], x[6, 8] = float("nan"), float("inf")
+    x = x.to(dtype)
+    for given in (x, x.t().contiguous().t()):
+        (codes, scale), (want, want_scale) = compiled.int8_per_token(given), SCHEMES["int8 per-token"](given, None)
+        torch.testing.assert_close(scale, want_scale, rtol=0, atol=0, equal_nan=True)
+        finite = torch.isfinite(x).all(1)
+        assert torch.equal(codes[finite], want[finite]) and codes.dtype == want.dtype
 
 
 ##### Where it is built

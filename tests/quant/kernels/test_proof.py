@@ -11,6 +11,7 @@ from products import DTYPES, E4M3, activation, product, rng, sqnr, weight_for
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels import quantizers
 from scaled_fp8.quant.kernels.activations import SCHEMES
+from scaled_fp8.quant.kernels.compiler import compiler_refuses
 from scaled_fp8.quant.kernels.diagnosis import doctor, typical
 from scaled_fp8.quant.kernels.probe import TOKENS
 from scaled_fp8.quant.kernels.proof import SHAPE, measured, prove, prove_quantizer, quantizer_for
@@ -187,7 +188,8 @@ def test_doctor_lists_every_kernel_on_every_device():
     assert len(listed) == len(set(listed))
     names = {name for _, _, name in listed}
     assert {kernel.name for kernel in KERNELS} <= names
-    assert {name.partition(" by ")[2] for name in names if name.startswith("float8 ")} == {q.name for q in QUANTIZERS}
+    by = {name.partition(" by ")[2] for name in names if name.startswith(("float8 ", "int8 "))}
+    assert by == {q.name for q in QUANTIZERS}
     for row in told["kernels"]:
         # a time and an error where it works, else a reason
         assert (row["reason"] is None) == row["works"] == (row["time"] is not None)
@@ -222,8 +224,9 @@ def test_other_codes_are_no_proof(change, scheme):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_cpu_quantizes_eagerly(scheme, dtype):
-    assert quantizer_for(scheme, replace(LAYER, dtype=dtype)) == "eager"
+def test_a_cpu_quantizes_eagerly_or_in_c(scheme, dtype):
+    in_c = scheme == "int8 per-token" and compiler_refuses() is None
+    assert quantizer_for(scheme, replace(LAYER, dtype=dtype)) == ("gcc" if in_c else "eager")
     assert prove_quantizer(QUANTIZERS[-1], scheme, CPU, dtype).error == 0
 
 
