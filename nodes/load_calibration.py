@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from ..quant.calibration.store import read_calibration
-from .host.calibrations import calibrations, path_of, stamp
+from .host.calibrations import calibrations, saved, stamp
 from .inputs import CATEGORY, NONE, CalibrationType
 
 
@@ -33,5 +32,5 @@ class LoadCalibration(io.ComfyNode):
 
     @classmethod
     def execute(cls, name: str) -> io.NodeOutput:
-        found = read_calibration(path_of(name))
+        found = saved(name)
         return io.NodeOutput(found, f"{found.source.name}: {found.facts.line()}, {len(found)} layers")

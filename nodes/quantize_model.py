@@ -18,6 +18,7 @@ from .host.quantize import DEFAULT, Recipe, needs, quantize_model
 from .inputs import CATEGORY, CalibrationType, FollowsSettings, quantize_inputs
 from .panel.runs import remember
 
+SEVEN = "7 bits"
 # what says nothing of formats that ComfyUI core loads
 UNUSED = (DEFAULT, "per-tensor")
 
@@ -37,7 +38,7 @@ class QuantizeModel(FollowsSettings):
                 *quantize_inputs([*METHODS, BUDGET.name], "auto"),
                 io.String.Input(
                     "budget",
-                    default="7 bits",
+                    default=SEVEN,
                     optional=True,
                     tooltip="For method budget: bits a weight such as 7 bits, a size of the whole model such as 8 GB, "
                     "or a predicted error of the image such as error 0.02.",
@@ -69,7 +70,7 @@ class QuantizeModel(FollowsSettings):
         method: str,
         granularity: str,
         keep: str,
-        budget: str = "",
+        budget: str = SEVEN,
         formats: str = "",
         calibration: Calibration | None = None,
     ) -> io.NodeOutput:

@@ -37,6 +37,14 @@ def calibrations() -> list[str]:
     return sorted(path.stem for path in folder().glob("*.safetensors"))
 
 
+def saved(name: str) -> Calibration:
+    """The calibration of that name; Refused where there is none, or it is damaged."""
+    path = path_of(name)
+    if not path.exists():
+        raise Refused(f"name {name!r}: models/{FOLDER} holds no calibration of that name; save one, or choose another.")
+    return read_calibration(path)
+
+
 def stamp(name: str) -> tuple[int, int] | None:
     """What changes when the file of that name does, so that a node runs again."""
     path = path_of(name)
@@ -47,7 +55,9 @@ def stamp(name: str) -> tuple[int, int] | None:
 def newest(calibration: Calibration) -> Calibration:
     """A calibration as its file is now: later runs may have been added since it was given out."""
     path = calibration.source.path
-    return calibration if path is None else read_calibration(path)
+    if path is None or not path.exists():
+        raise Refused(f"{calibration.source.name}: this calibration is gone from models/{FOLDER}; save it again.")
+    return read_calibration(path)
 
 
 def save_watched(model: ModelPatcher) -> tuple[Calibration, Watch]:

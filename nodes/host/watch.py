@@ -8,7 +8,7 @@ from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
-from comfy_api.torch_helpers.torch_compile import TORCH_COMPILE_KWARGS
+from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, TORCH_COMPILE_KWARGS
 from torch import Tensor
 from torch.nn import Module
 
@@ -56,6 +56,8 @@ def with_watch(model: ModelPatcher, watch: Watch) -> ModelPatcher:
     """A clone whose calls are seen by watch; what was not saved yet is forgotten where a sampling is broken off."""
 
     def call(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Any:
+        if is_compiled(kwargs.get("transformer_options", {})):
+            return executor(*args, **kwargs)
         with watch.listening(running(executor.class_obj)):
             return executor(*args, **kwargs)
 
@@ -88,6 +90,11 @@ def check_not_compiled(options: dict[str, Any]) -> None:
     """A compiled graph asks nobody what its layers are fed."""
     if TORCH_COMPILE_KWARGS in options:
         raise Refused("A compiled model cannot be watched: take TorchCompileModel out while you calibrate.")
+
+
+def is_compiled(options: dict[str, Any]) -> bool:
+    """Whether the call goes through a graph, which hooks would break; options: transformer_options."""
+    return COMPILE_KEY in options.get("wrappers", {}).get(WrappersMP.APPLY_MODEL, {})
 
 
 def running(model: Module) -> dict[str, Module]:

@@ -23,6 +23,8 @@ NODES = (
     "QuantizeVAE",
     "SaveQuantizedModel",
     "FP8Report",
+    "CalibrateModel",
+    "SaveCalibration",
 )
 
 

@@ -51,6 +51,7 @@ PATCH = [
 PATCH += [("ScaledLinearPatch", "scaled_mm", scale, FEW_TOKENS) for scale in ("dynamic", "dynamic-per-tensor")]
 SAMPLING = [("ModelSamplingAuraFlow", 1.5), ("ModelSamplingAuraFlow", 3.0)]
 COMPILE = [("TorchCompileModel", "inductor")]
+WATCH = [("CalibrateModel", memory) for memory in (1.0, 0.01)]
 # core's node loads a model anew without dynamic VRAM, and what UNETLoader loads does not run on the stand-in's card
 OFTEN = 0 if REQUEST["dynamic"] else 1
 LOAD = [
@@ -73,10 +74,14 @@ class Workflow:
 # what is mostly refused is seldom tried
 WORKFLOWS = {
     "bf16": Workflow(
-        [("UNETLoader", BF16), ("UNETLoader", OTHER)], (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE), (4, 4, 1, 1, OFTEN)
+        [("UNETLoader", BF16), ("UNETLoader", OTHER)],
+        (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE, WATCH),
+        (4, 4, 1, 1, OFTEN, 1),
     ),
-    "healed": Workflow([("UNETLoader", LTX)], (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE), (1, 4, 6, 1, OFTEN)),
-    "ours": Workflow(LOAD, (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE), (1, 4, 4, 1, 1)),
+    "healed": Workflow(
+        [("UNETLoader", LTX)], (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE, WATCH), (1, 4, 6, 1, OFTEN, 1)
+    ),
+    "ours": Workflow(LOAD, (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE, WATCH), (1, 4, 4, 1, 1, 1)),
     "vae": Workflow([("VAELoader", "taef2")], (VAES,), (1,)),
 }
 RUNS = ("loaded", "evicted" if REQUEST["dynamic"] else "lowvram", "saved")
@@ -128,6 +133,8 @@ def applied(given, node: tuple, loader: tuple):
         return patched(given, *inputs, scales_from=scales)[0]
     if kind == "ModelSamplingAuraFlow":
         return call(kind, model=given, shift=inputs[0])[0]
+    if kind == "CalibrateModel":
+        return call(kind, model=given, name="walk", memory_gb=inputs[0])[0]
     if kind == "TorchCompileModel":
         return call(kind, model=given, backend=inputs[0])[0]
     return call(kind, model=given, lora_name=f"{LORA}.safetensors", strength_model=inputs[0])[0]

@@ -1,0 +1,106 @@
+"""Quantize Model for a budget: what it costs the image, what is saved, what the panel is told, what is refused."""
+
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from pathlib import Path
+
+import torch
+from inside import (
+    BASE,
+    BF16,
+    REQUEST,
+    answer,
+    call,
+    error,
+    load,
+    pack,
+    refused,
+    same,
+    sample,
+    save_file,
+    state,
+    unet,
+)
+
+pack()
+STEPS, DIGITS, SEEN = 1, "03", 100
+# a few layers, so that a test takes as long as one
+KEEP = r"single_blocks|double_blocks\.[1-9]|txt|modulation"
+shutil.rmtree(BASE / "models" / "scaled_fp8", ignore_errors=True)
+base = unet(BF16)
+
+
+def run(model, seed: int = 7) -> torch.Tensor:
+    return sample(model, STEPS, DIGITS, seed)
+
+
+def quantized(method: str = "budget", granularity: str = "default", **more):
+    return call("QuantizeModel", model=base, method=method, granularity=granularity, keep=KEEP, **more)
+
+
+def saved(model, name: str) -> str:
+    """Written by SaveQuantizedModel and put where the loaders look; its name."""
+    call("SaveQuantizedModel", model=model, filename_prefix=f"diffusion_models/{name}")
+    written = sorted((BASE / "output" / "diffusion_models").glob(f"{name}_*.safetensors"))[-1]
+    written.rename(BASE / "models" / "diffusion_models" / f"{name}.safetensors")
+    return f"{name}.safetensors"
+
+
+before, want = state(base), run(base)
+watching = call("CalibrateModel", model=base, name="budget")[0]
+run(watching, SEEN)
+known = call("SaveCalibration", model=watching)[0]
+
+figures: dict = {"files": {}, "errors": {}, "reports": {}, "bytes": {}}
+UNIFORM = {"nvfp4": ("nvfp4", {}), "nvfp4 calibrated": ("nvfp4", {"calibration": known})}
+BUDGETS = {
+    "7 bits": {"budget": "7 bits", "formats": "nvfp4,int8,float8_e4m3fn", "calibration": known},
+    "5 bits": {"budget": "5 bits", "formats": "nvfp4, int8", "calibration": known},
+    "no data": {"budget": "7 bits", "formats": "nvfp4,int8"},
+}
+
+
+def note(name: str, model, report: str) -> None:
+    latents = run(model)
+    figures["errors"][name] = error(latents, want)
+    figures["reports"][name] = report
+    figures["bytes"][name] = model.model_size()
+    save_file({"latents": latents}, Path(REQUEST["latents"]) / f"budget-{name}.safetensors")
+
+
+for name, (method, more) in UNIFORM.items():
+    note(name, *quantized(method, **more))
+for name, more in BUDGETS.items():
+    model, report = quantized(**more)
+    note(name, model, report)
+    figures["files"][saved(model, f"budget-{name}")] = name
+
+##### A size and an error; every format that core loads, where none is named
+
+figures["reports"]["by rows"] = quantized(granularity="per-row", budget="7 bits", formats="int8,nvfp4")[1]
+figures["reports"]["error"] = quantized(budget="error 0.02", formats="nvfp4,int8")[1]
+size = base.model_size() - 200_000
+model, figures["reports"]["size"] = quantized(budget=f"{size / 1e6:.3f} MB", formats="nvfp4,int8")
+figures["size"] = [model.model_size(), size]
+
+##### What the panel is told, and the curve
+
+engine = next(name for name in sys.modules if name.endswith("scaled-fp8.nodes.panel.runs"))
+runs = importlib.import_module(engine)
+figures["told"] = runs.run_of(model).to_json()["layers"]
+figures["predicted"] = model.get_attachment("scaled_fp8_predicted")
+figures["pictures"] = [path.name for path in (BASE / "temp").glob("scaled_fp8_curve*.png")]
+
+##### Refusals
+
+for budget, formats in (
+    ("2 bits", "int8"), ("100 bits", "int8"), ("1 KB", "int8"), ("9 GB", "int8"), ("error 7", "int8"),
+    ("seven", "int8"), ("7 bits", "int9"), ("7 bits", "float8_e4m3fnuz"),
+):  # fmt: skip
+    figures.setdefault("refusals", {})[f"{budget} {formats}"] = refused(quantized, budget=budget, formats=formats)
+load(base)
+figures["untouched"] = same(state(base), before)
+answer(figures)

@@ -1,0 +1,92 @@
+"""Quantize Model for a budget in a real ComfyUI, and what is saved of it in one without this pack."""
+
+from __future__ import annotations
+
+import pytest
+
+MIXED = ("7 bits", "5 bits", "no data")
+
+
+@pytest.fixture(scope="module")
+def latents(tmp_path_factory: pytest.TempPathFactory):
+    return tmp_path_factory.mktemp("latents")
+
+
+@pytest.fixture(scope="module")
+def figures(contract, latents) -> dict:
+    return contract("budget", latents=str(latents))
+
+
+@pytest.fixture(scope="module")
+def core(contract, figures, latents) -> dict:
+    files = list(figures["files"])
+    return contract("quantized_by_core", files=files, latents=str(latents), steps=1, digits="03")
+
+
+def test_calibration_lowers_the_error_on_a_seed_that_it_has_not_seen(figures, figure):
+    without, calibrated = figures["errors"]["nvfp4"], figures["errors"]["nvfp4 calibrated"]
+    figure(f"QuantizeModel nvfp4, a few layers: latents {without:.4f} off, calibrated {calibrated:.4f}")
+    assert calibrated < 0.85 * without
+
+
+def test_a_larger_budget_is_better_and_takes_more(figures, figure):
+    errors, sizes = figures["errors"], figures["bytes"]
+    figure(f"budgets of 7 and 5 bits, a few layers: latents {errors['7 bits']:.4f} and {errors['5 bits']:.4f} off")
+    assert errors["7 bits"] < errors["5 bits"] < errors["nvfp4"]
+    assert sizes["nvfp4"] < sizes["5 bits"] < sizes["7 bits"]
+
+
+def test_a_size_is_kept(figures):
+    got, most = figures["size"]
+    assert got <= most
+    assert got > 0.98 * most
+
+
+def test_the_report_has_the_plan_and_its_curve(figures):
+    for name in MIXED:
+        assert "bits a weight" in figures["reports"][name]
+        assert "predicted error" in figures["reports"][name]
+        assert "uniform" in figures["reports"][name]
+        assert "double_blocks.0.img_attn.qkv" in figures["reports"][name]
+    assert "moments of the inputs" in figures["reports"]["7 bits"]
+    assert "errors of weights" in figures["reports"]["no data"]
+    assert "budget error 0.02" in figures["reports"]["error"]
+    assert "granularity per-row is not used" in figures["reports"]["by rows"]
+    assert figures["pictures"]
+
+
+def test_the_panel_is_told_each_planned_layer_in_decibels(figures):
+    errors = {layer["layer"]: layer["error"] for layer in figures["told"] if layer["error"] is not None}
+    assert "double_blocks.0.img_attn.qkv" in errors
+    # as amplitudes, of which squares add up to the predicted error's
+    total = sum(10 ** (-decibels / 10) for decibels in errors.values()) ** 0.5
+    assert total == pytest.approx(figures["predicted"], rel=1e-6)
+
+
+def test_what_is_saved_is_the_same_bit_for_bit_in_core_without_this_pack(core):
+    assert not core["pack"]
+    assert len(core["errors"]) == len(MIXED)
+    assert set(core["errors"].values()) == {0.0}, core["errors"]
+
+
+def test_the_model_it_came_from_is_untouched(figures):
+    assert figures["untouched"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ("2 bits int8", "are possible"),
+        ("100 bits int8", "are possible"),
+        ("1 KB int8", "are possible"),
+        ("9 GB int8", "are possible"),
+        ("error 7 int8", "are possible"),
+        ("seven int8", "is not understood"),
+        ("7 bits int9", "int9"),
+        ("7 bits float8_e4m3fnuz", "ComfyUI core does not load it"),
+    ],
+)
+def test_bad_input_is_one_sentence(figures, asked, said):
+    assert figures["refusals"][asked].startswith("Refused: ")
+    assert said in figures["refusals"][asked]
+    assert "\n" not in figures["refusals"][asked]
