@@ -76,4 +76,5 @@ class ScaledLinearPatch(io.ComfyNode):
         patched = patch_model(model, Mode(compute, activation_scale), layers, path)
         patched = with_precise_steps(patched, steps)
         remember(cls, patched, "" if scales_from == NONE else scales_from)
-        return io.NodeOutput(patched, model_report(patched).table())
+        note = f"Steps whose activations are not rounded: {steps}.\n\n" if str(steps) else ""
+        return io.NodeOutput(patched, note + model_report(patched).table())

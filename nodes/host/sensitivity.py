@@ -58,10 +58,13 @@ def measure_sensitivity(
 ) -> tuple[Calibration, str]:
     """Factors and moments of a model as a file, or the factors added to what was known before; and lines for people.
 
-    Goes on where it was interrupted. tell: what it will take, before the runs begin, and how far it is.
+    Goes on where it was interrupted, and measures nothing twice. tell: what it will take, before the runs begin, and
+    how far it is.
     """
     check(model, before)
-    path = path_of(f"sensitivity-{sampling.key(model)}")
+    path = path_of(f"{Path(before.source.name).stem + ' ' if before else ''}sensitivity-{sampling.key(model)}")
+    if before is None and path.exists():
+        return read_calibration(path), f"{path.name}: measured before; remove the file to measure anew."
     done, groups = Progress(path.with_suffix(".json")), disturbed(model, sampling.groups)
     left = [group for group in groups if not all(layer in done.factors for layer in group)]
     tell(f"{len(left) + 1} samplings of {sampling.steps} steps; how long that takes is known after the first")
@@ -103,11 +106,7 @@ def watched_runs(left: list[list[str]], took: Took, tell: Tell) -> Iterator[list
     bar.update(took.runs - len(left))
     for index, group in enumerate(left):
         comfy.model_management.throw_exception_if_processing_interrupted()
-        tell(
-            f"{index} of {took}"
-            if not index
-            else f"{index} of {len(left)} runs done, {took.rest(len(left) - index)} left"
-        )
+        tell(f"{index} of {len(left)} runs done, {took.rest(len(left) - index)} left" if index else str(took))
         yield group
         bar.update(1)
 
@@ -162,7 +161,7 @@ class Progress:
         self.factors: dict[str, float] = {}
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
-            self.factors = {str(name): float(factor) for name, factor in found.items()}
+            self.factors = {name: float(factor) for name, factor in found.items() if isfinite(factor)}
         except (OSError, ValueError, TypeError, AttributeError):
             # none yet, or damaged: measured anew
             pass

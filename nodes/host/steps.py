@@ -24,6 +24,10 @@ class Steps:
     first: int = 0
     last: int = 0
 
+    def __str__(self) -> str:
+        parts = (f"{kind} {count}" for kind, count in (("first", self.first), ("last", self.last)) if count)
+        return ", ".join(parts)
+
     def holds(self, sigmas: Tensor, sigma: Tensor) -> bool:
         """Whether the step that begins at sigma is one of them; sigmas: of all steps, and the last one's end."""
         count = len(sigmas) - 1

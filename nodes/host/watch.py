@@ -40,8 +40,12 @@ def weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
 
 
 def watch_for(model: ModelPatcher, limit: int) -> Watch:
-    """Nothing seen yet; limit: bytes that all moments may take."""
-    return Watch({name: weight.shape[1] for name, weight in weights(model)}, limit)
+    """Nothing seen yet; limit: bytes that all moments may take, Refused where they need more."""
+    watch = Watch({name: weight.shape[1] for name, weight in weights(model)}, limit)
+    if watch.nbytes > limit:
+        needed = f"{watch.nbytes / 1e9:.2g} GB, in blocks of {watch.size} inputs"
+        raise Refused(f"memory_gb {limit / 1e9:.2g}: this model's calibration takes at least {needed}; allow more.")
+    return watch
 
 
 def watching(model: ModelPatcher, name: str, limit: int) -> ModelPatcher:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .moments import Moments, block_size, moments_of, no_moments
+from .moments import Moments, block_size, moments_of, no_moments, stored_bytes
 from .store import Facts
 
 LIMIT = 8 << 30  # bytes of all moments
@@ -31,6 +31,11 @@ class Watch:
         """Forget all, as after it was saved."""
         self.moments: dict[str, Moments] = {}
         self.facts = Facts()
+
+    @property
+    def nbytes(self) -> int:
+        """What all moments take once every layer was seen."""
+        return sum(stored_bytes(count, self.size) for count in self.inputs.values())
 
     @property
     def blocks(self) -> str:

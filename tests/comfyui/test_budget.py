@@ -63,6 +63,14 @@ def test_the_panel_is_told_each_planned_layer_in_decibels(figures):
     assert total == pytest.approx(figures["predicted"], rel=1e-6)
 
 
+def test_formats_that_a_device_computes_wrong_are_left_out(figures):
+    assert figures["works"].keys() == {"nvfp4", "int4", "int8", "float8_e4m3fn"}
+    assert set(figures["works"].values()) == {""}
+    for name in ("nvfp4", "int4", "int8"):
+        assert f"{name} is left out: its layer is" in figures["reports"]["left out"]
+    assert "float8_e4m3fn is left out" not in figures["reports"]["left out"]
+
+
 def test_what_is_saved_is_the_same_bit_for_bit_in_core_without_this_pack(core):
     assert not core["pack"]
     assert len(core["errors"]) == len(MIXED)

@@ -57,6 +57,7 @@ def test_what_cannot_be_saved_is_one_sentence(figures):
     [
         ("NaN", "were fed NaN"),
         ("name", "is not the name of a file"),
+        ("memory", "allow more"),
         ("compiled", "A compiled model cannot be watched"),
         ("absent", "no calibration of that name"),
         ("another model", "had other weights"),

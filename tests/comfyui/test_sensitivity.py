@@ -16,6 +16,7 @@ def test_stopped_it_keeps_what_it_measured_and_goes_on_there(figures):
     assert figures["hooks"] == 0
     assert "2 of them measured before" in figures["report"]
     assert figures["files"] == [".safetensors"]
+    assert "measured before" in figures["twice"]
     assert figures["untouched"]
 
 
@@ -48,6 +49,10 @@ def test_steps_in_high_precision_compute_as_upcast_does(figures, figure):
     assert off["first 1"] < off[""]
     assert off["last 1"] < off[""]
     assert figures["changed back"]
+
+
+def test_the_report_says_which_steps(figures):
+    assert figures["said"] == "Steps whose activations are not rounded: first 1, last 2."
 
 
 def test_there_is_no_second_copy_of_the_weights(figures):

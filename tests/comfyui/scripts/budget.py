@@ -49,6 +49,21 @@ def saved(model, name: str) -> str:
     return f"{name}.safetensors"
 
 
+def module(name: str):
+    """One of the pack's, which ComfyUI loads by a path."""
+    return importlib.import_module(next(known for known in sys.modules if known.endswith(f"scaled-fp8.nodes.{name}")))
+
+
+class Broken(torch.nn.Module):
+    """A layer of a device that computes something else."""
+
+    def __init__(self, *given) -> None:
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.flip(-1)
+
+
 before, want = state(base), run(base)
 watching = call("CalibrateModel", model=base, name="budget")[0]
 run(watching, SEEN)
@@ -88,11 +103,19 @@ figures["size"] = [model.model_size(), size]
 
 ##### What the panel is told, and the curve
 
-engine = next(name for name in sys.modules if name.endswith("scaled-fp8.nodes.panel.runs"))
-runs = importlib.import_module(engine)
-figures["told"] = runs.run_of(model).to_json()["layers"]
+figures["told"] = module("panel.runs").run_of(model).to_json()["layers"]
 figures["predicted"] = model.get_attachment("scaled_fp8_predicted")
 figures["pictures"] = [path.name for path in (BASE / "temp").glob("scaled_fp8_curve*.png")]
+
+##### Formats that a device computes wrong are left out, where nobody names them
+
+proof = module("host.proof")
+USUAL = list(proof.Wish("7 bits").policies(None))
+place = (base.load_device, torch.bfloat16)
+figures["works"] = {p.format.name: proof.problem(p.format, p.granularity, *place) for p in USUAL}
+proof.problem.cache_clear()
+proof.own_core_linear = Broken
+figures["reports"]["left out"] = quantized(budget="9 bits")[1]
 
 ##### Refusals
 

@@ -140,6 +140,7 @@ figures["refusals"] = {
     "NaN": refused(save, broken),
     "name": refused(watching, base, "../digits"),
     "compiled": "",
+    "memory": refused(watching, base, "blocks", 0.001),
     "absent": refused(call, "LoadCalibration", name="absent"),
 }
 tensors = load_file(FOLDER / "digits.safetensors")

@@ -63,6 +63,7 @@ figures["left"] = sorted(path.suffix for path in FOLDER.iterdir())
 figures["hooks"] = sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in base.model.modules())
 known, figures["report"] = measure()
 figures["files"] = sorted(path.suffix for path in FOLDER.iterdir())
+figures["twice"] = measure(stopping)[1]
 factors = {name: known[name].factor for name in known}
 figures["factors"] = factors
 figures["untouched"] = same(state(base), before)
@@ -89,10 +90,14 @@ IMAGE = "img_mlp|img_attn"
 
 
 def by_gemm(steps: str, model=loaded):
+    return by_steps(steps, model)[0]
+
+
+def by_steps(steps: str, model=loaded):
     return call(
         "ScaledLinearPatch", model=model, compute="scaled_mm", activation_scale="dynamic", layers=IMAGE,
         scales_from="none", high_precision_steps=steps,
-    )[0]  # fmt: skip
+    )  # fmt: skip
 
 
 upcast = run(fp8("steps.safetensors", compute="upcast")[0], 3)
@@ -103,6 +108,7 @@ write_lora("steps-lora.safetensors", 0.5)
 lora = {"lora_name": "steps-lora.safetensors", "strength_model": 1.0}
 run(call("LoraLoaderModelOnly", model=by_gemm("first 3"), **lora)[0])
 figures["changed back"] = error(run(by_gemm("", by_gemm("first 3")), 3), upcast) == figures["steps"][""]
+figures["said"] = by_steps(" Last 2,first 1")[1].splitlines()[0]
 figures["bytes"] = [by_gemm("first 3").model_size(), by_gemm("").model_size()]
 figures["refusals"] = {
     text: refused(by_gemm, text) for text in ("first two", "first 1, first 2", "first -1", "middle 1")

@@ -4,13 +4,23 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import Refused
-from scaled_fp8.quant.calibration.store import Facts, Record, read_calibration, sample_of, save_calibration
+from scaled_fp8.quant.calibration.store import (
+    Factored,
+    Facts,
+    Record,
+    read_calibration,
+    sample_of,
+    save_calibration,
+    write_calibration,
+)
 from scaled_fp8.quant.calibration.watching import Watch
 from torch import Tensor, nn
 
@@ -126,3 +136,43 @@ def test_blocks_are_told(module: nn.Module) -> None:
     wide = Watch({"a": 1024, "b": 128}, limit=1)
     assert wide.blocks == "1 layers whole, 1 in blocks of 256 inputs"
     assert watch_of(module).blocks == "2 layers whole"
+    assert watch_of(module).nbytes == 4 * (64 * 64 + 96 * 96)
+
+
+def test_several_threads_add_up_and_other_layers_are_not_seen(module: nn.Module) -> None:
+    watch, parts = watch_of(module), torch.randn(8, 50, 64).unbind()
+
+    def see(part: Tensor) -> None:
+        with torch.inference_mode(bool(part[0, 0] > 0)):
+            watch.see("0", part * 1)
+            watch.see("another", part)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(see, parts))
+    rows = torch.cat(parts)
+    torch.testing.assert_close(watch.moments["0"].squares[0], rows.T @ rows, rtol=1e-4, atol=1e-3)
+    assert watch.moments["0"].rows == 400 and list(watch.moments) == ["0"]
+
+
+def test_of_a_sparse_tensor_the_features_are_seen() -> None:
+    class Sparse(SimpleNamespace):
+        """As Trellis2's Linears take them."""
+
+    class Takes(nn.Linear):
+        def forward(self, x: Sparse) -> Tensor:  # type: ignore[override]
+            return super().forward(x.feats)
+
+    linear, rows = Takes(64, 8), torch.randn(5, 64)
+    watch = Watch({"0": 64})
+    with watch.listening({"0": linear}):
+        linear(Sparse(feats=rows))
+    torch.testing.assert_close(watch.moments["0"].squares[0], rows.T @ rows)
+
+
+def test_factors_are_added_to_what_is_known(module: nn.Module, tmp_path: Path) -> None:
+    saved(module, tmp_path / "c.safetensors", torch.randn(40, 64))
+    known = read_calibration(tmp_path / "c.safetensors")
+    write_calibration(tmp_path / "d.safetensors", Factored(known, {"diffusion_model.0": 0.5}), known.facts)
+    found = read_calibration(tmp_path / "d.safetensors")
+    assert found["0"].factor == 0.5 and found["2"].factor is None and known["0"].factor is None
+    assert torch.equal(found["0"].moments.squares, known["0"].moments.squares) and found.facts == known.facts
