@@ -5,6 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import ComfyExtension, io
 
 from .calibrate_model import CalibrateModel
+from .compare_models import CompareModels
 from .fp8_report import FP8Report
 from .load_calibration import LoadCalibration
 from .load_checkpoint import LoadFP8Checkpoint
@@ -14,6 +15,7 @@ from .panel import routes
 from .quantize_model import QuantizeModel
 from .quantize_text_encoder import QuantizeTextEncoder
 from .quantize_vae import QuantizeVAE
+from .require_quality import RequireQuality
 from .save_calibration import SaveCalibration
 from .save_quantized_model import SaveQuantizedModel
 from .scaled_linear_patch import ScaledLinearPatch
@@ -37,4 +39,6 @@ class ScaledFP8Extension(ComfyExtension):
             SaveCalibration,
             LoadCalibration,
             MeasureSensitivity,
+            CompareModels,
+            RequireQuality,
         ]

@@ -8,8 +8,9 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from .host.calibrations import newest
+from .host.sampling import SAMPLERS, SCHEDULERS
 from .host.sensitivity import measure_sensitivity
-from .host.trial import SAMPLERS, SCHEDULERS, Sampling
+from .host.trial import Sampling
 from .inputs import CATEGORY, CalibrationType
 from .panel.progress import say
 

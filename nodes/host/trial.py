@@ -7,17 +7,14 @@ from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
 
-import comfy.sample
-import comfy.samplers
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.quant_ops import QuantizedTensor
 from torch import Tensor
 
 from .calibrations import plain
+from .sampling import Request, parts, sample
 from .watch import weights
-
-SAMPLERS, SCHEDULERS = comfy.samplers.KSampler.SAMPLERS, comfy.samplers.KSampler.SCHEDULERS
 
 
 @dataclass(frozen=True)
@@ -36,15 +33,12 @@ class Sampling:
 
     def run(self, model: ModelPatcher) -> Tensor:
         """Latents, flattened, float32 on the CPU."""
-        ratios = (self.latent.get(f"downscale_ratio_{kind}") for kind in ("spacial", "temporal"))
-        samples = comfy.sample.fix_empty_latent_channels(model, self.latent["samples"], *ratios)
-        noise = comfy.sample.prepare_noise(samples, self.seed, self.latent.get("batch_index"))
-        found = comfy.sample.sample(
-            model, noise, self.steps, self.cfg, self.sampler_name, self.scheduler, self.positive, self.negative,
-            samples, noise_mask=self.latent.get("noise_mask"), disable_pbar=True, seed=self.seed,
+        request = Request(
+            self.positive, self.negative, self.latent, self.seed, self.steps, self.cfg, self.sampler_name,
+            self.scheduler,
         )  # fmt: skip
-        parts = found.tensors if found.is_nested else [found]
-        return torch.cat([part.float().cpu().flatten() for part in parts])
+        found = sample(model, request, request.samples(model), 0, None)
+        return torch.cat([part.flatten() for part in parts(found)])
 
     def key(self, model: ModelPatcher) -> str:
         """What tells this measurement from others: the model's weights, its LoRAs and everything that is sampled."""

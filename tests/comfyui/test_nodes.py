@@ -12,6 +12,25 @@ SCHEMAS = {
         ["model", "compute", "activation_scale", "layers", "scales_from"],
         ["MODEL", "STRING"],
     ),
+    "CompareModels": (
+        [
+            "model_a",
+            "model_b",
+            "positive",
+            "negative",
+            "latent",
+            "seed",
+            "steps",
+            "cfg",
+            "sampler_name",
+            "scheduler",
+            "images",
+            "vae",
+            "attribute",
+        ],
+        ["IMAGE", "IMAGE", "IMAGE", "STRING"],
+    ),
+    "RequireQuality": (["report", "metric", "limit"], ["STRING"]),
 }
 REFUSALS = {
     "cut": "cut.safetensors",

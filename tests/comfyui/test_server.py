@@ -25,6 +25,8 @@ NODES = (
     "FP8Report",
     "CalibrateModel",
     "SaveCalibration",
+    "CompareModels",
+    "RequireQuality",
 )
 
 
@@ -122,7 +124,10 @@ def test_example_is_consistent(name):
     assert any(node["type"] in ("Note", "MarkdownNote") for node in nodes.values())
 
 
-@pytest.mark.parametrize("name", EXAMPLES)
+SAMPLED = [name for name in EXAMPLES if any(node["type"] == "KSampler" for node in example(name)["nodes"])]
+
+
+@pytest.mark.parametrize("name", SAMPLED)
 def test_example_runs_headless(name, comfy, server, base, reference, figure, tmp_path):
     file = tmp_path / f"{name}.json"
     file.write_text(json.dumps(on_digits(example(name), name)))
@@ -136,6 +141,20 @@ def test_example_runs_headless(name, comfy, server, base, reference, figure, tmp
     pictures = sorted((base / "output").glob(f"{prefix}_*.png"))
     assert len(pictures) == len(DIGITS)
     assert all(picture.read_bytes()[16:24] == bytes([0, 0, 0, 64] * 2) for picture in pictures)
+
+
+@pytest.mark.parametrize(("limit", "code"), [(0.05, 0), (0.001, 1)])
+def test_a_comparison_is_a_test(limit, code, comfy, server, tmp_path):
+    """The FP8 file holds the limit that the example sets, and misses a stricter one: exit codes for a CI."""
+    workflow = on_digits(example("compare_models"), "")
+    gate = next(node for node in workflow["nodes"] if node["type"] == "RequireQuality")
+    gate["widgets_values"] = ["latent_error", limit]
+    file = tmp_path / "compare_models.json"
+    file.write_text(json.dumps(workflow))
+    done = comfy("run", "--workflow", str(file), "--wait", "--host", "127.0.0.1", "--port", str(server.port))
+    told = " ".join((done.stdout + done.stderr).split())
+    assert done.returncode == code, told + server.log.read_text()[-3000:]
+    assert code == 0 or "has to be at most 0.001" in told
 
 
 def test_comfy_cli_validates_an_api_prompt(comfy, server, tmp_path):

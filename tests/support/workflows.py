@@ -18,7 +18,11 @@ VALUES = {
     "flux2-vae.safetensors": "taef2",
     "flux2": "stable_diffusion",
 }
-WIDGETS = {"EmptyFlux2LatentImage": [64, 64, len(DIGITS)], "KSampler": [7, "fixed", 12, 1.0, "euler", "simple", 1.0]}
+WIDGETS = {
+    "EmptyFlux2LatentImage": [64, 64, len(DIGITS)],
+    "KSampler": [7, "fixed", 12, 1.0, "euler", "simple", 1.0],
+    "CompareModels": [7, "fixed", 4, 1.0, "euler", "simple", 1, "always"],
+}
 
 
 def example(name: str) -> dict:
