@@ -12,7 +12,9 @@ import torch
 from comfy_api.v0_0_2 import io
 from PIL import Image
 
-from ..quant.nn.heatmap import draw_report
+from ..quant.nn.heatmap import draw_all
+from ..quant.nn.sqnr import error_table, noise_sentence
+from .host.parts import Part, patcher_of
 from .host.quantize import warnings
 from .inputs import CATEGORY
 from .panel.runs import Run, run_of
@@ -27,12 +29,17 @@ class FP8Report(io.ComfyNode):
             node_id="FP8Report",
             display_name="FP8 Report",
             category=CATEGORY,
-            description="Shows which kernel each layer of a model runs on and why, as a heat map and a table.",
+            description="Shows which kernel each layer of a model, text encoder or VAE runs on and why, and its error "
+            "where a node measured it, as a heat map and a table.",
             search_aliases=["fp8 report", "heat map", "kernels", "what ran", "fp8 layers"],
             is_output_node=True,
             hidden=[io.Hidden.unique_id],
             inputs=[
-                io.Model.Input("model", tooltip="A model of this pack's loader, patch or quantizer."),
+                io.MultiType.Input(
+                    "model",
+                    types=[io.Model, io.Clip, io.Vae],
+                    tooltip="A MODEL, CLIP or VAE of this pack's loader, patch or quantizer.",
+                ),
                 io.AnyType.Input(
                     "after",
                     optional=True,
@@ -40,18 +47,28 @@ class FP8Report(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Image.Output(display_name="IMAGE", tooltip="The heat map: blocks by layers, by kernel."),
+                io.Image.Output(
+                    display_name="IMAGE",
+                    tooltip="The heat map: blocks by layers, by kernel, and below by error where it was measured.",
+                ),
                 io.String.Output(display_name="table", tooltip="One line a layer: kernel, calls, reason."),
             ],
         )
 
     @classmethod
-    def execute(cls, model: io.Model.Type, after: Any = None) -> io.NodeOutput:
+    def execute(cls, model: Part, after: Any = None) -> io.NodeOutput:
         run = run_of(model, str(cls.hidden.unique_id if cls.hidden else ""), "FP8Report")
-        picture = draw_report(run.report())
-        shown = {"images": [saved(picture, run)], "text": [headline(run)]}
-        table = "\n".join((*warnings(model), run.report().table()))
-        return io.NodeOutput(as_image(picture), table, ui=shown)
+        picture = draw_all(run.report(), run.errors)
+        lines = filter(None, (headline(run), noise_sentence(run.errors)))
+        shown = {"images": [saved(picture, run)], "text": ["\n".join(lines)]}
+        return io.NodeOutput(as_image(picture), table_of(run, warnings(patcher_of(model))), ui=shown)
+
+
+def table_of(run: Run, warnings: list[str]) -> str:
+    """What is wrong, one line a layer, and the error of each where it is known."""
+    errors = [error_table(run.errors)] if run.errors else []
+    wrong = filter(None, (noise_sentence(run.errors), *warnings))
+    return "\n".join((*wrong, "\n\n".join((run.report().table(), *errors))))
 
 
 def headline(run: Run) -> str:

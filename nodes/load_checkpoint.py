@@ -11,7 +11,7 @@ from ..quant.kernels.mode import Mode
 from .host.load import load_checkpoint, load_diffusion_model
 from .host.plan import load_report
 from .inputs import CATEGORY, activation_scale_input, compute_input, model_files, model_path
-from .panel.runs import remember
+from .panel.runs import remember_parts
 
 
 class LoadFP8Checkpoint(io.ComfyNode):
@@ -52,6 +52,6 @@ class LoadFP8Checkpoint(io.ComfyNode):
             model, clip, vae = load_checkpoint(path, mode)
         else:
             model, clip, vae = load_diffusion_model(path, mode), None, None
-        remember(cls, model, checkpoint)
+        remember_parts(cls, (vae, clip, model), checkpoint)
         report = load_report(model, [model.get_attachment("scaled_fp8_verdict")])
         return io.NodeOutput(model, clip, vae, report)

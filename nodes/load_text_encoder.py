@@ -8,11 +8,17 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..quant.files.sets import stamps_of
+from ..quant.kernels.mode import FAMILIES, UPCAST, Mode
 from .host.load import load_text_encoder
 from .host.machine import encoder_types
 from .host.plan import load_report
 from .inputs import CATEGORY, NONE
 from .panel.runs import remember
+
+WHY = (
+    "upcast: each layer is dequantized as it is used, because conditioning is made once a prompt and its error is in "
+    "every step."
+)
 
 
 def encoder_paths(text_encoder: str, text_encoder_2: str) -> tuple[str, ...]:
@@ -41,6 +47,14 @@ class LoadFP8TextEncoder(io.ComfyNode):
                     tooltip="A second one, for models that take two (FLUX.1: CLIP-L and T5).",
                 ),
                 io.Combo.Input("type", options=encoder_types(), tooltip="The model family, as in ComfyUI's Load CLIP."),
+                io.Combo.Input(
+                    "compute",
+                    options=list(FAMILIES),
+                    default=UPCAST.compute,
+                    optional=True,
+                    advanced=True,
+                    tooltip=f"{WHY} auto, scaled_mm and int8: as in Load FP8 Checkpoint.",
+                ),
             ],
             outputs=[
                 io.Clip.Output(display_name="CLIP"),
@@ -49,11 +63,17 @@ class LoadFP8TextEncoder(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, text_encoder: str, type: str, text_encoder_2: str = NONE) -> tuple:
-        return (type, *(stamps_of(Path(path)) for path in encoder_paths(text_encoder, text_encoder_2)))
+    def fingerprint_inputs(
+        cls, text_encoder: str, type: str, text_encoder_2: str = NONE, compute: str = UPCAST.compute
+    ) -> tuple:
+        return (type, compute, *(stamps_of(Path(path)) for path in encoder_paths(text_encoder, text_encoder_2)))
 
     @classmethod
-    def execute(cls, text_encoder: str, type: str, text_encoder_2: str = NONE) -> io.NodeOutput:
-        clip, verdicts = load_text_encoder(encoder_paths(text_encoder, text_encoder_2), type)
-        remember(cls, clip.patcher, f"text_encoders/{text_encoder}")
-        return io.NodeOutput(clip, load_report(clip.patcher, verdicts))
+    def execute(
+        cls, text_encoder: str, type: str, text_encoder_2: str = NONE, compute: str = UPCAST.compute
+    ) -> io.NodeOutput:
+        mode = Mode(compute)
+        clip, verdicts = load_text_encoder(encoder_paths(text_encoder, text_encoder_2), type, mode)
+        remember(cls, clip, f"text_encoders/{text_encoder}")
+        why = f"{WHY}\n" if mode == UPCAST else ""
+        return io.NodeOutput(clip, f"{why}{load_report(clip.patcher, verdicts)}")

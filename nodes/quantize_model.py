@@ -14,7 +14,7 @@ from ..quant.recipes.methods import BUDGET, METHODS
 from .host.budget import quantize_for_budget
 from .host.calibrations import newest
 from .host.plan import model_report
-from .host.quantize import DEFAULT, Recipe, needs, quantize_model
+from .host.quantize import DEFAULT, Recipe, quantize_model, quantize_report
 from .inputs import CATEGORY, CalibrationType, FollowsSettings, quantize_inputs
 from .panel.runs import remember
 
@@ -80,8 +80,7 @@ class QuantizeModel(FollowsSettings):
         recipe = Recipe(method, granularity, keep, calibration=known)
         quantized, stats = quantize_model(model, recipe)
         remember(cls, quantized, stats=stats)
-        report = (stats.table(), needs(quantized, recipe, stats), model_report(quantized).table())
-        return io.NodeOutput(quantized, "\n\n".join(report))
+        return io.NodeOutput(quantized, quantize_report(quantized, recipe, stats))
 
     @classmethod
     def planned(cls, model: io.Model.Type, wish: Wish, granularity: str, known: Calibration | None) -> io.NodeOutput:

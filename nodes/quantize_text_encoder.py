@@ -5,7 +5,7 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..quant.recipes.methods import METHODS
-from .host.quantize import Recipe, quantize_text_encoder
+from .host.quantize import Recipe, quantize_report, quantize_text_encoder
 from .inputs import CATEGORY, FollowsSettings, quantize_inputs
 from .panel.runs import remember
 
@@ -26,12 +26,13 @@ class QuantizeTextEncoder(FollowsSettings):
             ],
             outputs=[
                 io.Clip.Output(display_name="CLIP"),
-                io.String.Output(display_name="report", tooltip="What was quantized, kept, and why."),
+                io.String.Output(display_name="report", tooltip="What was quantized, kept and why; what runs where."),
             ],
         )
 
     @classmethod
     def execute(cls, clip: io.Clip.Type, method: str, granularity: str, keep: str) -> io.NodeOutput:
-        quantized, stats = quantize_text_encoder(clip, Recipe(method, granularity, keep, "encoder"))
-        remember(cls, quantized.patcher, stats=stats)
-        return io.NodeOutput(quantized, stats.table())
+        recipe = Recipe(method, granularity, keep, "encoder")
+        quantized, stats = quantize_text_encoder(clip, recipe)
+        remember(cls, quantized, stats=stats)
+        return io.NodeOutput(quantized, quantize_report(quantized, recipe, stats))

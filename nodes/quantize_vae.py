@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .host.quantize import Recipe, quantize_vae
+from .host.quantize import Recipe, quantize_report, quantize_vae
 from .inputs import CATEGORY, FollowsSettings, quantize_inputs
 from .panel.runs import remember
 
@@ -25,12 +25,13 @@ class QuantizeVAE(FollowsSettings):
             ],
             outputs=[
                 io.Vae.Output(display_name="VAE"),
-                io.String.Output(display_name="report", tooltip="What was quantized, kept, and why."),
+                io.String.Output(display_name="report", tooltip="What was quantized, kept and why; what runs where."),
             ],
         )
 
     @classmethod
     def execute(cls, vae: io.Vae.Type, method: str, granularity: str, keep: str) -> io.NodeOutput:
-        quantized, stats = quantize_vae(vae, Recipe(method, granularity, keep, "vae"))
-        remember(cls, quantized.patcher, stats=stats)
-        return io.NodeOutput(quantized, stats.table())
+        recipe = Recipe(method, granularity, keep, "vae")
+        quantized, stats = quantize_vae(vae, recipe)
+        remember(cls, quantized, stats=stats)
+        return io.NodeOutput(quantized, quantize_report(quantized, recipe, stats))

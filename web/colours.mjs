@@ -1,4 +1,4 @@
-// Colours of kernels and granularities, and a ramp for numbers. The same as in quant/nn/heatmap.py.
+// Colours of kernels and granularities, and a ramp for numbers. The same as in quant/nn/heatmap.py and quant/nn/sqnr.py.
 
 const KNOWN = {
   "scaled_mm per-tensor fast": "#075e5a",
@@ -47,4 +47,15 @@ export function ramp(share) {
   const high = RAMP[Math.ceil(at)];
   const mixed = low.map((value, i) => Math.round(value + (high[i] - value) * (at % 1)));
   return `rgb(${mixed.join(",")})`;
+}
+
+export const NOISE = "#c62828";
+const NARROWEST = 12; // dB
+
+/** The dB of both ends of the ramp: at least NARROWEST apart, so that layers which are alike look alike. */
+export function span(decibels) {
+  const known = decibels.filter(Number.isFinite);
+  const [low, high] = known.length ? [Math.min(...known), Math.max(...known)] : [0, 0];
+  const spare = Math.max(0, NARROWEST - (high - low)) / 2;
+  return [low - spare, high + spare];
 }

@@ -10,9 +10,9 @@ const FOOT = 8;
 const FONT = "11px Inter, system-ui, sans-serif";
 
 export class HeatMap {
-  /** paint(layer) -> colour; point(layer or null): hovered; choose(layer). */
-  constructor({ paint, point, choose, label }) {
-    Object.assign(this, { paint, point, choose, parts: [], spots: [], chosen: null, faint: () => false });
+  /** paint(layer) -> colour; crossed(layer): drawn crossed out; point(layer or null): hovered; choose(layer). */
+  constructor({ paint, crossed, point, choose, label }) {
+    Object.assign(this, { paint, crossed, point, choose, parts: [], spots: [], chosen: null, faint: () => false });
     this.canvas = h("canvas", { className: "sfp8-canvas", tabIndex: 0, role: "img", "aria-label": label });
     this.element = h("div", { className: "sfp8-map" }, this.canvas);
     this.canvas.onmousemove = (event) => this.point(this.at(event));
@@ -106,7 +106,7 @@ function paintMap(map, canvas, wanted, ratio, { legend = [], paper = null } = {}
   const inks = inksOf(map.element);
   if (paper) fillBox(pen, paper, 0, 0, width, height);
   legend.forEach(({ name, colour }, i) => {
-    fillBox(pen, colour, 8, 10 + 20 * i, 12, 12);
+    fillBox(pen, colour ?? inks.empty, 8, 10 + 20 * i, 12, 12);
     write(pen, inks.strong, name, 28, 16 + 20 * i);
   });
   map.spots = [];
@@ -136,7 +136,9 @@ function paintSection(map, pen, part, { top, label, cell, inks }) {
 function paintCell(map, pen, layer, x, y, w, inks) {
   map.spots.push({ layer, x, y, w });
   pen.globalAlpha = map.faint(layer) ? 0.15 : 1;
-  fillBox(pen, map.paint(layer) ?? inks.empty, x, y, w - (w > 6 ? 2 : 1), CELL - 2);
+  const width = w - (w > 6 ? 2 : 1);
+  fillBox(pen, map.paint(layer) ?? inks.empty, x, y, width, CELL - 2);
+  if (map.crossed(layer)) cross(pen, x, y, width, CELL - 2);
   pen.globalAlpha = 1;
   if (layer !== map.chosen) return;
   pen.strokeStyle = inks.strong;
@@ -153,6 +155,17 @@ function inksOf(element) {
 function fillBox(pen, colour, x, y, w, height) {
   pen.fillStyle = colour;
   pen.fillRect(x, y, w, height);
+}
+
+function cross(pen, x, y, w, h) {
+  pen.strokeStyle = "#fff";
+  pen.lineWidth = 1;
+  pen.beginPath();
+  pen.moveTo(x, y);
+  pen.lineTo(x + w, y + h);
+  pen.moveTo(x, y + h);
+  pen.lineTo(x + w, y);
+  pen.stroke();
 }
 
 function write(pen, colour, text, x, y) {

@@ -1,4 +1,5 @@
 // Layers as data: where they stand in the heat map, what of them is shown, and in which order. No page needed.
+import { span } from "./colours.mjs";
 
 /** Section, block and label of a layer: "double_blocks.3.img_attn.qkv" -> "double_blocks", 3, "img_attn.qkv". */
 export function place(layer) {
@@ -55,6 +56,7 @@ export function fromInspection(found) {
       ran: {},
       scale: null,
       error: null,
+      noise: false,
     };
   });
 }
@@ -62,6 +64,20 @@ export function fromInspection(found) {
 const collator = new Intl.Collator("en", { numeric: true });
 const compare = (a, b) => collator.compare(a, b);
 const number = (value) => value ?? Number.NEGATIVE_INFINITY;
+// JSON has no numbers for these
+const WORDS = { inf: Infinity, "-inf": -Infinity, nan: NaN };
+
+/** Signal to quantization noise of a layer in dB; null where nobody measured it. */
+export function decibel(layer) {
+  return layer.error in WORDS ? WORDS[layer.error] : (layer.error ?? null);
+}
+
+function badness(layer) {
+  const found = decibel(layer);
+  if (Number.isNaN(found)) return Number.NEGATIVE_INFINITY;
+  return found === null ? Infinity : Math.min(found, Number.MAX_VALUE);
+}
+
 const size = (layer) => layer.shape.reduce((a, b) => a * b, 1);
 
 // sort name -> order; each falls back to the name, so that equal layers stand as they stand in the model
@@ -70,7 +86,7 @@ const ORDERS = {
   name: () => 0,
   calls: (a, b) => b.calls - a.calls,
   scale: (a, b) => number(b.scale) - number(a.scale),
-  error: (a, b) => (a.error ?? Infinity) - (b.error ?? Infinity),
+  error: (a, b) => badness(a) - badness(b),
   size: (a, b) => size(b) - size(a),
 };
 export const SORTS = Object.keys(ORDERS);
@@ -103,16 +119,27 @@ export function counted(values) {
   return new Map([...counts].sort((a, b) => b[1] - a[1]));
 }
 
-/** [lowest, highest] of what colours numbers: log2 of scales, dB of errors; null where none is known. */
+/** [lowest, highest] of what colours numbers: log2 of scales, dB of errors that are no noise; null where none is known. */
 export function range(layers, by) {
   const values = layers.map((layer) => value(layer, by)).filter((v) => v !== null);
-  return values.length ? [Math.min(...values), Math.max(...values)] : null;
+  if (!values.length) return null;
+  return by === "error" ? span(values) : [Math.min(...values), Math.max(...values)];
 }
 
+/** The number of a layer that gives its colour; infinite for one without error, null where there is none. */
 export function value(layer, by) {
+  if (by === "error") return layer.noise ? null : decibel(layer);
   const raw = layer[by];
-  if (raw === null || raw === undefined || !Number.isFinite(raw)) return null;
-  return by === "scale" ? (raw > 0 ? Math.log2(raw) : null) : raw;
+  return raw > 0 && Number.isFinite(raw) ? Math.log2(raw) : null;
+}
+
+/** Where a layer stands between both ends of the ramp, 0..1; null where it has no number. */
+export function share(layer, by, ends) {
+  const at = value(layer, by);
+  if (at === null || !ends) return null;
+  const [low, high] = ends;
+  if (at === Infinity) return 1;
+  return high > low ? (at - low) / (high - low) : 0.5;
 }
 
 const COLUMNS = ["layer", "kernel", "format", "granularity", "shape", "activation", "calls", "scale", "error", "reason"];

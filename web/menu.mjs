@@ -1,23 +1,25 @@
 // Entries in the menu of nodes that give out a model, whoever made them.
-import { fromInspection } from "./layers.mjs";
-import { fail, isOpen, refresh, showView, state } from "./panel.mjs";
-import { get } from "./server.mjs";
+import { fail, isOpen, refresh, showFile, showRun } from "./panel.mjs";
+import { state } from "./state.mjs";
 import { filesOf, values } from "./verdict.mjs";
-import { needTables, t, tally } from "./words.mjs";
+import { t } from "./words.mjs";
 
-const GIVEN = ["MODEL", "CLIP"];
+const GIVEN = ["MODEL", "CLIP", "VAE"];
 // widgets of core's and others' loaders -> the folder of the files they name
 const WIDGETS = { unet_name: "diffusion_models", ckpt_name: "checkpoints", clip_name: "text_encoders", clip_name1: "text_encoders" };
 const TAB = "scaled_fp8";
 
 export function menuItems(node, app) {
-  if (!node.outputs?.some((output) => GIVEN.includes(output.type))) return [];
-  return [
-    null,
-    { content: t("inspectModel"), callback: () => run(app, () => inspect(node)) },
-    { content: t("showInPanel"), callback: () => run(app, () => showRun(node)) },
-  ];
+  const kind = givenBy(node);
+  if (!kind) return [];
+  const inspect = { content: t("inspectModel"), callback: () => run(app, () => inspectNode(node)) };
+  const show = { content: t("showInPanel"), callback: () => run(app, () => showNode(node)) };
+  // a VAE comes from no file that this pack inspects
+  return [null, ...(kind === "VAE" ? [] : [inspect]), show];
 }
+
+/** The first of a node's outputs that has layers: MODEL, CLIP or VAE. */
+const givenBy = (node) => node.outputs?.map((output) => output.type).find((type) => GIVEN.includes(type));
 
 async function run(app, action) {
   await openPanel(app);
@@ -42,26 +44,25 @@ export function fileOf(node) {
 
 /** A node and those its model came through, nearest first. */
 function* upstream(node) {
+  const kind = givenBy(node);
   for (let one = node, steps = 0; one && steps < 50; steps++) {
     yield one;
-    const slot = (one.inputs ?? []).findIndex((input) => GIVEN.includes(input.type));
+    const slot = (one.inputs ?? []).findIndex((input) => input.type === kind);
     one = slot < 0 ? null : one.getInputNode(slot);
   }
 }
 
-async function inspect(node) {
+async function inspectNode(node) {
   const file = fileOf(node);
   if (!file) throw new Error(t("noFile"));
-  const found = await get("inspect", { file, layers: 1 });
-  const line = !found.accepted ? found.sentence : found.plan && Object.keys(found.plan).length
-    ? t("planned", { kernels: tally(found.plan), device: found.device }) : (found.problem ?? t("unquantized"));
-  showView({ title: file.split("/").pop(), line, layers: fromInspection(found), needs: needTables(found) });
+  await showFile(file);
 }
 
-async function showRun(node) {
+async function showNode(node) {
   const runs = await refresh();
-  const wanted = [...upstream(node)].map((one) => String(one.id));
-  const run = wanted.map((id) => runs.find((one) => one.node.split(":").pop() === id)).find(Boolean);
+  const kind = givenBy(node);
+  const found = (id) => runs.find((one) => one.node.split(":").pop() === id && one.part === kind);
+  const run = [...upstream(node)].map((one) => found(String(one.id))).find(Boolean);
   if (!run) throw new Error(t("notRun"));
-  if (run.node !== state.node) await refresh(run.node);
+  if (run.key !== state.run) await showRun(run.key);
 }

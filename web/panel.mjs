@@ -1,25 +1,19 @@
-// The sidebar panel. What is chosen in it lives in `state`, so that it is as it was when opened again.
-import { colours, ramp } from "./colours.mjs";
+// The sidebar panel. What is chosen in it lives in state.mjs.
+import { device } from "./device.mjs";
 import { download, h } from "./dom.mjs";
 import { HeatMap } from "./heatmap.mjs";
-import { category, counted, csv, isSlow, kernelOf, range, shown, SORTS, value } from "./layers.mjs";
+import { inspected, needsTable } from "./inspection.mjs";
+import { category, counted, csv, decibel, range, shown, SORTS } from "./layers.mjs";
+import { crossed, entries, legend, paint, palette } from "./legend.mjs";
 import { List } from "./list.mjs";
+import { showPage } from "./page.mjs";
+import { detail, fillRow } from "./rows.mjs";
 import { get } from "./server.mjs";
-import { figure, runLine, t } from "./words.mjs";
+import { keep, state } from "./state.mjs";
+import { noiseLine, runLine, t } from "./words.mjs";
 
 const COLOURINGS = ["kernel", "granularity", "scale", "error"];
 const ROW = 40;
-
-export const state = {
-  runs: [], // summaries, newest first
-  node: null, // whose report is shown
-  view: null, // {title, line, layers} shown: a report or an inspected file, which has tables of needs too
-  by: "kernel", sort: "slow", query: "", reason: "", hidden: [],
-  layer: null, // name of the chosen one
-  doctor: null,
-  scroll: 0,
-  problem: "",
-};
 
 let parts = null; // of the open panel
 
@@ -30,26 +24,42 @@ export function open(root) {
   root.style.height = "100%";
   parts = build(root);
   show();
-  parts.list.element.scrollTop = state.scroll;
-  if (!state.view) refresh();
+  if (state.view) scroll();
+  else restore().then(scroll);
+}
+
+function scroll() {
+  if (parts) parts.list.element.scrollTop = state.scroll;
+}
+
+/** What was shown before the page was loaded, or the newest run. */
+async function restore() {
+  if (!state.file) return refresh();
+  await showFile(state.file).catch(fail);
 }
 
 export function close() {
   if (!parts) return;
-  state.scroll = parts.list.element.scrollTop;
+  leave();
   parts.map.close();
   parts.list.close();
   parts = null;
 }
 
+/** Keep where the list stands. */
+export function leave() {
+  if (parts) state.scroll = parts.list.element.scrollTop;
+  keep();
+}
+
 export const isOpen = () => parts !== null && parts.root.isConnected;
 
-/** Ask the server what ran; node: whose report to show, the newest without. */
-export async function refresh(node = state.node) {
+/** Ask the server what ran; key: whose report to show, the newest without. */
+export async function refresh(key = state.run) {
   try {
     state.runs = (await get("report")).runs;
-    const run = state.runs.find((one) => one.node === node) ?? state.runs[0];
-    if (run) await showNode(run.node);
+    const run = state.runs.find((one) => one.key === key) ?? state.runs[0];
+    if (run) await showRun(run.key);
     else show();
   } catch (problem) {
     fail(problem);
@@ -57,16 +67,17 @@ export async function refresh(node = state.node) {
   return state.runs;
 }
 
-export async function showNode(node) {
-  const run = await get("report", { node });
-  Object.assign(state, { node: run.node, problem: "" });
-  view({ title: runTitle(run), line: runLine(run), layers: run.layers });
+export async function showRun(key) {
+  const run = await get("report", { run: key });
+  Object.assign(state, { run: run.key, file: null, problem: "" });
+  view({ title: runTitle(run), line: runLine(run), layers: run.layers, node: run.node, page: run.page });
 }
 
-/** Show layers from elsewhere, an inspected file for example. */
-export function showView(one) {
-  Object.assign(state, { node: null, problem: "" });
-  view(one);
+/** Show the layers of a file that ComfyUI lists, before anything ran. */
+export async function showFile(file) {
+  const found = await inspected(file);
+  Object.assign(state, { run: null, file, problem: "" });
+  view(found);
 }
 
 export function fail(problem) {
@@ -74,17 +85,30 @@ export function fail(problem) {
   show();
 }
 
+/** Take note of a report that a node wrote, which the server tells only where the node gave out a model too. */
+export function pageWritten(node, file) {
+  state.pages[node] = file;
+  show();
+}
+
 function view(one) {
   const known = new Set(one.layers.map((layer) => layer.reason));
   state.view = one;
   if (!known.has(state.reason)) state.reason = "";
-  if (state.by === "error" && !range(one.layers, "error")) state.by = "kernel";
+  if (!usable(one).includes(state.by)) Object.assign(state, { by: "kernel", hidden: [] });
   show();
+}
+
+/** What these layers can be coloured by. */
+function usable({ layers }) {
+  const measured = () => layers.some((layer) => decibel(layer) !== null);
+  return COLOURINGS.filter((by) => !layers.length || category(layers[0], by) !== null || (by === "error" ? measured() : range(layers, by)));
 }
 
 function runTitle(run) {
   const file = run.file.split("/").pop();
-  return file ? `${file} · #${run.node}` : `${run.type} #${run.node}`;
+  const part = run.part === "MODEL" ? "" : ` · ${run.part}`;
+  return file ? `${file}${part} · #${run.node}` : `${run.type}${part} #${run.node}`;
 }
 
 ///// Building, once an opening
@@ -95,7 +119,7 @@ function build(root) {
   made.line = h("div", { className: "sfp8-line", role: "status" });
   made.by = h("select", { "aria-label": t("colourBy"), onchange: (e) => change({ by: e.target.value, hidden: [] }) });
   made.legend = h("div", { className: "sfp8-legend", role: "group", "aria-label": t("legend") });
-  made.map = new HeatMap({ paint: paint, point: hover, choose: choose, label: t("map") });
+  made.map = new HeatMap({ paint, crossed, point: hover, choose, label: t("map") });
   made.detail = h("div", { className: "sfp8-detail", "aria-live": "polite" });
   made.query = h("input", {
     type: "search", placeholder: t("search"), "aria-label": t("search"), value: state.query,
@@ -109,10 +133,11 @@ function build(root) {
   made.count = h("span", { className: "sfp8-count", role: "status" });
   made.list = new List({ height: ROW, fill: fillRow, choose, label: t("layerList") });
   made.needs = h("details", { className: "sfp8-needs", hidden: true });
-  made.device = h("div", { className: "sfp8-doctor" });
+  made.page = button("pi-file", t("openPage"), openPage);
+  made.noise = h("p", { className: "sfp8-noise sfp8-bad", role: "status" });
   made.body = h("div", { className: "sfp8-body" }, bodyOf(made));
   made.empty = h("p", { className: "sfp8-empty" });
-  root.replaceChildren(h("div", { className: "sfp8-panel" }, headOf(made), made.empty, made.body, made.needs, deviceOf(made)));
+  root.replaceChildren(h("div", { className: "sfp8-panel" }, headOf(made), made.empty, made.body, made.needs, device()));
   return made;
 }
 
@@ -121,7 +146,7 @@ function headOf(made) {
   again.classList.add("sfp8-icon");
   again.lastChild.remove();
   again.setAttribute("aria-label", t("refresh"));
-  return h("header", { className: "sfp8-head" }, h("div", { className: "sfp8-bar" }, made.title, again), made.line);
+  return h("header", { className: "sfp8-head" }, h("div", { className: "sfp8-bar" }, made.title, again), made.line, made.noise, made.page);
 }
 
 function bodyOf(made) {
@@ -138,12 +163,6 @@ function bodyOf(made) {
       button("pi-copy", t("csv"), () => copy(csv(exported()))),
       button("pi-download", t("png"), savePng)),
   ];
-}
-
-function deviceOf(made) {
-  const details = h("details", { className: "sfp8-device" }, h("summary", {}, t("device")), made.device);
-  details.addEventListener("toggle", () => details.open && diagnose());
-  return details;
 }
 
 function button(icon, text, onclick) {
@@ -169,6 +188,7 @@ function show() {
   parts.empty.classList.toggle("sfp8-bad", Boolean(state.problem));
   if (some) showLayers(one.layers);
   showNeeds(one?.needs ?? []);
+  keep();
 }
 
 function showNeeds(tables) {
@@ -176,25 +196,20 @@ function showNeeds(tables) {
   parts.needs.replaceChildren(h("summary", {}, t("needs")), ...tables.map(needsTable));
 }
 
-function needsTable({ title, rows }) {
-  const cells = ({ method, size, fits, text }) => [
-    h("th", { scope: "row" }, method), h("td", {}, size), h("td", { className: fits ? "sfp8-good" : "sfp8-bad" }, text),
-  ];
-  return h("table", {}, h("caption", {}, title), h("tbody", {}, rows.map((row) => h("tr", {}, cells(row)))));
-}
-
 function showHead() {
-  const options = state.runs.map((run) => h("option", { value: run.node }, runTitle(run)));
-  if (state.view && state.node === null) options.unshift(h("option", { value: "" }, state.view.title));
+  const options = state.runs.map((run) => h("option", { value: run.key }, runTitle(run)));
+  if (state.view && state.run === null) options.unshift(h("option", { value: "" }, state.view.title));
   parts.title.replaceChildren(...(options.length ? options : [h("option", {}, t("noModel"))]));
-  parts.title.value = state.node ?? "";
+  parts.title.value = state.run ?? "";
   parts.title.disabled = options.length < 2;
   parts.line.textContent = state.view?.line ?? "";
+  parts.noise.textContent = noiseLine(state.view?.layers ?? []);
+  parts.noise.hidden = !parts.noise.textContent;
+  parts.page.hidden = !pageOf(state.view);
 }
 
 function showLayers(layers) {
-  const usable = COLOURINGS.filter((by) => category(layers[0], by) !== null || range(layers, by));
-  parts.by.replaceChildren(...usable.map((by) => h("option", { value: by }, t(`by_${by}`))));
+  parts.by.replaceChildren(...usable(state.view).map((by) => h("option", { value: by }, t(`by_${by}`))));
   parts.by.value = state.by;
   parts.sort.value = state.sort;
   const reasons = counted(layers.map((layer) => layer.reason));
@@ -205,48 +220,13 @@ function showLayers(layers) {
   parts.reason.value = state.reason;
   const found = shown(layers, state);
   const names = new Set(found.map((layer) => layer.layer));
-  showLegend(layers);
+  parts.legend.replaceChildren(...legend(state.view, toggle));
   parts.map.faint = (layer) => !names.has(layer.layer);
   parts.map.chosen = layers.find((layer) => layer.layer === state.layer) ?? null;
   parts.map.show(layers);
   parts.list.show(found, found.findIndex((layer) => layer.layer === state.layer));
   parts.count.textContent = t("count", { shown: found.length, all: layers.length });
   showDetail(parts.map.chosen);
-}
-
-/** The colour of a layer, by what the panel colours by. */
-function paint(layer) {
-  const { view: one, by } = state;
-  const kind = category(layer, by);
-  if (kind !== null) return palette(one).get(kind);
-  const at = value(layer, by);
-  const [low, high] = range_(one) ?? [0, 0];
-  return at === null ? null : ramp(high > low ? (at - low) / (high - low) : 0.5);
-}
-
-const cache = new WeakMap();
-const once = (one, key, make) => {
-  if (!cache.has(one)) cache.set(one, {});
-  return (cache.get(one)[key] ??= make());
-};
-const palette = (one) =>
-  once(one, `palette ${state.by}`, () => colours(new Set(one.layers.map((layer) => category(layer, state.by)))));
-const range_ = (one) => once(one, `range ${state.by}`, () => range(one.layers, state.by));
-
-function showLegend(layers) {
-  if (category(layers[0], state.by) === null) return showRamp();
-  const counts = counted(layers.map((layer) => category(layer, state.by)));
-  parts.legend.replaceChildren(
-    ...[...palette(state.view)].map(([name, colour]) => {
-      const swatch = h("span", { className: "sfp8-swatch" });
-      swatch.style.background = colour;
-      const chip = h("button", { type: "button", className: "sfp8-chip", title: t("toggle", { name }) }, swatch);
-      chip.append(h("span", {}, name), h("b", {}, String(counts.get(name) ?? 0)));
-      chip.setAttribute("aria-pressed", !state.hidden.includes(name));
-      chip.onclick = () => toggle(name);
-      return chip;
-    }),
-  );
 }
 
 function toggle(name) {
@@ -256,44 +236,13 @@ function toggle(name) {
   parts.legend.children[index]?.focus();
 }
 
-function showRamp() {
-  const [low, high] = range_(state.view) ?? [0, 0];
-  const bar = h("div", { className: "sfp8-ramp" });
-  bar.style.background = `linear-gradient(90deg, ${[0, 0.25, 0.5, 0.75, 1].map(ramp).join(",")})`;
-  const end = (at) => (state.by === "scale" ? figure(2 ** at) : t("decibel", { value: figure(at) }));
-  parts.legend.replaceChildren(h("span", {}, end(low)), bar, h("span", {}, end(high)));
-}
-
-function fillRow(element, layer) {
-  const swatch = h("span", { className: "sfp8-swatch" });
-  swatch.style.background = paint(layer) ?? "transparent";
-  const kernel = h("span", { className: isSlow(layer) ? "sfp8-slow" : "" }, kernelOf(layer));
-  const facts = h("div", { className: "sfp8-facts" }, kernel, ` · ${layer.granularity}`);
-  const calls = h("span", { className: "sfp8-calls", title: t("calls", { count: layer.calls }) }, `${layer.calls} ×`);
-  element.title = `${layer.layer}\n${layer.reason}`;
-  element.append(swatch, h("div", { className: "sfp8-name" }, layer.layer), calls, facts);
-}
-
 function hover(layer) {
   parts?.map.canvas.classList.toggle("sfp8-over", Boolean(layer));
   showDetail(layer ?? parts?.map.chosen);
 }
 
 function showDetail(layer) {
-  if (!parts) return;
-  const row = (name, text) => (text === "" || text === null ? [] : [h("dt", {}, name), h("dd", {}, text)]);
-  parts.detail.replaceChildren(
-    ...(layer
-      ? [h("div", { className: "sfp8-name" }, layer.layer),
-         h("dl", {},
-           row(t("kernel"), `${kernelOf(layer)}${layer.calls ? ` × ${layer.calls}` : ""}`),
-           row(t("format"), `${layer.format}, ${layer.granularity}, ${layer.shape.join(" × ")}`),
-           row(t("activations"), layer.activation),
-           row(t("scale"), layer.scale === null ? "" : figure(layer.scale)),
-           row(t("error"), layer.error === null ? "" : t("decibel", { value: figure(layer.error) })),
-           row(t("why"), layer.reason))]
-      : [h("div", { className: "sfp8-hint" }, t("hint"))]),
-  );
+  parts?.detail.replaceChildren(...(layer ? detail(layer) : [h("div", { className: "sfp8-hint" }, t("hint"))]));
 }
 
 ///// Acting
@@ -305,10 +254,17 @@ function choose(layer) {
   parts.map.chosen = layer;
   parts.map.draw();
   showDetail(layer);
+  keep();
 }
 
 function pickRun(event) {
-  if (event.target.value) showNode(event.target.value).catch(fail);
+  if (event.target.value) showRun(event.target.value).catch(fail);
+}
+
+const pageOf = (one) => one?.page ?? state.pages[one?.node];
+
+function openPage() {
+  showPage(pageOf(state.view)).catch(fail);
 }
 
 /** What is exported: the layers that are shown, as they are sorted. */
@@ -327,33 +283,7 @@ async function copy(text) {
 }
 
 async function savePng() {
-  const names = category(state.view.layers[0], state.by) === null ? [] : [...palette(state.view)];
-  const legend = [{ name: `${state.view.title} · ${t(`by_${state.by}`)}`, colour: "transparent" }];
-  legend.push(...names.map(([name, colour]) => ({ name, colour })));
-  download("scaled-fp8-heatmap.png", await parts.map.png(legend));
-}
-
-async function diagnose() {
-  try {
-    parts.device.textContent = t("measuring");
-    state.doctor ??= await get("doctor");
-    parts?.device.replaceChildren(...doctorOf(state.doctor));
-  } catch (problem) {
-    parts.device.textContent = problem.message;
-  }
-}
-
-function doctorOf({ versions, devices, kernels }) {
-  const version = Object.entries(versions).map(([name, number]) => `${name} ${number}`).join(" · ");
-  return [
-    ...Object.entries(devices).map(([device, name]) => h("section", {}, h("h4", {}, `${device} · ${name}`),
-      h("ul", {}, kernels.filter((kernel) => kernel.device === device).map(kernelItem)))),
-    h("p", { className: "sfp8-hint" }, version),
-  ];
-}
-
-function kernelItem({ kernel, dtype, works, error, time, reason }) {
-  const mark = h("i", { className: `pi ${works ? "pi-check-circle sfp8-good" : "pi-times-circle sfp8-bad"}`, "aria-hidden": true });
-  const words = works ? t("works", { error: figure(error) }) + (time ? t("time", { time: figure(time) }) : "") : reason;
-  return h("li", {}, mark, h("div", {}, h("b", {}, kernel), ` ${dtype}`, h("div", { className: "sfp8-hint" }, words)));
+  const title = { name: `${state.view.title} · ${t(`by_${state.by}`)}`, colour: "transparent" };
+  const lines = entries(state.view).map(({ name, colour, count }) => ({ name: count === null ? name : `${name}: ${count}`, colour }));
+  download("scaled-fp8-heatmap.png", await parts.map.png([title, ...lines]));
 }

@@ -2,8 +2,9 @@
 import { app } from "../../scripts/app.js";
 import { style } from "./dom.mjs";
 import { menuItems } from "./menu.mjs";
-import { close, isOpen, open, refresh, state } from "./panel.mjs";
+import { close, isOpen, leave, open, pageWritten, refresh } from "./panel.mjs";
 import { api, get, strings } from "./server.mjs";
+import { recall, state } from "./state.mjs";
 import { attach, refresh as inspect, showRun } from "./verdict.mjs";
 import { speak } from "./words.mjs";
 
@@ -31,6 +32,8 @@ app.registerExtension({
   name: "ScaledFP8.Views",
   async init() {
     style();
+    recall();
+    addEventListener("pagehide", leave);
     const language = app.extensionManager?.setting?.get("Comfy.Locale") ?? navigator.language;
     speak(await strings(), language ?? "en");
   },
@@ -45,6 +48,10 @@ app.registerExtension({
       destroy: close,
     });
     api.addEventListener("execution_success", afterRun);
+    api.addEventListener("executed", ({ detail }) => {
+      const [file] = detail.output?.scaled_fp8_report ?? [];
+      if (file) pageWritten(detail.node, file);
+    });
     api.addEventListener("scaled_fp8.report", ({ detail }) => {
       const node = nodeOf(detail.node);
       if (node) showRun(node, detail);

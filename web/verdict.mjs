@@ -15,7 +15,7 @@ const FILES = {
   ScaledLinearPatch: ({ scales_from }) => [scales_from === NONE ? null : scales_from],
 };
 // node ids that show only what ran
-const RUNNERS = ["QuantizeModel", "QuantizeTextEncoder"];
+const RUNNERS = ["QuantizeModel", "QuantizeTextEncoder", "QuantizeVAE"];
 const boxes = new WeakMap();
 
 export function values(node) {
@@ -47,7 +47,7 @@ export function attach(node) {
   widget.serialize = false;
   const [, height] = node.computeSize();
   if (node.size[1] < height) node.setSize([node.size[0], height]);
-  boxes.set(node, { node, element, asked: null, run: null, lines: [] });
+  boxes.set(node, { node, element, asked: null, runs: {}, lines: [] });
   for (const chosen of node.widgets ?? []) {
     if (chosen === widget) continue;
     const before = chosen.callback;
@@ -69,7 +69,7 @@ export async function refresh(node, force = false) {
   const compute = values(node).compute;
   const asked = JSON.stringify([files, compute]);
   if (!force && box.asked === asked) return;
-  Object.assign(box, { asked, run: null, lines: files.length ? [{ kind: "wait", text: t("looking") }] : [] });
+  Object.assign(box, { asked, runs: {}, lines: files.length ? [{ kind: "wait", text: t("looking") }] : [] });
   draw(box);
   const found = await Promise.all(files.map((file) => (offered(node, file) ? inspect(file, compute) : missing(file))));
   // another file was chosen meanwhile
@@ -96,18 +96,20 @@ async function inspect(file, compute) {
   }
 }
 
-/** Show what ran in the node that gave the model out. */
+/** Show what ran in the node that gave the MODEL, the CLIP or the VAE out. */
 export function showRun(node, run) {
   const box = boxes.get(node);
   if (!box || node.comfyClass !== run.type) return;
   if (run.file && !filesOf(node).includes(run.file)) return;
-  box.run = run;
+  box.runs[run.part] = run;
   draw(box);
 }
 
-function draw({ node, element, lines, run }) {
+function draw({ node, element, lines, runs }) {
+  const ran = Object.values(runs);
+  const told = ran.map((run) => ({ kind: "ran", text: ran.length > 1 ? `${run.part} · ${runLine(run)}` : runLine(run) }));
   // what ran takes the place of what was to run
-  const texts = run ? [{ kind: "ran", text: runLine(run) }, ...lines.filter((line) => line.kind !== "plan")] : lines;
+  const texts = ran.length ? [...told, ...lines.filter((line) => line.kind !== "plan")] : lines;
   const shown = texts.length ? texts : [{ kind: "plain", text: t(node.comfyClass in FILES ? "nothingChosen" : "notYet") }];
   element.replaceChildren(...shown.map(({ kind, text }) => h("div", { className: `sfp8-${kind}`, title: text }, text)));
   node.setDirtyCanvas?.(true, true);

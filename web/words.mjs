@@ -1,4 +1,5 @@
 // Everything shown in words: strings of locales/*/main.json, numbers, the sentences made of them.
+import { decibel } from "./layers.mjs";
 
 let strings = {};
 
@@ -29,6 +30,23 @@ export function figure(value) {
   if (value === 0 || Number.isInteger(value)) return String(value);
   const size = Math.abs(value);
   return size >= 0.001 && size < 10000 ? String(Number(value.toPrecision(3))) : value.toExponential(2);
+}
+
+/** A signal to quantization noise: "31.4 dB", or that there is none. */
+export function decibels(value) {
+  return value === Infinity ? t("identical") : t("decibel", { value: Number.isFinite(value) ? value.toFixed(1) : String(value) });
+}
+
+const NAMED = 5; // layers in a sentence
+
+/** Which of the measured layers are noise, "" where none is. */
+export function noiseLine(layers) {
+  const noisy = layers.filter((layer) => layer.noise).map((layer) => layer.layer);
+  if (!noisy.length) return "";
+  const named = noisy.slice(0, NAMED).join(", ");
+  const measured = layers.filter((layer) => decibel(layer) !== null).length;
+  const values = { count: noisy.length, all: measured, layers: named, more: noisy.length - NAMED };
+  return t(noisy.length > NAMED ? "noiseMany" : "noise", values);
 }
 
 /** {name: count} as "160 upcast, 8 scaled_mm"; the name alone where there is one. */

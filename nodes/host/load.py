@@ -83,9 +83,10 @@ def unet_ops(tensors: dict[str, Tensor], prefix: str) -> type[Operations]:
     return scaled_ops(comfy.model_management.unet_manual_cast(None, device, supported), device)
 
 
-def text_encoder_ops() -> type[Operations]:
+def text_encoder_ops(mode: Mode = UPCAST) -> type[Operations]:
     device = comfy.model_management.text_encoder_device()
-    return scaled_ops(comfy.model_management.text_encoder_dtype(device), device, full_precision=True)
+    exact = mode.compute == UPCAST.compute
+    return scaled_ops(comfy.model_management.text_encoder_dtype(device), device, full_precision=exact)
 
 
 def load_diffusion_model(path: str, mode: Mode, disable_dynamic: bool = False) -> ModelPatcher:
@@ -163,7 +164,7 @@ def dequantize_others(tensors: dict[str, Tensor], scaled_prefixes: tuple[str, ..
 
 
 def load_text_encoder(
-    paths: tuple[str, ...], type_name: str, disable_dynamic: bool = False
+    paths: tuple[str, ...], type_name: str, mode: Mode = UPCAST, disable_dynamic: bool = False
 ) -> tuple[comfy.sd.CLIP, list[quant.Verdict]]:
     """CLIP from one or two text encoder files; type_name as in ComfyUI's own CLIP loaders."""
     notes: list[str] = []
@@ -172,14 +173,16 @@ def load_text_encoder(
         [without_prefix(checkpoint_tensors(checkpoint, notes.append)) for checkpoint in checkpoints],
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         clip_type=getattr(comfy.sd.CLIPType, type_name.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION),
-        model_options={"custom_operations": text_encoder_ops()},
+        model_options={"custom_operations": text_encoder_ops(mode)},
         disable_dynamic=disable_dynamic,
     )
     settle_arrivals(clip.patcher, notes)
-    plan_model(clip.patcher, UPCAST)
-    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (paths, type_name))
+    plan_model(clip.patcher, mode)
+    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (paths, type_name, mode))
     return clip, [checkpoint.verdict for checkpoint in checkpoints]
 
 
-def load_text_encoder_patcher(paths: tuple[str, ...], type_name: str, disable_dynamic: bool = False) -> ModelPatcher:
-    return load_text_encoder(paths, type_name, disable_dynamic)[0].patcher
+def load_text_encoder_patcher(
+    paths: tuple[str, ...], type_name: str, mode: Mode, disable_dynamic: bool = False
+) -> ModelPatcher:
+    return load_text_encoder(paths, type_name, mode, disable_dynamic)[0].patcher

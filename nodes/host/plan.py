@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Set
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -124,6 +124,7 @@ def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
     return "\n".join((*lines, "", model_report(model).table()))
 
 
+KEPT_KERNEL = "high precision"
 IN_CORE = "core has a kernel for this format"
 # Attachment of a model: the file's names of what was dequantized while it was loaded.
 NOTES = "scaled_fp8_dequantized"
@@ -152,6 +153,14 @@ def convolution_rows(model: ModelPatcher) -> Iterator[Row]:
                 granularity=weight.granularity.name,
                 shape=weight.shape,
             )
+
+
+def plain_rows(model: ModelPatcher, names: Set[str]) -> Iterator[Row]:
+    """The layers of these names that are not quantized."""
+    for name, module in layers(model, "vae"):
+        short, weight = name.removeprefix("diffusion_model."), tensor_of(module)
+        if short in names and weight is not None:
+            yield Row(layer=short, kernel=KEPT_KERNEL, reason="not quantized", shape=tuple(weight.shape))
 
 
 def core_rows(model: ModelPatcher) -> Iterator[Row]:

@@ -34,7 +34,8 @@ from ...quant.weights.native import core_runs
 from ...quant.weights.weight import QuantizedWeight
 from .callbacks import settle
 from .layers import Own, base_weight, own_convolution, own_core_linear, own_linear, put
-from .plan import activation_dtype, modules, planned, tensor_of
+from .parts import Part, patcher_of
+from .plan import activation_dtype, model_report, modules, planned, tensor_of
 from .plan import layers as layers_of
 from .watch import unwatched
 
@@ -130,6 +131,12 @@ def needs(quantized: ModelPatcher, recipe: Recipe, stats: Stats) -> str:
         "The original stays in memory as long as the output of its loader is cached.",
     )
     return "\n".join((*lines, *hurts, "", compare_methods(found, free)))
+
+
+def quantize_report(part: Part, recipe: Recipe, stats: Stats) -> str:
+    """What was done, what it needs and what hurts, and what runs where."""
+    quantized = patcher_of(part)
+    return "\n\n".join((stats.table(), needs(quantized, recipe, stats), model_report(quantized).table()))
 
 
 def shapes(model: ModelPatcher) -> dict[str, tuple[int, ...]]:

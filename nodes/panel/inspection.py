@@ -53,8 +53,12 @@ def listed() -> list[str]:
     return [*model_files(), *(f"{ENCODERS}/{name}" for name in folder_paths.get_filename_list(ENCODERS))]
 
 
-def inspect_file(file: str, compute: str = "auto") -> dict[str, Any]:
-    """Verdict, size, memory and plan of a listed file, as JSON; a refused or unreadable one is an answer too."""
+def inspect_file(file: str, compute: str = "") -> dict[str, Any]:
+    """Verdict, size, memory and plan of a listed file, as JSON; a refused or unreadable one is an answer too.
+
+    compute: of FAMILIES, or "" for what the file's loader does by itself.
+    """
+    compute = compute or ("upcast" if file.startswith(ENCODERS) else "auto")
     if compute not in FAMILIES:
         raise NotListed(f"compute {compute[:40]!r} is unknown; choose one of {', '.join(FAMILIES)}.")
     path = listed_path(file)
@@ -102,7 +106,6 @@ def inspected(path: str, stamps: tuple, compute: str, purpose: str) -> dict[str,
 def planned(checkpoint: Checkpoint, compute: str, purpose: str) -> dict[str, Any]:
     """What will run on this machine's device, or the sentence why compute cannot be had; layers with their kernels."""
     device, dtype = place_of(purpose)
-    compute = "upcast" if purpose == ENCODERS else compute
     names = [layer.name for layer in checkpoint.verdict.layers if layer.decision != REFUSED]
     core = {name: core_kernel(checkpoint, name) for name in names if in_core(checkpoint, name)}
     place = {"device": device_name(device), "memory": memory(checkpoint, dtype)}

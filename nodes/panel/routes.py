@@ -32,7 +32,7 @@ def register() -> None:
 
 async def inspect(request: web.Request) -> web.Response:
     """?file=FOLDER/NAME&compute=auto: the verdict without the layers; &layers=1 with them."""
-    file, compute = request.query.get("file", ""), request.query.get("compute", "auto")
+    file, compute = request.query.get("file", ""), request.query.get("compute", "")
     found = await answer(inspect_file, file, compute)
     if isinstance(found, web.Response) or request.query.get("layers") == "1":
         return found if isinstance(found, web.Response) else web.json_response(found)
@@ -46,13 +46,13 @@ async def diagnose(request: web.Request) -> web.Response:
 
 
 async def report(request: web.Request) -> web.Response:
-    """The nodes that gave out models, newest first; ?node=ID: every layer of one."""
-    node = request.query.get("node")
-    if node is None:
+    """What nodes gave out, newest first; ?run=KEY: every layer of one."""
+    key = request.query.get("run")
+    if key is None:
         return web.json_response({"runs": [run.summary() for run in reversed(RUNS.values())]})
-    if node not in RUNS:
+    if key not in RUNS:
         return not_found("No node of this number has given out a model since the server started.")
-    return web.json_response(RUNS[node].to_json())
+    return web.json_response(RUNS[key].to_json())
 
 
 async def answer(work: Callable[..., dict[str, Any]], *arguments: str) -> dict[str, Any] | web.Response:

@@ -95,6 +95,17 @@ def draw_errors(report: Report, errors: Mapping[str, float], title: str = "") ->
     return draw_map(report.rows, paint, (title or "Error by layer", said), error_legend(report, errors))
 
 
+def draw_all(report: Report, errors: Mapping[str, float]) -> Image.Image:
+    """The report by kernel, and below by error where one is known."""
+    pictures = [draw_report(report), *([draw_errors(report, errors)] if errors else [])]
+    size = (max(picture.width for picture in pictures), sum(picture.height for picture in pictures))
+    canvas, top = Image.new("RGB", size, PAPER), 0
+    for picture in pictures:
+        canvas.paste(picture, (0, top))
+        top += picture.height
+    return canvas
+
+
 def error_legend(report: Report, errors: Mapping[str, float]) -> list[Entry]:
     """The ramp in five steps, noise, and how many layers were not measured."""
     ends, unknown = span(errors.values()), sum(row.layer not in errors for row in report.rows)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from math import inf, isfinite, isnan
 
-from ..text import few
+from ..text import few, text_table
 
 NOISE_DB = 3.0  # half of the signal's energy: no format rounds like that, dropped scales do
 NARROWEST = 12.0  # dB that the colours span at least, so that layers which are alike look alike
@@ -53,6 +53,12 @@ def noise_sentence(errors: Mapping[str, float]) -> str:
         f"{len(noisy)} of {len(errors)} layers are noise, below {NOISE_DB:g} dB, as where scales were dropped: "
         f"{few(noisy, SHOWN)}."
     )
+
+
+def error_table(errors: Mapping[str, float]) -> str:
+    """One line a layer, the worst first."""
+    worst = sorted(errors, key=lambda layer: -inf if isnan(errors[layer]) else errors[layer])
+    return text_table(("layer", "signal to quantization noise"), [(layer, shown(errors[layer])) for layer in worst])
 
 
 def shown(decibel: float) -> str:

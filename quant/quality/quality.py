@@ -8,10 +8,10 @@ from math import inf, isfinite, isnan
 from typing import Any, TypeVar
 
 from ..errors import Refused
+from ..nn.sqnr import NOISE_DB, is_noise
 from ..text import few, text_table
 
 VERSION = 1
-NOISE_DB = 6.0  # an error above half of the signal: no format rounds like that, scales that are missing do
 SHOWN = 5  # layers in a sentence
 COLUMNS = ("layer", "shape", "A", "B", "SQNR dB", "relative error")
 WEIGHTS, OUTPUTS = "weights", "outputs"
@@ -77,8 +77,8 @@ class LayerError:
 
     @property
     def noise(self) -> bool:
-        """Whether this is no rounding: half of what the layer holds, or not a number."""
-        return isnan(self.sqnr_db) or self.sqnr_db < NOISE_DB
+        """Whether this is no rounding, or not a number."""
+        return is_noise(self.sqnr_db)
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,8 @@ class Quality:
         if not found:
             return ""
         return (
-            f"{len(found)} of {len(self.layers)} layers of {self.b.name} are noise, with an error above half of what "
-            f"they hold, as where scales were dropped: {few(found, SHOWN)}."
+            f"{len(found)} of {len(self.layers)} layers of {self.b.name} are noise, below {NOISE_DB:g} dB, as where "
+            f"scales were dropped: {few(found, SHOWN)}."
         )
 
     def to_json(self) -> dict[str, Any]:

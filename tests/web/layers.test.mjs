@@ -1,7 +1,8 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { category, counted, csv, fromInspection, isSlow, kernelOf, place, range, sections, shown, SORTS } from "../../web/layers.mjs";
+import { ramp, span } from "../../web/colours.mjs";
+import { category, counted, csv, decibel, fromInspection, isSlow, kernelOf, place, range, sections, share, shown, SORTS } from "../../web/layers.mjs";
 
 const places = JSON.parse(readFileSync(new URL("./places.json", import.meta.url)));
 const layer = (name, other = {}) => ({
@@ -68,6 +69,33 @@ test("filters by reason and by what the legend hides", () => {
 test("ranges are null where nothing is known, and in log2 for scales", () => {
   assert.equal(range([layer("a")], "error"), null);
   assert.deepEqual(range([layer("a", { scale: 0.25 }), layer("b", { scale: 8 }), layer("c", { scale: 0 })], "scale"), [-2, 3]);
+});
+
+const errors = (...values) => values.map((error, i) => layer(`b.${i}`, { error, noise: error === "nan" || error < 3 }));
+
+test("errors: words stand for what JSON has no number for", () => {
+  assert.deepEqual(errors(31.5, "inf", "-inf", null).map(decibel), [31.5, Infinity, -Infinity, null]);
+  assert.ok(Number.isNaN(decibel(layer("a", { error: "nan" }))));
+});
+
+test("the worst error comes first, noise before, what is identical behind, the unmeasured last", () => {
+  const layers = errors(40, "inf", null, -48, "nan", 20);
+  assert.deepEqual(names(shown(layers, { sort: "error" })), ["b.4", "b.3", "b.5", "b.0", "b.1", "b.2"]);
+});
+
+test("noise and layers without error do not stretch the scale", () => {
+  const layers = errors(20, 40, -48, "nan", "inf", null);
+  const ends = range(layers, "error");
+  assert.deepEqual(ends, [20, 40]);
+  assert.deepEqual(layers.map((one) => share(one, "error", ends)), [0, 1, null, null, 1, null]);
+  assert.equal(share(layer("a", { scale: 4 }), "scale", [2, 2]), 0.5);
+});
+
+test("layers with almost the same error have almost the same colour", () => {
+  const [low, high] = span([30, 31]);
+  assert.equal(high - low, 12);
+  assert.equal(range(errors("inf", "inf"), "error").length, 2);
+  assert.match(ramp(0.5), /^rgb/);
 });
 
 test("csv quotes what must be quoted and defuses formulas", () => {

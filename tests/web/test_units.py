@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from scaled_fp8.quant.nn.heatmap import COLOURS
+from scaled_fp8.quant.nn.sqnr import NOISE_COLOUR, ramp, span
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
@@ -35,6 +36,29 @@ def test_colours_are_those_of_the_servers_picture() -> None:
         [NODE, "--input-type=module", "-e", asked], capture_output=True, text=True, timeout=600, check=True
     )
     assert dict(json.loads(done.stdout)) == COLOURS
+
+
+@pytest.mark.skipif(NODE is None, reason="no node to run the web units with")
+def test_colours_of_errors_are_those_of_the_servers_picture() -> None:
+    asked = f"import {{ NOISE, ramp, span }} from {json.dumps((WEB / 'colours.mjs').as_uri())};"
+    asked += f"const shares = {json.dumps(SHARES)}; const spans = {json.dumps(SPANS)};"
+    asked += "console.log(JSON.stringify({ noise: NOISE, ramp: shares.map(ramp), spans: spans.map(span) }));"
+    done = subprocess.run(
+        [NODE, "--input-type=module", "-e", asked], capture_output=True, text=True, timeout=600, check=True
+    )
+    found = json.loads(done.stdout)
+    assert found["noise"] == NOISE_COLOUR
+    assert [hexadecimal(colour) for colour in found["ramp"]] == [ramp(share) for share in SHARES]
+    assert found["spans"] == [list(span(values)) for values in SPANS]
+
+
+SHARES = [i / 40 for i in range(41)] + [-1.0, 2.0]
+SPANS = [[], [30.0], [20.0, 45.0], [28.5, 31.0, 30.0]]
+
+
+def hexadecimal(colour: str) -> str:
+    """#rrggbb of "rgb(r,g,b)"."""
+    return "#" + "".join(f"{int(part):02x}" for part in re.findall(r"\d+", colour))
 
 
 def test_one_entry_is_imported_by_the_page() -> None:

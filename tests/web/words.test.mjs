@@ -2,7 +2,7 @@ import assert from "node:assert/strict";
 import { readdirSync, readFileSync } from "node:fs";
 import { test } from "node:test";
 import { colours, ramp } from "../../web/colours.mjs";
-import { bytes, figure, needTables, runLine, speak, t, tally, verdictLines } from "../../web/words.mjs";
+import { bytes, decibels, figure, needTables, noiseLine, runLine, speak, t, tally, verdictLines } from "../../web/words.mjs";
 
 const root = new URL("../../", import.meta.url);
 const read = (path) => readFileSync(new URL(path, root), "utf8");
@@ -33,6 +33,15 @@ test("a language that is missing falls back to English, a key to itself", () => 
   speak(null, "en");
   assert.equal(t("kernel"), "kernel");
   speak(all, "en");
+});
+
+test("errors in words, and which layers are noise", () => {
+  speak(all, "en");
+  assert.deepEqual([31.44, Infinity, -48].map(decibels), ["31.4 dB", "identical", "-48.0 dB"]);
+  const layers = (count) => Array.from({ length: 9 }, (_, i) => ({ layer: `b.${i}`, error: i < 8 ? 0 : null, noise: i < count }));
+  assert.equal(noiseLine(layers(0)), "");
+  assert.match(noiseLine(layers(2)), /^2 of 8 layers are noise.*b\.0, b\.1\.$/);
+  assert.match(noiseLine(layers(7)), /^7 of 8 .*b\.4 and 2 more\.$/);
 });
 
 test("numbers for people", () => {

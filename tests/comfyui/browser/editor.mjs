@@ -129,3 +129,23 @@ export async function download(page, click) {
   for await (const chunk of await file.createReadStream()) chunks.push(chunk);
   return { name: file.suggestedFilename(), bytes: Buffer.concat(chunks) };
 }
+
+/** What is chosen in the panel: search, selects, count, and which run is shown. */
+export function stateOf(page) {
+  return page.evaluate(() => [
+    document.querySelector(".sfp8-panel input[type=search]").value,
+    ...[...document.querySelectorAll(".sfp8-body select")].map((select) => select.value),
+    document.querySelector(".sfp8-count").textContent,
+    document.querySelector(".sfp8-title").value,
+  ]);
+}
+
+/** What axe finds wrong in a part of the page: names, roles, contrast; by WCAG 2.1 A and AA. */
+export async function axe(page, modules, selector) {
+  if (!(await page.evaluate(() => "axe" in window))) await page.addScriptTag({ path: `${modules}/axe-core/axe.min.js` });
+  return page.evaluate(async (selector) => {
+    const { violations, passes } = await window.axe.run(selector, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"] });
+    const told = violations.flatMap(({ id, nodes }) => nodes.map(({ html, failureSummary }) => ({ id, html, failureSummary })));
+    return { violations: told, passed: passes.map(({ id }) => id) };
+  }, selector);
+}

@@ -1,6 +1,7 @@
 // One session in the editor as a person has it; what was seen is printed as JSON for the test to judge.
 import { readFileSync } from "node:fs";
 import * as editor from "./editor.mjs";
+import { measured, older } from "./measured.mjs";
 
 const request = JSON.parse(readFileSync(process.argv[2]));
 const { url, vue, shots } = request;
@@ -19,7 +20,7 @@ const links = [
   ["sampler", 0, "numbers", 0], ["loader", 0, "report", 0], ["sampler", 0, "report", 1],
 ];
 const settings = { "Comfy.VueNodes.Enabled": vue, "Comfy.Locale": "en", "Comfy.ColorPalette": "dark" };
-const shot = (page, name) => shots && page.screenshot({ path: `${shots}/${name}.png` });
+const shot = (page, name, options = {}) => shots && page.screenshot({ path: `${shots}/${name}.png`, ...options });
 const seen = {};
 
 const browser = await editor.launch(request);
@@ -31,6 +32,8 @@ try {
   await exports(page);
   await menu(page);
   await reload(page);
+  seen.measured = await measured(page, request, shot);
+  await kept(page);
   await many(page);
   await templates(page);
   seen.noise = noise;
@@ -74,7 +77,7 @@ async function panel(page) {
   seen.rows = await editor.rows(page);
   seen.report = await page.evaluate(async () => {
     const { runs } = await (await app.api.fetchApi("/scaled_fp8/v1/report")).json();
-    return (await app.api.fetchApi(`/scaled_fp8/v1/report?node=${runs[0].node}`)).json();
+    return (await app.api.fetchApi(`/scaled_fp8/v1/report?run=${encodeURIComponent(runs[0].key)}`)).json();
   });
   await page.locator(".sfp8-canvas").focus();
   await page.keyboard.press("ArrowDown");
@@ -89,26 +92,19 @@ async function panel(page) {
   seen.searched = (await editor.rows(page)).map((row) => row.layer);
   await page.locator(".sfp8-bar select").nth(1).selectOption("scale");
   await shot(page, "scale");
-  seen.state = await stateOf(page);
+  seen.state = await editor.stateOf(page);
   await editor.toggle(page);
   await page.waitForSelector(".sfp8-panel", { state: "detached" });
   await editor.openPanel(page);
-  seen.stateAgain = await stateOf(page);
+  seen.stateAgain = await editor.stateOf(page);
   await page.locator(".sfp8-device summary").click();
   await page.waitForSelector(".sfp8-doctor li");
   seen.doctor = await page.locator(".sfp8-doctor li b").allTextContents();
   await page.locator(".sfp8-device li").last().scrollIntoViewIfNeeded();
   await shot(page, "device");
+  seen.axe = await editor.axe(page, request.playwright, ".sfp8-panel");
   await page.locator(".sfp8-device summary").click();
   seen.promptLast = await editor.prompt(page);
-}
-
-function stateOf(page) {
-  return page.evaluate(() => [
-    document.querySelector(".sfp8-panel input[type=search]").value,
-    ...[...document.querySelectorAll(".sfp8-body select")].map((select) => select.value),
-    document.querySelector(".sfp8-count").textContent,
-  ]);
 }
 
 async function exports(page) {
@@ -162,6 +158,25 @@ async function reload(page) {
   seen.reloaded = (await editor.verdict(page, "LTX")).lines;
   seen.workflowAgain = await page.evaluate(() => app.graph.serialize());
   seen.workflow = workflow;
+  seen.older = await older(page);
+  await editor.openPanel(page);
+}
+
+/** A page that is loaded again has the panel as it was: the run, the search, the order, the colours; also of a file. */
+async function kept(page) {
+  await page.locator(".sfp8-panel input[type=search]").fill("blocks");
+  const before = await editor.stateOf(page);
+  await again(page);
+  await page.locator(".sfp8-row").first().waitFor();
+  seen.kept = { before, after: await editor.stateOf(page), page: await page.getByRole("button", { name: "Open the report" }).count() };
+  await editor.toggle(page);
+  await page.waitForSelector(".sfp8-panel", { state: "detached" });
+}
+
+async function again(page) {
+  await page.reload();
+  await editor.ready(page);
+  await editor.openPanel(page);
 }
 
 /** 2,000 layers: milliseconds to the first paint, and the longest task while scrolling. */
@@ -170,11 +185,11 @@ async function many(page) {
     layer: `transformer_blocks.${Math.floor(i / 40)}.part${Math.floor((i % 40) / 8)}.linear${i % 8}`,
     kernel: i % 7 ? "scaled_mm per-row" : "upcast", reason: i % 7 ? "proven here" : `odd shape ${i % 3}`,
     format: "float8_e4m3fn", granularity: i % 5 ? "per-row" : "per-tensor", shape: [4096, 4096 + i], activation: "dynamic",
-    calls: i, ran: {}, scale: 2 ** -(i % 12), error: 20 + (i % 17),
+    calls: i, ran: {}, scale: 2 ** -(i % 12), error: 20 + (i % 17), noise: false,
   }));
-  const run = { node: "1", type: "LoadFP8Checkpoint", file: "diffusion_models/large.safetensors", device: "GPU", count: 2000, calls: 1, kernels: { "scaled_mm per-row": 1714, upcast: 286 }, reasons: {} };
+  const run = { key: "1 MODEL", part: "MODEL", node: "1", type: "LoadFP8Checkpoint", file: "diffusion_models/large.safetensors", device: "GPU", count: 2000, calls: 1, kernels: { "scaled_mm per-row": 1714, upcast: 286 }, reasons: {} };
   await page.route("**/scaled_fp8/v1/report**", (route) =>
-    route.fulfill({ json: route.request().url().includes("node=") ? { ...run, layers } : { runs: [run] } }));
+    route.fulfill({ json: route.request().url().includes("run=") ? { ...run, layers } : { runs: [run] } }));
   await editor.openPanel(page);
   await page.waitForFunction(() => document.querySelector(".sfp8-count")?.textContent.includes("2000 of 2000"));
   await shot(page, "many");
@@ -207,6 +222,24 @@ async function many(page) {
     return found;
   });
   seen.colourings = await page.locator(".sfp8-body select").first().locator("option").evaluateAll((all) => all.map((one) => one.value));
+  seen.drawn = await page.evaluate(async () => {
+    const [by] = document.querySelectorAll(".sfp8-body select");
+    const fill = CanvasRenderingContext2D.prototype.fillRect;
+    let cells = 0;
+    CanvasRenderingContext2D.prototype.fillRect = function (...box) {
+      cells++;
+      return fill.apply(this, box);
+    };
+    const found = [];
+    for (const name of ["kernel", "error", "kernel", "error"]) {
+      [by.value, cells] = [name, 0];
+      const start = performance.now();
+      by.dispatchEvent(new Event("change"));
+      found.push({ name, cells, ms: performance.now() - start });
+    }
+    CanvasRenderingContext2D.prototype.fillRect = fill;
+    return found;
+  });
   await page.unroute("**/scaled_fp8/v1/report**");
 }
 
@@ -261,6 +294,7 @@ async function languages() {
   await page.waitForSelector(".sfp8-row");
   seen.chinese.title = await page.evaluate(() => made.loader.title);
   seen.chinese.line = await page.locator(".sfp8-line").textContent();
+  seen.axeLight = await editor.axe(page, request.playwright, ".sfp8-panel");
   await shot(page, "chinese-light");
   seen.noise.push(...noise);
   await context.close();
