@@ -39,7 +39,7 @@ def test_a_larger_budget_is_better_and_takes_more(figures, figure):
 def test_a_size_is_kept(figures):
     got, most = figures["size"]
     assert got <= most
-    assert got > 0.98 * most
+    assert got > most - 400_000
 
 
 def test_the_report_has_the_plan_and_its_curve(figures):
@@ -50,7 +50,7 @@ def test_the_report_has_the_plan_and_its_curve(figures):
         assert "double_blocks.0.img_attn.qkv" in figures["reports"][name]
     assert "moments of the inputs" in figures["reports"]["7 bits"]
     assert "errors of weights" in figures["reports"]["no data"]
-    assert "budget error 0.02" in figures["reports"]["error"]
+    assert "budget error 0.001" in figures["reports"]["error"]
     assert "granularity per-row is not used" in figures["reports"]["by rows"]
     assert figures["pictures"]
 

@@ -35,7 +35,7 @@ def test_factors_are_added_to_a_calibration(figures):
 
 def test_a_factor_predicts_what_quantizing_the_layer_does_to_the_image(figures, figure):
     predicted, measured = figures["predicted"], figures["measured"]
-    figure(f"one layer in INT8: predicted {predicted:.5f}, measured {measured:.5f}")
+    figure(f"one layer in NVFP4: predicted {predicted:.5f}, measured {measured:.5f}")
     assert "measured sensitivity" in figures["of what"]
     assert predicted == pytest.approx(measured, rel=0.5)
 
