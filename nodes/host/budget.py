@@ -22,11 +22,8 @@ from .callbacks import settle
 from .layers import base_weight
 from .plan import linears
 from .proof import proven_formats
-from .quantize import quantize_layer, summary, watched
+from .quantize import ERRORS, PREDICTED, quantize_layer, summary, watched
 from .watch import PREFIX, unwatched
-
-# Attachments of a model: layer -> dB, for the panel; the error that the whole model is predicted to make
-ERRORS, PREDICTED = "scaled_fp8_errors", "scaled_fp8_predicted"
 
 
 @dataclass(frozen=True)
@@ -103,6 +100,14 @@ def why(row: PlanRow) -> str:
 def decibels(plan: Plan) -> dict[str, float]:
     """Each layer's share of the image's error, as signal to noise."""
     return {row.layer: -20 * math.log10(row.error) for row in plan.rows if row.error > 0}
+
+
+def beside_prediction(model: ModelPatcher, measured: float) -> list[str]:
+    """What the plan of a model predicted beside what was measured of it; nothing for one without a plan."""
+    predicted = model.get_attachment(PREDICTED)
+    if predicted is None:
+        return []
+    return [f"The plan for this budget predicted an error of {predicted:.4f}; measured is {measured:.4f}."]
 
 
 def short(name: str) -> str:

@@ -21,6 +21,7 @@ from ...quant.quality.pictures import pairs_of
 from ...quant.quality.quality import OUTPUTS, LayerError, Quality
 from ...quant.quality.sums import Sums
 from .attribution import attribute
+from .budget import beside_prediction
 from .detached import check_visible, wrapping
 from .pictures import check_fits, decode, enlarged, figures
 from .plan import device_name
@@ -94,7 +95,7 @@ def compare_models(
         steps=() if request.sampler_name == ADAPTIVE else tuple(sums.relative for sums in latents.steps),
         layers=layers,
         measured=OUTPUTS,
-        warnings=(*notes, *warnings(a, b, latents.whole, layers)),
+        warnings=(*notes, *beside_prediction(b, latents.whole.relative), *warnings(a, b, latents.whole, layers)),
         settings=settings(request, samples, images),
         versions=versions(),
         device=device_name(a.load_device),

@@ -55,6 +55,11 @@ def test_the_report_has_the_plan_and_its_curve(figures):
     assert figures["pictures"]
 
 
+def test_a_comparison_tells_predicted_beside_measured(figures):
+    report, predicted, measured = figures["compared"]
+    assert f"predicted an error of {predicted:.4f}; measured is {measured:.4f}" in report
+
+
 def test_the_panel_is_told_each_planned_layer_in_decibels(figures):
     errors = {layer["layer"]: layer["error"] for layer in figures["told"] if layer["error"] is not None}
     assert "double_blocks.0.img_attn.qkv" in errors

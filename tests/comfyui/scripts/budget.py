@@ -14,6 +14,7 @@ from inside import (
     REQUEST,
     answer,
     call,
+    context,
     error,
     load,
     pack,
@@ -92,6 +93,16 @@ for name, more in BUDGETS.items():
     model, report = quantized(**more)
     note(name, model, report)
     figures["files"][saved(model, f"budget-{name}")] = name
+
+##### Predicted beside measured
+
+conditioning = [[context(DIGITS), {}]]
+compared = call(
+    "CompareModels", model_a=base, model_b=model, positive=conditioning, negative=conditioning,
+    latent={"samples": torch.zeros(len(DIGITS), 128, 4, 4)}, seed=7, steps=STEPS, cfg=1.0, sampler_name="euler",
+    scheduler="simple", images=1,
+)  # fmt: skip
+figures["compared"] = [compared[-1], model.get_attachment("scaled_fp8_predicted"), error(run(model), want)]
 
 ##### A size and an error; every format that core loads, where none is named
 
