@@ -1,4 +1,5 @@
 // The sidebar panel. What is chosen in it lives in state.mjs.
+import { showCurve } from "./curve.mjs";
 import { device } from "./device.mjs";
 import { download, h } from "./dom.mjs";
 import { HeatMap } from "./heatmap.mjs";
@@ -70,7 +71,7 @@ export async function refresh(key = state.run) {
 export async function showRun(key) {
   const run = await get("report", { run: key });
   Object.assign(state, { run: run.key, file: null, problem: "" });
-  view({ title: runTitle(run), line: runLine(run), layers: run.layers, node: run.node, page: run.page });
+  view({ title: runTitle(run), line: runLine(run), layers: run.layers, node: run.node, page: run.page, curve: run.curve });
 }
 
 /** Show the layers of a file that ComfyUI lists, before anything ran. */
@@ -133,11 +134,12 @@ function build(root) {
   made.count = h("span", { className: "sfp8-count", role: "status" });
   made.list = new List({ height: ROW, fill: fillRow, choose, label: t("layerList") });
   made.needs = h("details", { className: "sfp8-needs", hidden: true });
+  made.curve = h("details", { className: "sfp8-needs", hidden: true });
   made.page = button("pi-file", t("openPage"), openPage);
   made.noise = h("p", { className: "sfp8-noise sfp8-bad", role: "status" });
   made.body = h("div", { className: "sfp8-body" }, bodyOf(made));
   made.empty = h("p", { className: "sfp8-empty" });
-  root.replaceChildren(h("div", { className: "sfp8-panel" }, headOf(made), made.empty, made.body, made.needs, device()));
+  root.replaceChildren(h("div", { className: "sfp8-panel" }, headOf(made), made.empty, made.body, made.curve, made.needs, device()));
   return made;
 }
 
@@ -188,6 +190,7 @@ function show() {
   parts.empty.classList.toggle("sfp8-bad", Boolean(state.problem));
   if (some) showLayers(one.layers);
   showNeeds(one?.needs ?? []);
+  showCurve(parts.curve, one?.curve);
   keep();
 }
 

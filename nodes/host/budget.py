@@ -20,10 +20,14 @@ from ...quant.recipes.methods import BUDGET
 from ...quant.recipes.policy import Policy, recognise
 from .callbacks import settle
 from .layers import base_weight
+from .parts import note_errors
 from .plan import linears
 from .proof import proven_formats
-from .quantize import ERRORS, PREDICTED, quantize_layer, summary, watched
+from .quantize import quantize_layer, summary, watched
 from .watch import PREFIX, unwatched
+
+# attachment of a patcher: the state of its patches, and the plan that was carried out in it
+PLAN = "scaled_fp8_plan"
 
 
 @dataclass(frozen=True)
@@ -52,8 +56,8 @@ def quantize_for_budget(
     plan = planned(asked, layers)
     done = tuple(carried_out(patched, layer, plan, asked) for layer in watched(layers))
     settle(patched)
-    patched.set_attachments(ERRORS, decibels(plan))
-    patched.set_attachments(PREDICTED, plan.error)
+    note_errors(patched, decibels(plan))
+    patched.set_attachments(PLAN, (patched.patches_uuid, plan))
     stats = summary(Account(Pick(BUDGET, plan.totals()[0]), family), done)
     return patched, replace(stats, format="mixed", granularity="each format's own"), plan, notes
 
@@ -102,12 +106,18 @@ def decibels(plan: Plan) -> dict[str, float]:
     return {row.layer: -20 * math.log10(row.error) for row in plan.rows if row.error > 0}
 
 
+def plan_of(model: ModelPatcher) -> Plan | None:
+    """The plan that a model was quantized by; None for a clone that was patched since."""
+    patches, plan = model.get_attachment(PLAN) or (None, None)
+    return plan if patches == model.patches_uuid else None
+
+
 def beside_prediction(model: ModelPatcher, measured: float) -> list[str]:
     """What the plan of a model predicted beside what was measured of it; nothing for one without a plan."""
-    predicted = model.get_attachment(PREDICTED)
-    if predicted is None:
+    plan = plan_of(model)
+    if plan is None:
         return []
-    return [f"The plan for this budget predicted an error of {predicted:.4f}; measured is {measured:.4f}."]
+    return [f"The plan for this budget predicted an error of {plan.error:.4f}; measured is {measured:.4f}."]
 
 
 def short(name: str) -> str:

@@ -106,8 +106,6 @@ def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, S
         reasons = "; ".join(dict.fromkeys(layer.reason for layer in done)) or "it has no Linear layers"
         raise Refused(f"No layer of this model is left to quantize to {policy.format.name}: {reasons}.")
     settle(patched)
-    for outdated in PLANNED:
-        patched.remove_attachments(outdated)
     patched.set_attachments(METHOD, chosen.method.name)
     return patched, summary(Account(chosen, family, policy), done)
 
@@ -152,8 +150,6 @@ def shapes(model: ModelPatcher) -> dict[str, tuple[int, ...]]:
 
 
 METHOD = "scaled_fp8_method"
-# Attachments of a model that was quantized for a budget: layer -> dB, for the panel; the whole error that is predicted
-ERRORS, PREDICTED = PLANNED = ("scaled_fp8_errors", "scaled_fp8_predicted")
 
 
 def warnings(model: ModelPatcher) -> list[str]:

@@ -11,11 +11,13 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 from torch import Tensor
 
+from ...quant.calibration.curve import Point
 from ...quant.kernels.choice import Choice
 from ...quant.nn.report import Report, Row, report_choices
 from ...quant.nn.sqnr import is_noise
 from ...quant.nn.stats import Stats
 from ...quant.nn.tensor import from_tensor
+from ..host.budget import plan_of
 from ..host.parts import Part, errors_of, kind_of, patcher_of
 from ..host.plan import KEPT_KERNEL, choices, device_name, plain_rows, scaled_weights, uncounted_rows
 
@@ -28,7 +30,8 @@ class Run:
 
     part: MODEL, CLIP or VAE, of which a node may give out one each; others: the layers that run by ComfyUI itself or
     stay in high precision; scales: layer -> largest scale; errors: layer -> SQNR in dB, where a node measured it;
-    page: the HTML report that the node wrote, as ComfyUI names files.
+    page: the HTML report that the node wrote, as ComfyUI names files; curve: bytes against predicted error, of a model
+    that was quantized for a budget.
     """
 
     node: str
@@ -41,6 +44,7 @@ class Run:
     scales: dict[str, float | None] = field(default_factory=dict)
     errors: dict[str, float] = field(default_factory=dict)
     page: dict[str, str] | None = None
+    curve: tuple[Point, ...] = ()
 
     @property
     def key(self) -> str:
@@ -59,7 +63,7 @@ class Run:
 
     def to_json(self) -> dict[str, Any]:
         rows = [{**asdict(row), **self.numbers(row.layer)} for row in self.report().rows]
-        return {**self.summary(), "layers": rows}
+        return {**self.summary(), "layers": rows, "curve": [asdict(point) for point in self.curve]}
 
     def numbers(self, layer: str) -> dict[str, float | str | bool | None]:
         """JSON has no infinity: it is the word that float() reads."""
@@ -79,6 +83,7 @@ def run_of(part: Part, node: str = "", type: str = "", file: str = "", kept: tup
     """A MODEL, a CLIP or a VAE as it is now, with what was measured of its layers."""
     model, errors = patcher_of(part), errors_of(patcher_of(part))
     planned, others = choices(model), (*kept, *uncounted_rows(model))
+    plan = plan_of(model)
     measured = errors.keys() - planned.keys() - {row.layer for row in others}
     return Run(
         node=node,
@@ -90,6 +95,7 @@ def run_of(part: Part, node: str = "", type: str = "", file: str = "", kept: tup
         others=(*others, *plain_rows(model, measured)),
         scales={name: largest_scale(weight) for name, weight in scaled_weights(model)},
         errors=errors,
+        curve=plan.curve.points if plan else (),
     )
 
 

@@ -63,6 +63,9 @@ def test_a_comparison_tells_predicted_beside_measured(figures):
 def test_the_panel_is_told_each_planned_layer_in_decibels(figures):
     errors = {layer["layer"]: layer["error"] for layer in figures["told"] if layer["error"] is not None}
     assert "double_blocks.0.img_attn.qkv" in errors
+    kinds = [point["kind"] for point in figures["curve"]]
+    assert kinds.count("chosen") == 1
+    assert {"mixed", "uniform"} <= set(kinds)
     # as amplitudes, of which squares add up to the predicted error's
     total = sum(10 ** (-decibels / 10) for decibels in errors.values()) ** 0.5
     assert total == pytest.approx(figures["predicted"], rel=1e-6)

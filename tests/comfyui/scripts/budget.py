@@ -102,7 +102,7 @@ compared = call(
     latent={"samples": torch.zeros(len(DIGITS), 128, 4, 4)}, seed=7, steps=STEPS, cfg=1.0, sampler_name="euler",
     scheduler="simple", images=1,
 )  # fmt: skip
-figures["compared"] = [compared[-1], model.get_attachment("scaled_fp8_predicted"), error(run(model), want)]
+figures["compared"] = [compared[-1], module("host.budget").plan_of(model).error, error(run(model), want)]
 
 ##### A size and an error; every format that core loads, where none is named
 
@@ -114,8 +114,9 @@ figures["size"] = [model.model_size(), size]
 
 ##### What the panel is told, and the curve
 
-figures["told"] = module("panel.runs").run_of(model).to_json()["layers"]
-figures["predicted"] = model.get_attachment("scaled_fp8_predicted")
+told = module("panel.runs").run_of(model).to_json()
+figures["told"], figures["curve"] = told["layers"], told["curve"]
+figures["predicted"] = module("host.budget").plan_of(model).error
 figures["pictures"] = [path.name for path in (BASE / "temp").glob("scaled_fp8_curve*.png")]
 
 ##### Formats that a device computes wrong are left out, where nobody names them

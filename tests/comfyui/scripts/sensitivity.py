@@ -79,7 +79,7 @@ model, report = call(
     calibration=alone[0],
 )  # fmt: skip
 # NVFP4 on a CPU: its activations are not rounded, of which predictions know nothing
-figures["predicted"] = model.get_attachment("scaled_fp8_predicted")
+figures["predicted"] = model.get_attachment("scaled_fp8_plan")[1].error
 figures["measured"] = error(run(model), run(base))
 figures["of what"] = report
 
