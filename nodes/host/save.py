@@ -19,9 +19,9 @@ from torch import Tensor
 from ...quant.conversion.readback import check_layers
 from ...quant.errors import Refused
 from ...quant.files.header import info_of
-from ...quant.files.open import open_source
-from ...quant.files.stored import STORES
+from ...quant.files.stored import Source
 from ...quant.files.writer import write_safetensors
+from .provenance import card_of, source_of
 
 # What ComfyUI detects a model by only if it stands before the names, though its own saving leaves it out.
 DETECTED_BY = {"pixeldit_t2i": "core."}
@@ -40,7 +40,9 @@ def save_model(model: ModelPatcher, filename_prefix: str, metadata: dict[str, st
     layers = json.dumps({"format_version": "1.0", "layers": markers})
     path = target(filename_prefix)
     plan = [info_of(name, tensor.dtype, tensor.shape) for name, tensor in tensors.items()]
-    header = {**kept_metadata(model), **metadata, "_quantization_metadata": layers}
+    source = source_of(model)
+    card = card_of(model, source, markers, plan)
+    header = {**kept_metadata(source), **metadata, "_quantization_metadata": layers, **card}
     write_safetensors(path, plan, on_cpu(tensors), header, lambda output: check_layers(output, path, markers))
     return path
 
@@ -106,16 +108,9 @@ def beside(model: ModelPatcher) -> dict[str, Tensor]:
     return found
 
 
-def kept_metadata(model: ModelPatcher) -> dict[str, str]:
+def kept_metadata(source: Source | None) -> dict[str, str]:
     """The header of the file that a model came from, without what was about that file only."""
-    path = (model.cached_patcher_init or (None, ("",)))[1][0]
-    if not isinstance(path, str) or not path.endswith(STORES):
-        return {}
-    try:
-        found = open_source(path).metadata
-    except Refused:
-        # moved or replaced since it was loaded
-        return {}
+    found = source.metadata if source else {}
     return {name: value for name, value in found.items() if name not in OUTDATED and not name.endswith(".weight")}
 
 

@@ -1,7 +1,8 @@
-"""inspect: what is in a checkpoint."""
+"""inspect: what is in a checkpoint, and what it says of how it was made."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..errors import Refused
@@ -13,12 +14,14 @@ def add_inspect(commands: Any) -> None:
     one = command(commands, inspect, "say what dialect a checkpoint is in and what each layer is")
     one.add_argument("file", help=FILE)
     one.add_argument("--check", choices=("sample", "all"), default="sample", help="look at some codes (default) or all")
+    one.add_argument("--card", action="store_true", help="print a model card for a hub, as Markdown, instead")
+    one.add_argument("-o", "--out", metavar="FILE.md", help="where the model card goes, instead of being printed")
 
 
 def inspect(arguments: Arguments) -> int:
     from ..checkpoint.read import survey
-    from ..conversion.sizes import compare_parts, file_estimates
 
+    check_wish(arguments)
     try:
         checkpoint = survey(arguments.file, arguments.check)
         verdict = checkpoint.verdict
@@ -28,13 +31,52 @@ def inspect(arguments: Arguments) -> int:
             put_json({"accepted": False, "dialect": "", "reasons": [str(refusal)], "layers": [], "totals": {}})
         raise
     if not verdict.accepted:
-        put_json(verdict.to_json()) if arguments.json else put(verdict.table())
+        put_json(verdict.to_json()) if arguments.json else None if arguments.card else put(verdict.table())
         return complain(verdict.sentence(), REFUSED)
-    if arguments.json:
+    if arguments.card:
+        return put_card(checkpoint, arguments.out)
+    put_found(checkpoint, arguments.json)
+    return DONE
+
+
+def check_wish(arguments: Arguments) -> None:
+    """Refused, before anything is read, where options do not go together."""
+    if arguments.card and arguments.json:
+        raise Refused("Both --card and --json are given: a model card is Markdown; leave one out.")
+    if arguments.out and not arguments.card:
+        raise Refused("-o is where a model card goes; say --card too.")
+    if arguments.out and Path(arguments.out).suffix.lower() != ".md":
+        raise Refused(f"{arguments.out}: a model card is Markdown; give a name that ends in .md.")
+
+
+def put_found(checkpoint: Any, as_json: bool) -> None:
+    """The verdict, what the parts would need in memory, and how the file was made."""
+    from ..conversion.sizes import compare_parts, file_estimates
+    from ..files.fingerprint import fingerprint
+    from ..quality.card import card_in, card_text
+
+    verdict, source = checkpoint.verdict, checkpoint.source
+    if as_json:
         sizes = {part: [row.to_json() for row in found] for part, found in file_estimates(checkpoint).items()}
-        put_json({**verdict.to_json(), "memory": sizes})
+        card = card_in(source.metadata)
+        made = {"fingerprint": fingerprint(source), "card": card and card.to_json()}
+        put_json({**verdict.to_json(), "memory": sizes, **made})
     else:
-        put(f"{verdict.table()}\n\n{compare_parts(checkpoint, free_memory())}")
+        parts = verdict.table(), compare_parts(checkpoint, free_memory()), card_text(source.metadata)
+        put("\n\n".join(filter(None, parts)))
+
+
+def put_card(checkpoint: Any, out: str | None) -> int:
+    from ..quality.card import card_in
+    from ..quality.model_card import model_card
+    from ..quality.page import written
+
+    text = model_card(checkpoint, card_in(checkpoint.source.metadata))
+    if out:
+        written(out, text)
+        put(f"{out}: written.")
+    else:
+        put(text.rstrip("\n"))
     return DONE
 
 

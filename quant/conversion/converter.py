@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from ..files.stored import Source
 from ..files.writer import Output, writing
 from .decisions import check_accounted, check_format, planned
 from .ownership import check_name, check_ownership
+from .provenance import card_of
 from .quantizing import Encode
 from .readback import check_layers
 from .request import Request
@@ -78,7 +79,7 @@ def convert(
     ckpt = read_checkpoint(src, options.check)
     check_accounted(ckpt)
     tasks, lines = planned(ckpt, request)
-    target = target_of(Path(dst), tasks, options.shard_size, plain_metadata(ckpt, tasks), not options.named)
+    target = target_of(Path(dst), tasks, options.shard_size, metadata_of(ckpt, tasks, request), not options.named)
     check_ownership(ckpt.source, Path(dst), target, options.named)
     with writing(target.layouts, target.places) as output:
         run(tasks, output, options, ckpt.source.total_bytes)
@@ -154,6 +155,11 @@ def sampled(tasks: list[Task]) -> list[Task]:
 
 
 ##### Metadata, and files
+
+
+def metadata_of(ckpt: Checkpoint, tasks: Sequence[Task], request: Request) -> dict[str, str]:
+    """What the result's header holds beside its tensors: what the source's says, and how it was made."""
+    return plain_metadata(ckpt, tasks) | card_of(ckpt, tasks, request)
 
 
 def plain_metadata(ckpt: Checkpoint, tasks: Iterable[Task]) -> dict[str, str]:

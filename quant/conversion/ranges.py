@@ -15,7 +15,7 @@ from ..errors import NoRoom, Refused
 from ..files.atomic import adopt, failure, remove
 from ..files.locks import only_job
 from ..files.writer import Layout, writing
-from .converter import Options, plain_metadata, read_back, rows_of, run
+from .converter import Options, metadata_of, read_back, rows_of, run
 from .decisions import check_accounted, check_format, planned
 from .ownership import check_name, check_ownership
 from .request import Request
@@ -47,7 +47,7 @@ def plan(src: str, dst: Path, request: Request, options: Options) -> Plan:
     ckpt = read_checkpoint(src, options.check)
     check_accounted(ckpt)
     tasks, parts = planned(ckpt, request)
-    target = target_of(dst, tasks, options.shard_size, plain_metadata(ckpt, tasks), not options.named)
+    target = target_of(dst, tasks, options.shard_size, metadata_of(ckpt, tasks, request), not options.named)
     layouts = [layout for layout in target.layouts.values() if layout.places]
     shards = tuple(tuple(task for task in tasks if task.infos[0].name in layout.places) for layout in layouts)
     return Plan(ckpt, parts, target, shards)

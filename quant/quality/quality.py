@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import inf, isfinite, isnan
-from typing import Any, TypeVar
+from math import inf, isnan
+from typing import Any
 
 from ..errors import Refused
 from ..nn.sqnr import NOISE_DB, is_noise
 from ..text import few, text_table
+from .fields import UNFIT, each, maybe, number, text, texts, whole, worded
 
 VERSION = 1
 SHOWN = 5  # layers in a sentence
 COLUMNS = ("layer", "shape", "A", "B", "SQNR dB", "relative error")
 WEIGHTS, OUTPUTS = "weights", "outputs"
-Row = TypeVar("Row")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ class Quality:
         """What to_json gave; Refused for anything else."""
         try:
             return read(found)
-        except (TypeError, ValueError, AttributeError, LookupError, OverflowError):
+        except UNFIT:
             raise Refused("report: is no report of this version's Compare Models; run the comparison again.") from None
 
     def table(self) -> str:
@@ -160,15 +160,6 @@ def cells(layer: LayerError) -> list[str]:
 ##### JSON, which may come from anyone
 
 
-def worded(value: Any) -> Any:
-    """Numbers that JSON does not have as words, tuples as lists."""
-    if isinstance(value, Mapping):
-        return {key: worded(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [worded(item) for item in value]
-    return str(value) if isinstance(value, float) and not isfinite(value) else value
-
-
 def read(found: Any) -> Quality:
     """ValueError, TypeError or LookupError for what is no report."""
     if found["scaled_fp8_quality"] != VERSION or found["measured"] not in (WEIGHTS, OUTPUTS):
@@ -196,36 +187,3 @@ def read_side(found: Mapping[str, Any]) -> Side:
 def read_layer(found: Mapping[str, Any]) -> LayerError:
     name, a, b = (text(found[key]) for key in ("name", "format_a", "format_b"))
     return LayerError(name, each(whole, found["shape"]), a, b, number(found["sqnr_db"]), number(found["relative"]))
-
-
-def maybe(of: Callable[[Any], Row], found: object) -> Row | None:
-    return None if found is None else of(found)
-
-
-def each(of: Callable[[Any], Row], found: object) -> tuple[Row, ...]:
-    if not isinstance(found, list):
-        raise TypeError
-    return tuple(map(of, found))
-
-
-def texts(found: Mapping[str, Any]) -> dict[str, str]:
-    return {text(key): text(value) for key, value in found.items()}
-
-
-def text(found: object) -> str:
-    if not isinstance(found, str):
-        raise TypeError
-    return found
-
-
-def whole(found: object) -> int:
-    if not isinstance(found, int) or isinstance(found, bool):
-        raise TypeError
-    return found
-
-
-def number(found: object) -> float:
-    """A number, or the words for those that JSON does not have."""
-    if isinstance(found, bool) or not isinstance(found, int | float) and found not in ("inf", "-inf", "nan"):
-        raise TypeError
-    return float(found)  # type: ignore[arg-type]

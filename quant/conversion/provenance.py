@@ -1,0 +1,63 @@
+"""What a result's header says of how it was made."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import PurePath
+
+from ..checkpoint.read import Checkpoint
+from ..files.fingerprint import fingerprint
+from ..quality.card import Card
+from ..quality.checkpoints import file_name
+from ..versions import versions
+from .request import Request
+from .tasks import Cast, Task
+
+
+def card_of(ckpt: Checkpoint, tasks: Sequence[Task], request: Request) -> dict[str, str]:
+    """The header's entry for a conversion, before it is carried out: the same for the same source and request."""
+    layers = Counter(task.after for task in tasks if not isinstance(task, Cast) or task.values.layer is not None)
+    card = Card(
+        file_name(ckpt.source),
+        fingerprint(ckpt.source),
+        "scaled-fp8 convert",
+        method_of(request),
+        request.granularity or "",
+        dict(layers.most_common()),
+        kept_of(tasks),
+        settings_of(request),
+        versions("torch"),
+    )
+    return card.metadata(ckpt.source.metadata)
+
+
+def method_of(request: Request) -> str:
+    if request.plan:
+        return f"plan for {request.plan.budget}"
+    return request.format or "as settings say"
+
+
+def kept_of(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
+    """Reason -> the layers that it keeps in the precision that they had."""
+    found: dict[str, list[str]] = {}
+    for task in tasks:
+        weight = isinstance(task, Cast) and task.dtype is None and task.name.endswith("weight")
+        if weight and task.reason:
+            found.setdefault(task.reason, []).append(task.name.removesuffix(".weight"))
+    return {reason: tuple(names) for reason, names in found.items()}
+
+
+def settings_of(request: Request) -> dict[str, str]:
+    """What was asked for besides, by the names that the command line has."""
+    calibration = PurePath(request.calibration.source.name).name if request.calibration else ""
+    asked = {
+        "keep": request.keep,
+        "ignore": ", ".join(request.ignored),
+        "family": request.family or "",
+        "component": request.component or "",
+        "effort": request.effort,
+        "calibration": calibration,
+        "requantize": "yes" if request.requantize else "",
+    }
+    return {name: value for name, value in asked.items() if value}
