@@ -27,6 +27,8 @@ ARROWS: dict[str, set[str]] = {
 ARROWS["cli"] = {*ARROWS}
 # module -> the tests that run it, where no file bears its name
 TESTED_BY = {
+    "conversion/provenance.py": "quality/test_card.py",
+    "quality/fields.py": "quality/test_quality.py",
     "cli/__main__.py": "test_cli.py",
     "cli/arguments.py": "test_cli.py",
     "cli/comparing.py": "test_cli.py",

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from math import isnan
 
 from ..errors import Refused, one_of
-from .quality import METRICS, Quality, number, worded
+from .fields import number, worded
+from .quality import METRICS, Quality
 
 LINE = "figures: "
 

@@ -41,7 +41,7 @@ def test_it_says_what_the_file_is_and_how_it_was_made(tmp_path: Path) -> None:
 def test_a_file_that_says_nothing_has_one_too(tmp_path: Path) -> None:
     made(tmp_path)
     text = model_card(read_checkpoint(tmp_path / "bf16.safetensors"), None)
-    assert "does not say" in text and "quantized" not in text
+    assert "does not say" in text and "- quantized" not in text
 
 
 def test_a_hostile_card_is_text(tmp_path: Path) -> None:
