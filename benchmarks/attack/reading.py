@@ -170,12 +170,18 @@ def wrong_layer(made: Try, checkpoint: Checkpoint, layer: str) -> str:
     """Why a layer of the model is not what it was; a renamed one is another's layer."""
     truth = made.specimen.truth[layer]
     if layer in checkpoint:
-        read = checkpoint[layer].dequantize().float().numpy()
+        read = matrix(checkpoint[layer].dequantize().float().numpy(), checkpoint.spec(layer).full_shape)
         return "" if right(made, layer, read, truth) else f"{layer} is read with error {error(read, truth):.3g}"
     tensor = checkpoint.tensors.get(f"{layer}.weight")
     # bytes of other tensors are compared with those of the file
     codes = tensor is not None and tensor.dim() == 2 and "float8" in str(tensor.dtype)
     return f"{layer} is handed on as codes that were not proven" if codes else ""
+
+
+def matrix(read: np.ndarray, full: tuple[int, ...]) -> np.ndarray:
+    """What was read of a tensor of more dimensions, without those of one element."""
+    sides = [length for length in full if length != 1]
+    return read.reshape(sides) if len(full) > 2 and len(sides) == 2 else read
 
 
 def right(made: Try, layer: str, read: np.ndarray, truth: np.ndarray) -> bool:
@@ -190,9 +196,9 @@ def right(made: Try, layer: str, read: np.ndarray, truth: np.ndarray) -> bool:
         return False
     # a plain cast has nothing beside its codes that says what they are, what is square may be turned, and what the
     # file says that its activations are multiplied by is part of what it says
-    unseen = made.unseen or made.specimen.dialect.name == "plain cast" or {"transposed", "header"} & {*made.names}
-    unseen = unseen or f"{layer}.pre_quant_scale" in made.file.tensors
-    return bool(unseen) and bool(np.isfinite(read).all()) and 1 / SANE < size(read) / size(truth) < SANE
+    said = made.specimen.dialect.name == "plain cast" or f"{layer}.pre_quant_scale" in made.file.tensors
+    unseen = made.unseen or said or bool({"transposed", "header"} & {*made.names})
+    return unseen and bool(np.isfinite(read).all()) and 1 / SANE < size(read) / size(truth) < SANE
 
 
 def lies_as(made: Try, read: np.ndarray, truth: np.ndarray, stated: np.ndarray) -> bool:

@@ -148,7 +148,8 @@ def sound(moments: Moments) -> bool:
     """Whether sums of squares, the largest magnitude and how many rows they are of can be what they say."""
     squares = moments.squares
     finite = bool(squares.isfinite().all()) and bool(moments.amax.isfinite())
-    return finite and bool((squares.diagonal(dim1=1, dim2=2) >= 0).all()) and min(moments.amax, moments.rows) >= 0
+    positive = bool((squares.diagonal(dim1=1, dim2=2) >= 0).all())
+    return finite and positive and float(moments.amax) >= 0 and moments.rows >= 0
 
 
 ##### Files

@@ -30,7 +30,7 @@ EXEMPT = re.compile(
 def scale_problem(layer: Layer, everything: bool = False) -> tuple[str, bool]:
     """What is wrong with a layer's scales by themselves, and whether they make its codes worth a look."""
     if layer.plain:
-        return "", False
+        return companion_problem(layer), False
     scale = scale_values(layer, everything)
     problem = bad_scale(scale, zeros=layer.kind in ZEROS)
     low, high = DOUBTFUL

@@ -69,6 +69,16 @@ def test_int8_codes_that_lost_their_marker_are_no_bytes_of_fnuz(tmp_path: Path) 
         read_checkpoint(path)
 
 
+@pytest.mark.parametrize(
+    "factor", [torch.ones(96), -torch.ones(64), torch.full((64,), float("nan"))], ids=["long", "negative", "NaN"]
+)
+def test_what_lies_beside_a_plain_cast_is_looked_at(factor: Tensor, tmp_path: Path) -> None:
+    cast = {"a.weight": WEIGHT.to(torch.float8_e4m3fn), "a.pre_quant_scale": torch.ones(64)}
+    assert distance(saved(cast, tmp_path)) < 0.05
+    with pytest.raises(Refused, match="pre_quant_scale"):
+        read_checkpoint(saved(cast | {"a.pre_quant_scale": factor}, tmp_path))
+
+
 def test_a_kernel_of_one_pixel_in_groups_is_no_stack_of_experts(tmp_path: Path) -> None:
     scale = WEIGHT.view(96, 2, 32).abs().amax(2, keepdim=True) / 448
     codes = (WEIGHT.view(96, 2, 32) / scale).to(torch.float8_e4m3fn).view(96, 64, 1)

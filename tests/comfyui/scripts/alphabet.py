@@ -1,35 +1,35 @@
-"""What a user can change between two runs: loaders, the nodes behind them, and how the model is run."""
+"""What a user can change between two runs: loaders and the nodes behind them."""
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import folder_paths
 import torch
 from inside import (
-    BASE,
     BF16,
-    CPU,
     FEW_TOKENS,
     MODELS,
     REQUEST,
     call,
     fp8,
-    load,
     patched,
-    predict,
     unet,
-    unload,
     write_fp8,
     write_lora,
 )
+from narrow import built, told
+from produced import written
 from safetensors.torch import load_file, save_file
+from small_encoders import CLIP, SmallEncoder
 
 import nodes
 
 OTHER, LTX, MARKED, LORA = "walk-other.safetensors", "walk-ltx.safetensors", "walk-marked.safetensors", "walk-lora"
+ENCODERS = ("walk-encoder.safetensors", "walk-other-encoder.safetensors")
+FP8_ENCODERS = {dialect: f"walk-{dialect}-encoder.safetensors" for dialect in ("ltx", "marker", "rows")}
+SMALL = SmallEncoder(("CLIP_L",), "stable_diffusion", {**CLIP, "num_hidden_layers": 3}, text=False)
 SETTINGS = Path(folder_paths.get_user_directory()) / "scaled_fp8.toml"
 TEXTS = ("", '[quantization]\ntransformer = "int8"\n', '[flux2]\ntransformer = "fp8"\ngranularity = "per-row"\n')
 
@@ -59,6 +59,14 @@ LOAD = [
     for file in (LTX, MARKED)
     for compute, scale in (("upcast", "dynamic"), ("int8", "dynamic"), ("auto", "static"))
 ]
+QUANTIZE_ENCODER = [
+    ("QuantizeTextEncoder", method, granularity, keep)
+    for method, granularity in (("fp8-dynamic", "per-row"), ("fp8-weight-only", "per-tensor"), ("int8", "per-tensor"),
+                                ("nvfp4", "per-tensor"), ("mxfp8", "default"), ("auto", "default"))
+    for keep in ("", "layers.0")
+]  # fmt: skip
+ENCODER_LORAS = [("LoraLoader", strength) for strength in (1.0, -0.5)]
+SKIP = [("CLIPSetLastLayer", layer) for layer in (-1, -2)]
 VAES = [("QuantizeVAE", method, "default", keep) for method in ("int8", "none") for keep in ("", "layers.0")]
 
 
@@ -82,13 +90,24 @@ WORKFLOWS = {
         [("UNETLoader", LTX)], (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE, WATCH), (1, 4, 6, 1, OFTEN, 1)
     ),
     "ours": Workflow(LOAD, (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE, WATCH), (1, 4, 4, 1, 1, 1)),
+    "encoder": Workflow(
+        [("CLIPLoader", file) for file in ENCODERS], (QUANTIZE_ENCODER, ENCODER_LORAS, SKIP), (3, 3, 1)
+    ),
+    "fp8 encoder": Workflow(
+        [("LoadFP8TextEncoder", file) for file in FP8_ENCODERS.values()],
+        (QUANTIZE_ENCODER, ENCODER_LORAS, SKIP),
+        (1, 4, 1),
+    ),
     "vae": Workflow([("VAELoader", "taef2")], (VAES,), (1,)),
 }
-RUNS = ("loaded", "evicted" if REQUEST["dynamic"] else "lowvram", "saved")
+
+
+# from here on ComfyUI knows CLIP-L by these sizes
+told(SMALL).__enter__()
 
 
 def write_files() -> None:
-    """Two models of one base, two FP8 files, a LoRA; no settings."""
+    """Two models of one base, two FP8 files, a LoRA; the same of text encoders; no settings."""
     generator = torch.Generator().manual_seed(11)
     state = load_file(MODELS / BF16)
     other = {name: tensor + 0.02 * tensor.std() * torch.randn(tensor.shape, generator=generator).to(tensor)
@@ -97,7 +116,20 @@ def write_files() -> None:
     write_fp8(LTX, marked=False)
     write_fp8(MARKED, marked=True)
     write_lora(f"{LORA}.safetensors", strength=1.0)
+    write_encoders()
     write_settings("")
+
+
+def write_encoders() -> None:
+    folder = Path(folder_paths.get_folder_paths("text_encoders")[0])
+    ((state, linears),) = built(SMALL)
+    other = {name: tensor * 1.01 if name in linears else tensor for name, tensor in state.items()}
+    files = dict(zip(ENCODERS, ((state, {}), (other, {})), strict=True))
+    files |= {file: written(dialect, state, linears)[:2] for dialect, file in FP8_ENCODERS.items()}
+    for file, (tensors, header) in files.items():
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, folder / file, header or None)
+    layers = {f"clip_l.transformer.{name}": state[name] for name in sorted(linears) if state[name].ndim == 2}
+    write_lora(f"{LORA}-encoder.safetensors", strength=1.0, weights=layers, prefix="text_encoders.")
 
 
 def write_settings(text: str) -> None:
@@ -116,8 +148,11 @@ def stamp(node: tuple) -> object:
     return cls.fingerprint_inputs() if node[0].startswith("Quantize") else None
 
 
+QUANTIZED = {"QuantizeVAE": "vae", "QuantizeTextEncoder": "clip"}
+
+
 def applied(given, node: tuple, loader: tuple):
-    """The output of one node behind a loader; given: a MODEL or a VAE, None for the loader itself."""
+    """The output of one node behind a loader; given: a MODEL, CLIP or VAE, None for the loader itself."""
     kind, *inputs = node
     if kind == "UNETLoader":
         return unet(*inputs)
@@ -125,8 +160,17 @@ def applied(given, node: tuple, loader: tuple):
         return fp8(inputs[0], compute=inputs[1], activation_scale=inputs[2])[0]
     if kind == "VAELoader":
         return call(kind, vae_name=inputs[0])[0]
+    if kind == "CLIPLoader":
+        return call(kind, clip_name=inputs[0], type=SMALL.type)[0]
+    if kind == "LoadFP8TextEncoder":
+        return call(kind, text_encoder=inputs[0], type=SMALL.type)[0]
+    if kind == "LoraLoader":
+        file = f"{LORA}-encoder.safetensors"
+        return call(kind, model=None, clip=given, lora_name=file, strength_model=0.0, strength_clip=inputs[0])[1]
+    if kind == "CLIPSetLastLayer":
+        return call(kind, clip=given, stop_at_clip_layer=inputs[0])[0]
     if kind.startswith("Quantize"):
-        what = {"vae": given} if kind == "QuantizeVAE" else {"model": given}
+        what = {QUANTIZED.get(kind, "model"): given}
         return call(kind, **what, method=inputs[0], granularity=inputs[1], keep=inputs[2])[0]
     if kind == "ScaledLinearPatch":
         scales = f"diffusion_models/{LTX}" if loader == ("UNETLoader", LTX) else "none"
@@ -138,47 +182,3 @@ def applied(given, node: tuple, loader: tuple):
     if kind == "TorchCompileModel":
         return call(kind, model=given, backend=inputs[0])[0]
     return call(kind, model=given, lora_name=f"{LORA}.safetensors", strength_model=inputs[0])[0]
-
-
-##### How it is run
-
-
-def run(given, way: str, digits: str, seed: int) -> torch.Tensor:
-    """The velocity of one forward, or a picture; what a file holds as the hash of its tensors."""
-    if hasattr(given, "decode"):
-        return decoded(given, seed)
-    if way == "saved":
-        return saved(given)
-    if way == "lowvram":
-        return cast_at_use(given, digits, seed)
-    load(given)
-    if way == "evicted":
-        given.partially_unload(CPU, 1e32)
-        load(given)
-    return predict(given, seed, wrapped=True, digits=digits)
-
-
-def decoded(vae, seed: int) -> torch.Tensor:
-    latent = torch.randn(1, 128, 4, 4, generator=torch.Generator().manual_seed(seed))
-    return call("VAEDecode", vae=vae, samples={"samples": latent})[0].float()
-
-
-def cast_at_use(model, digits: str, seed: int) -> torch.Tensor:
-    unload()
-    model.patch_model(CPU, lowvram_model_memory=1)
-    try:
-        return predict(model, seed, wrapped=True, digits=digits)
-    finally:
-        model.unpatch_model(CPU)
-
-
-def saved(model) -> torch.Tensor:
-    call("SaveQuantizedModel", model=model, filename_prefix="walk/saved")
-    (path,) = (BASE / "output" / "walk").glob("*.safetensors")
-    tensors = load_file(path)
-    path.unlink()
-    hashed = hashlib.sha256()
-    for name, tensor in sorted(tensors.items()):
-        hashed.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        hashed.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return torch.tensor(list(hashed.digest()), dtype=torch.uint8)

@@ -178,14 +178,20 @@ def write_fp8(name: str, marked: bool) -> None:
     save_file(tensors, MODELS / name, metadata if marked else {"format": "pt"})
 
 
-def write_lora(name: str, strength: float, rank: int = 8, seed: int = 1) -> None:
-    """A random LoRA on every Linear of the blocks, strength: size of its delta relative to each weight."""
-    generator, tensors = torch.Generator().manual_seed(seed), {}
-    for key, weight in quantized_layers().items():
+def write_lora(
+    name: str,
+    strength: float,
+    rank: int = 8,
+    weights: dict[str, torch.Tensor] | None = None,
+    prefix: str = "diffusion_model.",
+) -> None:
+    """A random LoRA on these Linears, those of the blocks without; strength: its delta's size relative to a weight."""
+    generator, tensors = torch.Generator().manual_seed(1), {}
+    for key, weight in (weights or quantized_layers()).items():
         up = torch.randn(weight.shape[0], rank, generator=generator)
         down = torch.randn(rank, weight.shape[1], generator=generator)
         up *= strength * weight.float().norm() / (up @ down).norm()
-        stem = "diffusion_model." + key.removesuffix(".weight")
+        stem = prefix + key.removesuffix(".weight")
         tensors |= {f"{stem}.lora_up.weight": up, f"{stem}.lora_down.weight": down}
         tensors[f"{stem}.alpha"] = torch.tensor(float(rank))
     folder = Path(folder_paths.get_folder_paths("loras")[0])

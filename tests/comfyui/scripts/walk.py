@@ -10,18 +10,9 @@ from functools import cache
 
 import card
 import torch
-from alphabet import (
-    RUNS,
-    TEXTS,
-    WORKFLOWS,
-    Workflow,
-    applied,
-    run,
-    stamp,
-    write_files,
-    write_settings,
-)
+from alphabet import TEXTS, WORKFLOWS, Workflow, applied, stamp, write_files, write_settings
 from inside import REQUEST, answer, call, extra, identical, pack, unload
+from running import RUNS, run
 
 # small matrices: a second thread costs more than it does
 torch.set_num_threads(1)
@@ -140,7 +131,7 @@ def outcome(state: State, cache: dict, looked_at: bool = False) -> torch.Tensor 
     write_settings(state.settings)
     try:
         given = built(state, cache)
-        if looked_at and state.workflow != "vae":
+        if looked_at and hasattr(given, "model"):
             call("FP8Report", model=given)
         return run(given, *state.how)
     except Exception as problem:
