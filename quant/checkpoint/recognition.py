@@ -32,7 +32,7 @@ from .layer import Layer
 from .markers import base_of, marker_problem
 from .module import BYTES, FLOAT8, Module
 from .nunchaku import AFTER_GELU
-from .scale_fit import fits_of, matrix_of, swizzled
+from .scale_fit import check_scale_dtype, fits_of, matrix_of, swizzled
 from .scale_shape import Shape
 
 FORMAT_OF = {
@@ -176,14 +176,6 @@ def says_float8(module: Module) -> bool:
     """Whether the marker calls the bytes of an I8 weight FP8; without one, whether the config does."""
     said = module.format if module.marked else str(module.clues.config.get("quant_algo", ""))
     return said.lower().startswith(("float8", "fp8"))
-
-
-def check_scale_dtype(module: Module, kind: Kind) -> None:
-    """Refused for block scales of another dtype than their bits are read as."""
-    role, allowed = scale_role(module, kind), BLOCK_SCALES.get(kind, ())
-    if allowed and module.dtype(role) not in allowed:
-        raise Refused(f"{module.key(role)} is {module.dtype(role)} but block scales of {kind.name} are "
-                      f"{' or '.join(allowed)}: a dtype in the header is wrong, get the file again")  # fmt: skip
 
 
 def bytes_format(module: Module, bytes_are: str | None) -> str:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from ..errors import AGAIN, Refused
 from ..weights.granularity import PerBlock, PerGroup, PerRow, PerTensor
-from .kinds import MMA, MXFP4, NUNCHAKU_AWQ, SVDQUANT_TILES, UNSCALED, W4A4, W4A8, Kind
+from .kinds import MMA, MXFP4, MXFP8, NUNCHAKU_AWQ, NVFP4, NVFP4_LOW, SVDQUANT_TILES, UNSCALED, W4A4, W4A8, Kind
 from .layer import Layer
 from .mma import DEPTH, ROWS
 from .module import Module
 from .scale_shape import Fit, Shape, fits, hinted, matrix, padded
 
+E4M3, POWERS = ("F8_E4M3", "U8"), ("F8_E8M0", "U8")
+# what the dtype of block scales may be called, whose bits are read as one format's
+BLOCK_SCALES = {NVFP4: E4M3, NVFP4_LOW: E4M3, MXFP8: POWERS, MXFP4: POWERS}
 IN_ROWS = ("D24b", "D24d")  # dialects whose block scales lie in rows whatever their number
 IN_TILES = ("D24c",)
 
@@ -26,6 +29,14 @@ def matrix_of(module: Module, kind: Kind) -> tuple[tuple[int, int], Shape]:
         return (shape[0] * 4, shape[1] * 2), scale
     stored, scale = matrix(shape, scale)
     return (stored[0], stored[1] * kind.per_element), scale
+
+
+def check_scale_dtype(module: Module, kind: Kind) -> None:
+    """Refused for block scales of another dtype than their bits are read as."""
+    role, allowed = scale_role(module, kind), BLOCK_SCALES.get(kind, ())
+    if allowed and module.dtype(role) not in allowed:
+        raise Refused(f"{module.key(role)} is {module.dtype(role)} but block scales of {kind.name} are "
+                      f"{' or '.join(allowed)}: a dtype in the header is wrong; {AGAIN}")  # fmt: skip
 
 
 def scale_role(module: Module, kind: Kind) -> str:

@@ -64,9 +64,9 @@ def private(folder: Path) -> bool:
         return False
 
 
-def sealed(folder: Path, unless: int = 0) -> bool:
-    """Whether this user or the system owns folder and others may not write there; unless: what makes that harmless."""
-    status = folder.stat()
+def sealed(path: Path, unless: int = 0) -> bool:
+    """Whether this user or the system owns path and others may not write there; unless: what makes that harmless."""
+    status = path.stat()
     return status.st_uid in (0, os.getuid()) and (not status.st_mode & OTHERS_WRITE or bool(status.st_mode & unless))
 
 
@@ -74,7 +74,7 @@ def loaded(compiler: str, folder: Path) -> CDLL | str:
     """The library from folder, built where it is not there yet."""
     path = folder / f"{name_of(features())}.so"
     try:
-        if not path.exists():
+        if not (path.exists() and sealed(path)):
             build(compiler, path)
         return CDLL(str(path))
     except subprocess.CalledProcessError as problem:
@@ -91,6 +91,7 @@ def build(compiler: str, path: Path) -> None:
         made = Path(folder) / path.name
         command = [compiler, *FLAGS, *features(), str(SOURCE), "-o", str(made)]
         subprocess.run(command, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=LONGEST)
+        made.chmod(0o700)  # whatever this process gives to others, no code
         os.replace(made, path)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from scaled_fp8.quant import Refused, read_checkpoint
 from scaled_fp8.quant.conversion.converter import Options, convert
@@ -77,6 +78,20 @@ def test_what_lies_beside_a_plain_cast_is_looked_at(factor: Tensor, tmp_path: Pa
     assert distance(saved(cast, tmp_path)) < 0.05
     with pytest.raises(Refused, match="pre_quant_scale"):
         read_checkpoint(saved(cast | {"a.pre_quant_scale": factor}, tmp_path))
+
+
+@pytest.mark.parametrize("format", ["nvfp4", "mxfp8"])
+@pytest.mark.parametrize("dtype", [torch.float8_e5m2, torch.float8_e5m2fnuz, torch.int8, torch.bool], ids=str)
+def test_block_scales_are_of_the_dtype_that_they_are_read_as(format: str, dtype: torch.dtype, tmp_path: Path) -> None:
+    converted = tmp_path / "q.safetensors"
+    convert(saved({"a.weight": WEIGHT}, tmp_path), converted, format)
+    assert distance(converted) < 0.2
+    with safe_open(converted, "pt") as file:
+        state, header = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    state["a.weight_scale"] = state["a.weight_scale"].view(dtype)
+    save_file(state, converted, header)
+    with pytest.raises(Refused, match="dtype in the header"):
+        read_checkpoint(converted)
 
 
 def test_a_kernel_of_one_pixel_in_groups_is_no_stack_of_experts(tmp_path: Path) -> None:

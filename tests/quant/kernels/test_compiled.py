@@ -124,6 +124,18 @@ def test_what_others_may_write_holds_no_library(folder):
     assert not list(folder.iterdir())
 
 
+@needs_gcc
+def test_a_library_that_others_may_write_is_built_anew(folder):
+    assert compiler.compiler_refuses() is None
+    (library,) = folder.iterdir()
+    library.chmod(0o777)
+    before = library.stat().st_ino
+    compiler.library.cache_clear()
+    assert compiler.compiler_refuses() is None
+    assert library.stat().st_ino != before
+    assert not library.stat().st_mode & compiler.OTHERS_WRITE
+
+
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="this system has no owners of folders")
 def test_a_folder_below_one_that_others_may_write_is_not_private(tmp_path):
     shared, own = tmp_path / "shared", tmp_path / "shared" / "own"
