@@ -91,7 +91,8 @@ class CompareModels(io.ComfyNode):
     ) -> io.NodeOutput:
         request = Request(positive, negative, latent, seed, steps, cfg, sampler_name, scheduler)
         found = compare_models(model_a, model_b, request, images, vae, attribute)
-        remember(cls, model_b)
+        files = write_report(found)
+        remember(cls, model_b, page=files[0])
         pictures = found.pictures or (None, None, None)
-        shown = {"text": [found.quality.totals()], "scaled_fp8_report": write_report(found)}
+        shown = {"text": [found.quality.totals()], "scaled_fp8_report": files}
         return io.NodeOutput(*pictures, report_text(found.quality), ui=shown)

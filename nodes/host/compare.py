@@ -23,13 +23,13 @@ from ...quant.quality.sums import Sums
 from .attribution import attribute
 from .budget import beside_prediction
 from .detached import check_visible, wrapping
+from .parts import note_errors
 from .pictures import check_fits, decode, enlarged, figures
 from .plan import device_name
 from .sampling import ADAPTIVE, Bar, Request, Sampled, Subject, first, parts
 from .sides import called, check_alike, file_name, formats, lora, settings, shapes, side, versions
 
 ATTRIBUTE = ("auto", "always", "never")
-ERRORS = "scaled_fp8_errors"
 PREFIX = "scaled_fp8/compare"
 
 
@@ -39,13 +39,6 @@ class Compared:
 
     quality: Quality
     pictures: tuple[Tensor, Tensor, Tensor] | None
-
-
-class LayerErrors(dict[str, float]):
-    """Layer -> SQNR in dB, as a model's attachment; a clone is another model, whose errors nobody knows."""
-
-    def on_model_patcher_clone(self) -> LayerErrors:
-        return LayerErrors()
 
 
 @dataclass
@@ -86,7 +79,7 @@ def compare_models(
         bar.more(request.steps)
     layers = layer_errors(a, b, attribute(a, b, request, samples, bar)) if wanted == "always" else ()
     if layers:
-        b.set_attachments(ERRORS, LayerErrors({layer.name: layer.sqnr_db for layer in layers}))
+        note_errors(b, {layer.name: layer.sqnr_db for layer in layers})
     pictures, measured, notes = seen(vae, latents)
     quality = Quality(
         a=side(sides[0]),

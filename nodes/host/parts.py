@@ -11,8 +11,18 @@ from comfy.sd import CLIP, VAE
 from ...quant.errors import Refused
 
 Part: TypeAlias = ModelPatcher | CLIP | VAE
-# attachment of a patcher: the state of its patches, and layer -> SQNR in dB that was measured in that state
-ERRORS = "scaled_fp8_errors"
+ERRORS = "scaled_fp8_errors"  # attachment of a patcher
+
+
+class LayerErrors(dict[str, float]):
+    """Layer -> SQNR in dB, measured or predicted for one state of a model's patches; a clone is another model."""
+
+    def __init__(self, errors: Mapping[str, float], patches: object) -> None:
+        super().__init__(errors)
+        self.patches = patches
+
+    def on_model_patcher_clone(self) -> LayerErrors:
+        return LayerErrors({}, None)
 
 
 def patcher_of(part: Part) -> ModelPatcher:
@@ -32,10 +42,10 @@ def kind_of(part: Part) -> str:
 
 def note_errors(model: ModelPatcher, errors: Mapping[str, float]) -> None:
     """Keep what was measured or predicted of a model's layers, until it is patched anew."""
-    model.set_attachments(ERRORS, (model.patches_uuid, dict(errors)))
+    model.set_attachments(ERRORS, LayerErrors(errors, model.patches_uuid))
 
 
 def errors_of(model: ModelPatcher) -> dict[str, float]:
-    """Layer -> SQNR in dB; nothing for a clone that has other patches than the model that was measured."""
-    patches, errors = model.get_attachment(ERRORS) or (None, {})
-    return dict(errors) if patches == model.patches_uuid else {}
+    """Layer -> SQNR in dB; nothing for another model, or other patches, than what was measured."""
+    found: LayerErrors | None = model.get_attachment(ERRORS)
+    return {} if found is None or found.patches != model.patches_uuid else dict(found)

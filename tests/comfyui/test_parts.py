@@ -97,4 +97,4 @@ def test_measured_errors_are_shown_and_noise_is_named(found):
 
 def test_errors_hold_for_the_patches_they_were_measured_with(found):
     got = found["measured"]
-    assert got["clone"] and got["patched"] == got["lora"] == 0
+    assert got["clone"] == got["patched"] == got["lora"] == 0

@@ -12,6 +12,7 @@ WORDS = "a handwritten digit, seven, black on white"
 pack()
 engine = next(name for name in sys.modules if name.endswith("scaled-fp8.nodes"))
 runs = importlib.import_module(f"{engine}.panel.runs")
+parts = importlib.import_module(f"{engine}.host.parts")
 
 
 def conditioning(clip) -> torch.Tensor:
@@ -82,20 +83,25 @@ def refused(**inputs) -> str:
 
 def measured() -> dict:
     """Errors that a node noted: reported, with the noise named, and gone when the model is patched anew."""
-    parts = importlib.import_module(f"{engine}.host.parts")
     model = call("QuantizeModel", model=unet(BF16), method="fp8-dynamic", granularity="per-row", keep="linear2")[0]
     errors = {name: float(value) for name, value in REQUEST["errors"].items()}
     parts.note_errors(model, errors)
     patched = call("ScaledLinearPatch", model=model, compute="upcast", activation_scale="dynamic", layers=".*",
                    scales_from="none")[0]  # fmt: skip
-    again = model.clone()
-    again.add_patches({"diffusion_model.double_blocks.0.img_attn.qkv.weight": (torch.zeros(384, 128),)}, 1.0)
     kept = runs.run_of(model).to_json()["layers"]
     return {
-        **reported(model), "layers": kept, "clone": runs.run_of(model.clone()).errors == errors,
-        "patched": len(runs.run_of(patched).errors), "lora": len(runs.run_of(again).errors),
+        **reported(model), "layers": kept, "clone": len(runs.run_of(model.clone()).errors),
+        "patched": len(runs.run_of(patched).errors), "lora": patched_in_place(model, errors),
         "plain": reported(unet(BF16))["image"],
     }  # fmt: skip
+
+
+def patched_in_place(model, errors: dict[str, float]) -> int:
+    """How many errors a model still has after a LoRA was added to itself."""
+    again = model.clone()
+    parts.note_errors(again, errors)
+    again.add_patches({"diffusion_model.double_blocks.0.img_attn.qkv.weight": (torch.zeros(768, 256),)}, 1.0)
+    return len(runs.run_of(again).errors)
 
 
 latents = sample(unet(BF16), steps=1, digits="0123456789")
