@@ -9,7 +9,7 @@ from comfy_api.v0_0_2 import io
 
 from ..quant.files.sets import stamps_of
 from ..quant.kernels.mode import FAMILIES, UPCAST, Mode
-from .host.load import load_text_encoder
+from .host.load import DEVICES, load_text_encoder
 from .host.machine import encoder_types
 from .host.plan import load_report
 from .inputs import CATEGORY, NONE
@@ -55,6 +55,14 @@ class LoadFP8TextEncoder(io.ComfyNode):
                     advanced=True,
                     tooltip=f"{WHY} auto, scaled_mm and int8: as in Load FP8 Checkpoint.",
                 ),
+                io.Combo.Input(
+                    "device",
+                    options=list(DEVICES),
+                    default=DEVICES[0],
+                    optional=True,
+                    advanced=True,
+                    tooltip="Where it runs, as in ComfyUI's Load CLIP: cpu keeps it out of the GPU's memory.",
+                ),
             ],
             outputs=[
                 io.Clip.Output(display_name="CLIP"),
@@ -64,16 +72,27 @@ class LoadFP8TextEncoder(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(
-        cls, text_encoder: str, type: str, text_encoder_2: str = NONE, compute: str = UPCAST.compute
+        cls,
+        text_encoder: str,
+        type: str,
+        text_encoder_2: str = NONE,
+        compute: str = UPCAST.compute,
+        device: str = DEVICES[0],
     ) -> tuple:
-        return (type, compute, *(stamps_of(Path(path)) for path in encoder_paths(text_encoder, text_encoder_2)))
+        stamps = (stamps_of(Path(path)) for path in encoder_paths(text_encoder, text_encoder_2))
+        return (type, compute, device, *stamps)
 
     @classmethod
     def execute(
-        cls, text_encoder: str, type: str, text_encoder_2: str = NONE, compute: str = UPCAST.compute
+        cls,
+        text_encoder: str,
+        type: str,
+        text_encoder_2: str = NONE,
+        compute: str = UPCAST.compute,
+        device: str = DEVICES[0],
     ) -> io.NodeOutput:
         mode = Mode(compute)
-        clip, verdicts = load_text_encoder(encoder_paths(text_encoder, text_encoder_2), type, mode)
+        clip, verdicts = load_text_encoder(encoder_paths(text_encoder, text_encoder_2), type, mode, device)
         remember(cls, clip, f"text_encoders/{text_encoder}")
         why = f"{WHY}\n" if mode == UPCAST else ""
         return io.NodeOutput(clip, f"{why}{load_report(clip.patcher, verdicts)}")

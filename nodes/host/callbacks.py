@@ -12,24 +12,10 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ...quant.nn.component import nbytes
-from .layers import PARTS, Own, base_tensor, copied, stand
+from .devices import DEVICE_CALLBACKS, KEY, attend, move_in
+from .layers import PARTS, Own, own_layers
 from .leases import lease
 from .plan import modules, tensor_of
-
-
-def move_in(model: ModelPatcher, clone: ModelPatcher) -> None:
-    """Give a clone that is of another model layers of its own: one without dynamic VRAM, or on another device."""
-    if clone.model is model.model:
-        return
-    copies: dict[Own, Own] = {}
-    for name, own in own_layers(model):
-        if own not in copies:
-            copies[own] = copied(own, type(own))
-            for part in PARTS:
-                tensor = base_tensor(model, name, part)
-                setattr(copies[own], part, None if tensor is None else Parameter(tensor.data, requires_grad=False))
-            stand(clone, name, copies[own])
-        clone.object_patches[name] = copies[own]
 
 
 def settle(patched: ModelPatcher) -> None:
@@ -37,9 +23,7 @@ def settle(patched: ModelPatcher) -> None:
     patched.patches_uuid = uuid.uuid4()
     patched.size = sum(nbytes(tensor) for tensor in tensors(patched))
     lease(patched, dict.fromkeys(own for _, own in own_layers(patched)))
-    for event, callback in CALLBACKS.items():
-        patched.remove_callbacks_with_key(event, KEY)
-        patched.add_callback_with_key(event, KEY, callback)
+    attend(patched, CALLBACKS)
     # first, so that it lends before a bypass LoRA wraps
     ours = [PatcherInjection(inject=lend, eject=lambda model: None)]
     patched.injections = {KEY: ours, **{key: value for key, value in patched.injections.items() if key != KEY}}
@@ -50,12 +34,6 @@ def tensors(model: ModelPatcher) -> Iterator[Tensor]:
     found = dict(modules(model)).values()
     held = (t for m in found for t in (*m.parameters(recurse=False), *m.buffers(recurse=False)))
     yield from {id(tensor): tensor for tensor in held}.values()
-
-
-def own_layers(model: ModelPatcher) -> Iterator[tuple[str, Own]]:
-    for name, module in model.object_patches.items():
-        if isinstance(module, Own):
-            yield name, module
 
 
 class Lent:
@@ -144,8 +122,8 @@ def heal(model: ModelPatcher, key: str, own: Own) -> None:
     setattr(own, f"{part}_function", [LowVramPatch(key, model.patches)] if key in model.patches else [])
 
 
-KEY = "scaled_fp8"
-CALLBACKS = {
+CALLBACKS: dict[str, Callable[..., None]] = {
+    **DEVICE_CALLBACKS,
     CallbacksMP.ON_CLONE: move_in,
     CallbacksMP.ON_LOAD: keep_backups,
     CallbacksMP.ON_INJECT_MODEL: take,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
 from functools import cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -155,3 +156,9 @@ def stand(patched: ModelPatcher, name: str, own: Own) -> None:
     parent, _, attribute = name.rpartition(".")
     own.parent, own.attribute = weakref.ref(comfy.utils.get_attr(patched.model, parent)), attribute
     own.held = {part: tensor_of(own, part) for part in PARTS} if patched.is_dynamic() else {}
+
+
+def own_layers(model: ModelPatcher) -> Iterator[tuple[str, Own]]:
+    for name, module in model.object_patches.items():
+        if isinstance(module, Own):
+            yield name, module

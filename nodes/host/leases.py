@@ -36,14 +36,25 @@ class Lease:
 
 def lease(patched: ModelPatcher, layers: Iterable[Module]) -> None:
     """Give those layers of a patcher that are new places that others left; have theirs left when nobody has them."""
-    if not patched.is_dynamic():
-        return
-    layers = [layer for layer in layers if layer not in LEASED]
-    LEASED.update(layers)
+    if patched.is_dynamic():
+        new = place(patched, layers)
+        patched.set_attachments(LEASES, (*(patched.get_attachment(LEASES) or ()), Lease(patched, new)))
+
+
+def place(patched: ModelPatcher, layers: Iterable[Module]) -> list[Module]:
+    """Give those layers of a dynamic patcher that are new places that others left; these layers."""
+    new = [layer for layer in layers if layer not in LEASED] if patched.is_dynamic() else []
+    LEASED.update(new)
     sweep(patched.model)
-    for layer in layers:
+    for layer in new:
         take_place(patched, layer)
-    patched.set_attachments(LEASES, (*(patched.get_attachment(LEASES) or ()), Lease(patched, layers)))
+    return new
+
+
+def follow(layer: Module, clone: ModelPatcher, copy: Module) -> None:
+    """Have the copy that a clone's model has of a layer leave it when nobody has the layer any more."""
+    if clone.is_dynamic():
+        weakref.finalize(layer, leave, weakref.ref(clone.model), [copy]).atexit = False
 
 
 def leave(model: weakref.ref[Module], layers: list[Module]) -> None:

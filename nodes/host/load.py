@@ -21,9 +21,12 @@ from ...quant.kernels.mode import UPCAST, Mode
 from ...quant.nn.tensor import is_scaled, to_tensor
 from .architecture import fits_unet, unet_names, without_prefix
 from .arrival import Note, arriving, settle_arrivals
+from .devices import DEVICE_CALLBACKS, attend
 from .linear import Operations, scaled_ops
 from .plan import plan_model
 
+# where a text encoder runs, as in ComfyUI's own loaders
+DEVICES = ("default", "cpu")
 # MODEL, CLIP or None, VAE or None
 Parts = tuple[ModelPatcher, comfy.sd.CLIP | None, comfy.sd.VAE | None]
 
@@ -83,10 +86,17 @@ def unet_ops(tensors: dict[str, Tensor], prefix: str) -> type[Operations]:
     return scaled_ops(comfy.model_management.unet_manual_cast(None, device, supported), device)
 
 
-def text_encoder_ops(mode: Mode = UPCAST) -> type[Operations]:
-    device = comfy.model_management.text_encoder_device()
+def text_encoder_ops(mode: Mode = UPCAST, device: torch.device | None = None) -> type[Operations]:
+    device = device or comfy.model_management.text_encoder_device()
     exact = mode.compute == UPCAST.compute
     return scaled_ops(comfy.model_management.text_encoder_dtype(device), device, full_precision=exact)
+
+
+def ready(model: ModelPatcher, notes: list[str], mode: Mode) -> None:
+    """What every loaded model is given before a node gives it out: its notes, a plan, and plans on other devices."""
+    settle_arrivals(model, notes)
+    plan_model(model, mode)
+    attend(model, DEVICE_CALLBACKS)
 
 
 def load_diffusion_model(path: str, mode: Mode, disable_dynamic: bool = False) -> ModelPatcher:
@@ -101,8 +111,7 @@ def load_diffusion_model(path: str, mode: Mode, disable_dynamic: bool = False) -
         raise quant.Refused(
             f"{Path(path).name}: holds no diffusion model that this ComfyUI knows; update it or choose another file."
         )
-    settle_arrivals(model, notes)
-    plan_model(model, mode)
+    ready(model, notes, mode)
     model.cached_patcher_init = (load_diffusion_model, (path, mode))
     model.set_attachments("scaled_fp8_verdict", checkpoint.verdict)
     return model
@@ -131,13 +140,11 @@ def load_checkpoint(path: str, mode: Mode, disable_dynamic: bool = False) -> Par
         metadata=dict(checkpoint.source.metadata),
         disable_dynamic=disable_dynamic,
     )
-    settle_arrivals(model, notes)
-    plan_model(model, mode)
+    ready(model, notes, mode)
     model.set_attachments("scaled_fp8_verdict", checkpoint.verdict)
     model.cached_patcher_init = (load_checkpoint, (path, mode), 0)
     if clip is not None:
-        settle_arrivals(clip.patcher, notes)
-        plan_model(clip.patcher, UPCAST)
+        ready(clip.patcher, notes, UPCAST)
         clip.patcher.cached_patcher_init = (load_checkpoint_clip, (path, mode))
     if vae is not None:
         vae.patcher.cached_patcher_init = (load_checkpoint_vae, (path, mode))
@@ -164,25 +171,29 @@ def dequantize_others(tensors: dict[str, Tensor], scaled_prefixes: tuple[str, ..
 
 
 def load_text_encoder(
-    paths: tuple[str, ...], type_name: str, mode: Mode = UPCAST, disable_dynamic: bool = False
+    paths: tuple[str, ...],
+    type_name: str,
+    mode: Mode = UPCAST,
+    device: str = DEVICES[0],
+    disable_dynamic: bool = False,
 ) -> tuple[comfy.sd.CLIP, list[quant.Verdict]]:
-    """CLIP from one or two text encoder files; type_name as in ComfyUI's own CLIP loaders."""
+    """CLIP from one or two text encoder files; type_name and device as in ComfyUI's own CLIP loaders."""
     notes: list[str] = []
     checkpoints = [open_checkpoint(path) for path in paths]
+    place = {} if device == DEVICES[0] else dict.fromkeys(("load_device", "offload_device"), torch.device(device))
     clip = comfy.sd.load_text_encoder_state_dicts(
         [without_prefix(checkpoint_tensors(checkpoint, notes.append)) for checkpoint in checkpoints],
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         clip_type=getattr(comfy.sd.CLIPType, type_name.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION),
-        model_options={"custom_operations": text_encoder_ops(mode)},
+        model_options={"custom_operations": text_encoder_ops(mode, place.get("load_device")), **place},
         disable_dynamic=disable_dynamic,
     )
-    settle_arrivals(clip.patcher, notes)
-    plan_model(clip.patcher, mode)
-    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (paths, type_name, mode))
+    ready(clip.patcher, notes, mode)
+    clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (paths, type_name, mode, device))
     return clip, [checkpoint.verdict for checkpoint in checkpoints]
 
 
 def load_text_encoder_patcher(
-    paths: tuple[str, ...], type_name: str, mode: Mode, disable_dynamic: bool = False
+    paths: tuple[str, ...], type_name: str, mode: Mode, device: str, disable_dynamic: bool = False
 ) -> ModelPatcher:
-    return load_text_encoder(paths, type_name, mode, disable_dynamic)[0].patcher
+    return load_text_encoder(paths, type_name, mode, device, disable_dynamic)[0].patcher

@@ -89,10 +89,13 @@ def plan_model(model: ModelPatcher, mode: Mode) -> None:
 
 
 def scaled_weights(model: ModelPatcher) -> Iterator[tuple[str, QuantizedTensor]]:
+    """Name and weight of each layer; then those of ComfyUI's clones on other devices, named with the device."""
     for name, module in linears(model):
         weight = tensor_of(module)
         if is_scaled(weight):
             yield name.removeprefix("diffusion_model."), weight
+    for clone in model.get_additional_models_with_key("multigpu"):
+        yield from ((f"{clone.load_device}: {name}", weight) for name, weight in scaled_weights(clone))
 
 
 def choices(model: ModelPatcher) -> dict[str, Choice]:
