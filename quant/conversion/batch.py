@@ -73,13 +73,14 @@ def run_batch(sources: Sequence[str], dst: str, work: Work, engine: str = "local
     check_format(work.request)
     paths = [path for src in sources for path in checkpoints(src)]
     check_names(paths)
-    with made(dst), only_job(dst):
+    with made(dst), only_job(dst) as check:
         sweep(dst)
         manifest = Manifest(dst, described(work))
         before = {path: manifest.done(name_of(path), stamps_of(path)) for path in paths}
         jobs = [job_of(path, result_of(path, dst)) for path in paths if not before[path]]
         conversions = {}
         for job, outcome in run_jobs(jobs, replace(work, options=replace(work.options, named=False)), engine, address):
+            check()
             manifest.put(job.name, outcome.entry)
             if outcome.conversion:
                 conversions[job.name] = outcome.conversion

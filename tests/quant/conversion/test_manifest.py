@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
+from datetime import timedelta
+from itertools import permutations
 from pathlib import Path
+from threading import Event, current_thread, main_thread
+from typing import Any
 
 import fsspec
 import pytest
@@ -18,6 +22,7 @@ from scaled_fp8.quant.conversion.converter import Options
 from scaled_fp8.quant.conversion.jobs import Work
 from scaled_fp8.quant.conversion.manifest import MANIFEST
 from scaled_fp8.quant.conversion.request import Request
+from scaled_fp8.quant.files import claims
 from scaled_fp8.quant.files.locks import LOCK, only_job
 
 WORK = Work(Request("bfloat16"), Options())
@@ -148,11 +153,18 @@ def test_a_manifest_that_is_none_is_a_sentence(place: str, text: bytes) -> None:
 def test_two_jobs_in_one_folder_are_one_too_many(place: str) -> None:
     three(place)
     put(f"{place}/out", "other.txt", b"")
-    with only_job(f"{place}/out"):
+    with only_job(f"{place}/out") as check:
+        before = names(f"{place}/out")
+        assert len(before) == 2
         with pytest.raises(Refused, match="another job"):
             run(place)
-        assert names(f"{place}/out") == {"other.txt", LOCK}
-    assert run(place).conversions and LOCK not in names(f"{place}/out")
+        assert names(f"{place}/out") == before
+        check()
+    assert names(f"{place}/out") == {"other.txt"}
+    assert run(place).conversions and names(f"{place}/out") == {"a.safetensors", "b.safetensors", "c.safetensors"} | {
+        MANIFEST,
+        "other.txt",
+    }
 
 
 def test_a_killed_job_leaves_its_folder_free(tmp_path: Path) -> None:
@@ -169,7 +181,96 @@ def test_a_killed_job_leaves_its_folder_free(tmp_path: Path) -> None:
 def memory() -> str:
     system = fsspec.filesystem("memory")
     system.store.clear()
+    system.pseudo_dirs[:] = [""]
     return "memory://models"
+
+
+def left_by_a_killed_job(folder: str, seconds: float) -> Any:
+    """The claim of a job that ended without a word so long ago, by the store's clock."""
+    path = claims.CLAIM.format("killed")
+    put(folder, path, b'{"host": "elsewhere"}')
+    file = fsspec.filesystem("memory").store[f"/{folder.removeprefix('memory://')}/{path}"]
+    file.modified -= timedelta(seconds=seconds)
+    return file
+
+
+def test_what_a_killed_job_left_at_a_url_is_taken_over_once_it_is_old(memory: str) -> None:
+    left_by_a_killed_job(memory, claims.DEAD / 2)
+    with (
+        pytest.raises(Refused, match=r"another job writes there, on elsewhere; .* free in (90|89) s"),
+        only_job(memory),
+    ):
+        pass
+    assert names(memory) == {claims.CLAIM.format("killed")}
+    left_by_a_killed_job(memory, claims.DEAD + 1)
+    with only_job(memory):
+        assert len(names(memory)) == 1
+        with pytest.raises(Refused, match="another job"), only_job(memory):
+            pass
+    assert not names(memory)
+
+
+def test_a_store_that_says_no_times_keeps_a_claim(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_by_a_killed_job(memory, 10 * claims.DEAD)
+
+    def unknown(system, path):
+        raise NotImplementedError
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "modified", unknown)
+    with pytest.raises(Refused, match=r"was killed; wait for it, or remove memory://models/\.scaled"), only_job(memory):
+        pass
+
+
+def test_of_two_jobs_that_start_at_once_never_both_have_the_folder(
+    memory: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every order of their steps: each writes its claim, then looks for others."""
+    for order in set(permutations("AABB")):
+        jobs = {name: claims.Claim(memory) for name in "AB"}
+        steps = {name: iter((job.renew, job.refuse_others)) for name, job in jobs.items()}
+        refused = set()
+        for name in order:
+            try:
+                next(steps[name])()
+            except Refused:
+                refused.add(name)
+                jobs[name].end()
+        assert refused, order
+        for job in jobs.values():
+            job.end()
+
+
+def test_a_job_that_stood_still_for_too_long_stops(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    three(memory)
+    kept = engines.attempt
+
+    def overtaken(job, work, tell):
+        # as if all of this process had been stopped meanwhile
+        for path in claims.claims_in(f"{memory}/out"):
+            claims.remove(path)
+        left_by_a_killed_job(f"{memory}/out", 0)
+        return kept(job, work, tell)
+
+    monkeypatch.setattr(engines, "attempt", overtaken)
+    with pytest.raises(Refused, match="another may have taken its place; start it again"):
+        run(memory)
+    assert MANIFEST not in names(f"{memory}/out")
+    assert claims.CLAIM.format("killed") in names(f"{memory}/out")
+
+
+def test_a_claim_is_renewed_as_long_as_the_job_runs(memory: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "BEAT", 0.001)
+    renewed = Event()
+
+    def renew(claim):
+        kept(claim)
+        if current_thread() is not main_thread():
+            renewed.set()
+
+    kept = claims.Claim.renew
+    monkeypatch.setattr(claims.Claim, "renew", renew)
+    with only_job(memory):
+        assert renewed.wait(60)
 
 
 def test_shards_scales_and_configurations_come_along(memory: str, tmp_path: Path) -> None:
