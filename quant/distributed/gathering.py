@@ -13,7 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from ..weights.weight import QuantizedWeight
-from .parts import ALONG, TILED, as_bytes, filled, scale_step
+from .parts import ALONG, TILED, Share, as_bytes, check_border, filled, scale_step, tiles_of
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,28 @@ def parts_of(weight: QuantizedWeight) -> dict[str, Tensor]:
     tiled = TILED if scale_step(weight, 0) is not None else ()
     found = {name: getattr(weight, name) for name in ("codes", *tiled, *ALONG[0])}
     return {name: tensor for name, tensor in found.items() if tensor is not None and tensor.dim()}
+
+
+def cut_alone(weight: QuantizedWeight, share: Share) -> tuple[QuantizedWeight, Shard]:
+    """An even part that an engine cut of the codes, which knows no scales: with those of its own rows.
+
+    Refused where the part begins inside of a block.
+    """
+    rows, columns = weight.codes.shape[0], weight.codes.shape[1] * weight.format.per_byte
+    start, whole = share.index * rows, share.count * rows
+    check_border(weight, 0, start)
+    steps = dict.fromkeys(ALONG[0], 1) | dict.fromkeys(TILED, scale_step(weight, 0))
+    own: dict[str, Any] = {
+        name: tiles_of(getattr(weight, name), step, 0, start, start + rows)
+        for name, step in steps.items()
+        if lies_along(getattr(weight, name), step, whole)
+    }
+    return replace(weight, shape=(rows, columns), **own), Shard((whole, columns), rows)
+
+
+def lies_along(tensor: Tensor | None, step: int | None, rows: int) -> bool:
+    """Whether a tensor has one row for each step of so many."""
+    return tensor is not None and bool(tensor.dim()) and step is not None and tensor.shape[0] == ceil(rows / step)
 
 
 def given(weight: QuantizedWeight, shard: Shard) -> tuple[Tensor, ...]:

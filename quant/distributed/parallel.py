@@ -54,6 +54,7 @@ def parallel_linear(x: Tensor, weight: DTensor, bias: Tensor | None, by_rows: Pr
     mesh, placement = weight.device_mesh, placement_of(weight)
     if not isinstance(x, DTensor):
         x = DTensor.from_local(x, mesh, [Replicate()], run_check=False)
+    check_inputs(x, weight)
     columns = isinstance(placement, Shard) and placement.dim == 1
     x = x.redistribute(mesh, [Shard(x.ndim - 1) if columns else Replicate()])
     if columns:
@@ -64,6 +65,15 @@ def parallel_linear(x: Tensor, weight: DTensor, bias: Tensor | None, by_rows: Pr
     shape = (*x.shape[:-1], weight.shape[0])
     stride = torch.empty(shape, device="meta").stride()
     return DTensor.from_local(y, mesh, [Shard(x.ndim - 1)], run_check=False, shape=torch.Size(shape), stride=stride)
+
+
+def check_inputs(x: DTensor, weight: DTensor) -> None:
+    """Refused where parts of unlike sizes were taken for even ones on their way from another layer."""
+    if x.shape[-1] != weight.shape[1]:
+        raise Refused(
+            f"activations of {x.shape[-1]} features meet a weight of {weight.shape[1]} inputs: their parts were taken "
+            "for even ones; give the ColwiseParallel before it use_local_output=False."
+        )
 
 
 def summed(y: Tensor, dtype: torch.dtype, weight: DTensor, bias: Tensor | None) -> DTensor:

@@ -6,6 +6,7 @@ model's own dtype and shape.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeGuard, TypeVar
 
@@ -15,8 +16,10 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from ..distributed.gathering import Shard, gathered, given
+from ..distributed.gathering import Shard, cut_alone, gathered, given
 from ..distributed.parallel import local
+from ..distributed.parts import Share
+from ..errors import Refused
 from ..weights.encode import quantize
 from ..weights.formats import Format, float8_e4m3fn
 from ..weights.granularity import Granularity, PerTensor
@@ -25,6 +28,8 @@ from ..weights.weight import QuantizedWeight
 from .params import LowRank, ScaledParams, full_scale, params_of, recoded, scaled_weight, unsmoothed
 
 if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
+
     from ..kernels.choice import Choice
 
 
@@ -94,10 +99,13 @@ class ScaledWeightLayout(QuantizedLayout):
         return {"": codes, "_scale": full_scale(params)}
 
     @classmethod
-    def pre_all_gather(cls, qtensor: QuantizedTensor, mesh: object = None) -> tuple[tuple[Tensor, ...], object]:
+    def pre_all_gather(
+        cls, qtensor: QuantizedTensor, mesh: DeviceMesh | None = None
+    ) -> tuple[tuple[Tensor, ...], object]:
         """What a device gives to the others: bytes ``[rows, ...]`` of its part, and what all need to know of it."""
-        weight = as_stored(qtensor)
-        shard = shard_of(qtensor) or Shard(weight.shape, weight.shape[0])
+        weight, shard = as_stored(qtensor), shard_of(qtensor)
+        if shard is None:
+            weight, shard = cut_alone(weight, Share(0, 1) if mesh is None else Share.of(mesh))
         return given(weight, shard), (weight, shard)
 
     @classmethod
@@ -129,11 +137,21 @@ class ScaledTensor(QuantizedTensor):
         found = super().__torch_dispatch__(func, types, args, kwargs)
         return pytree.tree_map_only(QuantizedTensor, kept, found)
 
+    @classmethod
+    def _dequant_and_fallback(cls, func: Any, args: Any, kwargs: Any) -> Any:
+        """On the dequantized weight, of which nothing is kept: Refused where that is what would be changed."""
+        if any(argument.is_write and is_scaled(value) for argument, value in arguments_of(func, args, kwargs)):
+            raise Refused(
+                f"{func} would change a scaled weight in place, whose codes cannot take that; "
+                "dequantize it, or put a new weight in its place."
+            )
+        return super()._dequant_and_fallback(func, args, kwargs)
+
     @staticmethod
     def __tensor_unflatten__(inner_tensors: Any, ctx: Any, outer_size: Any, outer_stride: Any) -> QuantizedTensor:
         return kept(QuantizedTensor.__tensor_unflatten__(inner_tensors, ctx, outer_size, outer_stride))
 
-    def fsdp_pre_all_gather(self, mesh: object) -> tuple[tuple[Tensor, ...], object]:
+    def fsdp_pre_all_gather(self, mesh: DeviceMesh) -> tuple[tuple[Tensor, ...], object]:
         # of one argument: with five FSDP2 wants every part in the shape of the codes
         return ScaledWeightLayout.pre_all_gather(self, mesh)
 
@@ -141,6 +159,13 @@ class ScaledTensor(QuantizedTensor):
         self, all_gather_outputs: Any, metadata: Any, param_dtype: torch.dtype, *, out: Any = None
     ) -> Any:
         return ScaledWeightLayout.post_all_gather(self, all_gather_outputs, metadata, param_dtype, out=out)
+
+
+def arguments_of(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[tuple[Any, Any]]:
+    """What an operation of torch says of each argument that it is given, with its value."""
+    for i, argument in enumerate(func._schema.arguments):
+        value = args[i] if i < len(args) else kwargs.get(argument.name)
+        yield argument, value
 
 
 def kept(tensor: QuantizedTensor) -> QuantizedTensor:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import patch
 
@@ -11,7 +14,8 @@ import torch.distributed as dist
 from comfy_kitchen.tensor import QuantizedTensor
 from safetensors.torch import save_file
 from scaled_fp8 import quant
-from scaled_fp8.quant.nn.tensor import ScaledTensor
+from scaled_fp8.quant.nn.tensor import ScaledTensor, to_tensor
+from scaled_fp8.quant.weights.native import native_tensors
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
@@ -53,10 +57,11 @@ def shared_folder() -> Path:
     return Path(folder[0])
 
 
-def parallelized(net: nn.Module, source: int | None = None) -> nn.Module:
+def parallelized(net: nn.Module, source: int | None = None, whole: bool = False) -> nn.Module:
+    """whole: what goes from one layer to the next knows of which whole it is a part."""
     from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 
-    plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
+    plan = {"0": ColwiseParallel(use_local_output=not whole), "2": RowwiseParallel()}
     return parallelize_module(net, own_mesh(), plan, src_data_rank=source)
 
 
@@ -145,6 +150,59 @@ def tensor_parallel() -> dict:
 
 
 @torch.no_grad()
+def tensor_parallel_uneven() -> dict:
+    """Rows and columns that do not divide; the same on their way as even parts; groups and rotations that do not."""
+    x, found = torch.randn(5, IN), {}
+    for format, hidden, whole in (
+        ("float8_e4m3fn", 333, True), ("int8", 333, True), ("int8", 333, False), ("mxfp8", 352, True),
+        ("int8_convrot", 352, True),
+    ):  # fmt: skip
+        net, kind = model(hidden=hidden), quant.FORMATS[format]
+        before = net[2].weight.detach().clone()
+        granularity = "group" if format == "mxfp8" else "per-row"
+        handle = quant.patch_linears(net, quantized(net, kind, granularity))
+        wanted = net(x)
+        try:
+            parallelized(net, whole=whole)
+            result = error(net(x), wanted)
+            handle.restore()
+            found[f"{format} {whole}"] = result, torch.equal(net[2].weight.full_tensor(), before)
+        except quant.Refused as refusal:
+            found[f"{format} {whole}"] = str(refusal)
+    return found
+
+
+@torch.no_grad()
+def checkpointed_under_fsdp() -> dict:
+    """The same of what FSDP2 has cut."""
+    import torch.distributed.checkpoint as dcp
+    from torch.distributed.fsdp import fully_shard
+
+    folder, x, found = shared_folder(), torch.randn(5, IN), {}
+    for format, granularity in CASES:
+        net, name = model(), f"{format.name} {granularity}"
+        quant.patch_linears(net, quantized(net, format, granularity))
+        fully_shard(net, mesh=own_mesh())
+        wanted = net(x)
+        net.reshard()
+        dcp.save(net.state_dict(), checkpoint_id=folder / name)
+        spoil(net)
+        spoiled = not torch.equal(net(x), wanted)
+        net.reshard()
+        state = net.state_dict()
+        dcp.load(state, checkpoint_id=folder / name)
+        net.load_state_dict(state)
+        found[name] = spoiled and torch.equal(net(x), wanted)
+    return found
+
+
+def spoil(net: nn.Module) -> None:
+    for layer in (net[0], net[2]):
+        layer.weight._local_tensor._qdata.view(torch.uint8).zero_()
+        layer.weight._local_tensor._params.scale.zero_()
+
+
+@torch.no_grad()
 def checkpointed() -> dict:
     """Saved by torch.distributed.checkpoint, spoiled, loaded."""
     import torch.distributed.checkpoint as dcp
@@ -156,9 +214,7 @@ def checkpointed() -> dict:
         parallelized(net)
         wanted = net(x)
         dcp.save(net.state_dict(), checkpoint_id=folder / name)
-        for layer in (net[0], net[2]):
-            layer.weight._local_tensor._qdata.view(torch.uint8).zero_()
-            layer.weight._local_tensor._params.scale.zero_()
+        spoil(net)
         spoiled = not torch.equal(net(x), wanted)
         state = net.state_dict()
         dcp.load(state, checkpoint_id=folder / name)
@@ -168,32 +224,38 @@ def checkpointed() -> dict:
 
 
 def write_once(weights: dict[str, quant.QuantizedWeight], path: Path) -> None:
-    """A file of scaled weights, there for every rank."""
+    """A file of scaled weights as ComfyUI has them, there for every rank."""
     if dist.get_rank() == 0:
-        tensors = {f"{name}.weight": w.codes for name, w in weights.items()}
-        save_file(tensors | {f"{name}.weight_scale": w.scale for name, w in weights.items()}, path)
+        save_file({k: t for name, w in weights.items() for k, t in native_tensors(w, f"{name}.").items()}, path)
     dist.barrier()
 
 
 @torch.no_grad()
 def read_parts() -> dict:
-    """Each rank reads its own rows, or columns, of a file and nothing else of the codes."""
-    path, x, net = shared_folder() / "model.safetensors", torch.randn(5, IN), model()
-    weights = quantized(net, quant.FORMATS["float8_e4m3fn"], "per-row")
-    write_once(weights, path)
-    biases = {at: net[at].bias.detach().clone() for at in (0, 2)}
-    quant.patch_linears(net, weights)
-    wanted = net(x)
-    with torch.device("meta"):
-        empty = parallelized(nn.Sequential(nn.Linear(IN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUT)))
+    """Each rank reads its own rows, or columns, of a file and nothing else of it."""
+    folder, x, found = shared_folder(), torch.randn(5, IN), {}
+    for format, granularity in CASES:
+        name, net = f"{format.name} {granularity}", model()
+        path, weights = folder / f"{name}.safetensors", quantized(net, format, granularity)
+        write_once(weights, path)
+        biases = {at: net[at].bias.detach().clone() for at in (0, 2)}
+        quant.patch_linears(net, weights)
+        wanted = net(x)
+        with torch.device("meta"):
+            empty = parallelized(nn.Sequential(nn.Linear(IN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUT)))
+        cut_biases(empty, biases)
+        checkpoint = quant.read_checkpoint(path, mesh=own_mesh())
+        # what is looked at before, to tell whether numbers are sound, has a bound that small files are below
+        counted = Counted(checkpoint.source)
+        quant.patch_linears(empty, checkpoint)
+        found[name] = {"error": error(empty(x), wanted), "read": counted.read / counted.whole}
+    return found
+
+
+def cut_biases(net: nn.Module, biases: dict[int, Tensor]) -> None:
     for at, bias in biases.items():
-        cut = torch.distributed.tensor.distribute_tensor(bias, own_mesh(), empty[at].bias.placements)
-        empty[at].bias = nn.Parameter(cut, requires_grad=False)
-    checkpoint = quant.read_checkpoint(path, mesh=own_mesh())
-    counted = Counted(checkpoint.source)
-    quant.patch_linears(empty, checkpoint)
-    whole = sum(w.codes.nbytes for w in weights.values())
-    return {"error": error(empty(x), wanted), "read": counted.codes / whole}
+        cut = torch.distributed.tensor.distribute_tensor(bias, own_mesh(), net[at].bias.placements)
+        net[at].bias = nn.Parameter(cut, requires_grad=False)
 
 
 @torch.no_grad()
@@ -201,10 +263,13 @@ def fsdp_from_file() -> dict:
     """Each rank of an FSDP module without weights reads the rows that it keeps and no others."""
     from torch.distributed.fsdp import fully_shard
 
-    found = {}
-    for hidden, granularity in ((HIDDEN, "per-row"), (333, "per-row"), (HIDDEN, "block"), (HIDDEN, "per-tensor")):
-        path, x, net = shared_folder() / "model.safetensors", torch.randn(5, IN), model(hidden=hidden)
-        weights = quantized(net, quant.FORMATS["float8_e4m3fn"], granularity)
+    folder, x, found = shared_folder(), torch.randn(5, IN), {}
+    for hidden, format, granularity in (
+        (333, quant.FORMATS["float8_e4m3fn"], "per-row"),
+        *((HIDDEN, *c) for c in CASES),
+    ):
+        name, net = f"{hidden} {format.name} {granularity}", model(hidden=hidden)
+        path, weights = folder / f"{name}.safetensors", quantized(net, format, granularity)
         write_once(weights, path)
         biases = {at: net[at].bias.detach().clone() for at in (0, 2)}
         quant.patch_linears(net, weights)
@@ -215,19 +280,17 @@ def fsdp_from_file() -> dict:
         checkpoint = quant.read_checkpoint(path, mesh=own_mesh())
         counted = Counted(checkpoint.source)
         handle = quant.patch_linears(empty, checkpoint)
-        for at, bias in biases.items():
-            cut = torch.distributed.tensor.distribute_tensor(bias, own_mesh(), empty[at].bias.placements)
-            empty[at].bias = nn.Parameter(cut, requires_grad=False)
+        cut_biases(empty, biases)
         same = [torch.equal(empty(x), wanted)]
         empty.reshard()
         same.append(torch.equal(empty(x), wanted))
         empty.reshard()
         share = held(empty) / sum(map(size, weights.values()))
         handle.restore()
-        found[f"{hidden} {granularity}"] = {
+        found[name] = {
             "same": same,
             "share": share,
-            "read": counted.codes / sum(w.codes.nbytes for w in weights.values()),
+            "read": counted.read / counted.whole,
             "restored": type(empty[0]) is nn.Linear and empty[0].weight.to_local().is_meta,
         }
     return found
@@ -305,13 +368,13 @@ def different_files() -> list[str]:
 
 
 class Counted:
-    """Counts the bytes of codes that are read of a source from now on."""
+    """Counts the bytes of codes that are read of a source from now on. whole: those of all codes."""
 
     def __init__(self, source: quant.Source) -> None:
-        self.codes = 0
-        for name, stored in source.stored.items():
-            if stored.info.dtype.startswith("F8"):
-                source.stored[name] = Watched(stored, self)
+        codes = [name for name in source if name.endswith(".weight")]
+        self.read, self.whole = 0, sum(source[name].nbytes for name in codes)
+        for name in codes:
+            source.stored[name] = Watched(source.stored[name], self)
 
 
 class Watched:
@@ -320,14 +383,13 @@ class Watched:
         self.info, self.origin, self.path = stored.info, stored.origin, stored.path
 
     def read(self, start: int, stop: int) -> Tensor:
-        self.counted.codes += stop - start
+        self.counted.read += stop - start
         return self.stored.read(start, stop)
 
 
-@torch.no_grad()
-def fsdp_by_hooks_of_the_layout() -> dict:
-    """As raylight patches comfy-kitchen: hooks on its tensor class, which ask the layout alone."""
-    from torch.distributed.fsdp import fully_shard
+@contextmanager
+def hooks_of_raylight() -> Iterator[None]:
+    """As raylight 1.5 patches comfy-kitchen while it runs: hooks on its tensor class, which ask the layout alone."""
 
     def before(self, mesh):
         return self.layout_cls.pre_all_gather(self, mesh)
@@ -337,27 +399,80 @@ def fsdp_by_hooks_of_the_layout() -> dict:
 
     hooks = {"fsdp_pre_all_gather": before, "fsdp_post_all_gather": after}
     own = {name: vars(ScaledTensor)[name] for name in hooks}
-    mesh, x, found = own_mesh(), torch.randn(5, IN), {}
     for name in hooks:
         delattr(ScaledTensor, name)
     try:
         with patch.multiple(QuantizedTensor, create=True, **hooks):
-            for format, granularity in CASES:
-                net = model()
-                quant.patch_linears(net, quantized(net, format, granularity))
-                wanted = net(x)
-                fully_shard(net, mesh=mesh)
-                found[f"{format.name} {granularity}"] = torch.equal(net(x), wanted)
+            yield
     finally:
         for name, hook in own.items():
             setattr(ScaledTensor, name, hook)
+
+
+@torch.no_grad()
+def fsdp_by_hooks_of_the_layout() -> dict:
+    from torch.distributed.fsdp import fully_shard
+
+    mesh, x, found = own_mesh(), torch.randn(5, IN), {}
+    with hooks_of_raylight():
+        for format, granularity in CASES:
+            net = model()
+            quant.patch_linears(net, quantized(net, format, granularity))
+            wanted = net(x)
+            fully_shard(net, mesh=mesh)
+            found[f"{format.name} {granularity}"] = torch.equal(net(x), wanted)
     return found
+
+
+@torch.no_grad()
+def loaded_by_raylight() -> dict:
+    """As raylight 1.5 loads a state dict into a module that is sharded already: it cuts the codes of a comfy-kitchen
+    tensor, leaves all else of its layout as it is, and computes with what the layout gathers."""
+    from torch.distributed.fsdp import fully_shard
+
+    mesh, x, found = own_mesh(), torch.randn(5, IN), {}
+    with hooks_of_raylight():
+        # of codes in halves of a byte it gives the shape of the bytes, which torch refuses to load
+        for format, granularity in [case for case in CASES if case[0].per_byte == 1]:
+            source = model()
+            weights = quantized(source, format, granularity)
+            with torch.device("meta"):
+                net = nn.Sequential(nn.Linear(IN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUT)).requires_grad_(False)
+            fully_shard(net, mesh=mesh)
+            empty = net.state_dict()
+            whole = source.state_dict() | {f"{name}.weight": to_tensor(w, torch.float32) for name, w in weights.items()}
+            parts = {name: cut_by_raylight(tensor, empty[name]) for name, tensor in whole.items()}
+            net.load_state_dict(parts, assign=True)
+            dense = nn.Sequential(nn.Linear(IN, HIDDEN), nn.ReLU(), nn.Linear(HIDDEN, OUT))
+            dense.load_state_dict(source.state_dict() | {f"{n}.weight": w.dequantize() for n, w in weights.items()})
+            errors = [error(net(x), dense(x))]
+            net.reshard()
+            errors.append(error(net(x), dense(x)))
+            net.reshard()
+            given = net[0].weight._local_tensor.fsdp_pre_all_gather(mesh)[0]
+            sent = sum(t.nbytes for t in given) / size(weights["0"])
+            found[f"{format.name} {granularity}"] = {"error": max(errors), "sent": sent}
+    return found
+
+
+def cut_by_raylight(tensor: Tensor, like: Tensor) -> nn.Parameter:
+    def rows(whole: Tensor) -> Tensor:
+        return torch.tensor_split(whole, like.device_mesh.size(), dim=0)[like.device_mesh.get_local_rank()]
+
+    if isinstance(tensor, QuantizedTensor):
+        codes = rows(tensor._qdata)
+        own = QuantizedTensor(codes, tensor._layout_cls, replace(tensor._params, orig_shape=tuple(codes.shape)))
+    else:
+        own = rows(tensor)
+    whole = torch.distributed.tensor.DTensor.from_local(own, device_mesh=like.device_mesh, placements=like.placements)
+    return nn.Parameter(whole, requires_grad=False)
 
 
 def everything() -> dict:
     torch.manual_seed(1)
     parts = (
-        fsdp, fsdp_by_hooks_of_the_layout, fsdp_uneven, fsdp_from_file, patched_under_fsdp, component, tensor_parallel,
-        grid, checkpointed, read_parts, different_files,
+        fsdp, fsdp_by_hooks_of_the_layout, loaded_by_raylight, fsdp_uneven, fsdp_from_file, patched_under_fsdp,
+        component, tensor_parallel, tensor_parallel_uneven, grid, checkpointed, checkpointed_under_fsdp, read_parts,
+        different_files,
     )  # fmt: skip
     return {part.__name__: part() for part in parts}

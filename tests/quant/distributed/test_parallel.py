@@ -46,11 +46,36 @@ def test_uneven_rows_work_and_blocks_that_do_not_fit_are_named(ranks):
         assert said.startswith("0: ") and "[333, 512]" in said and "multiples of 128" in said
 
 
+@pytest.mark.parametrize(
+    "name", [name for name, (format, _) in zip(FORMATS, CASES, strict=True) if format.per_byte == 1]
+)
+def test_what_raylight_cuts_and_loads_by_itself_is_whole_in_a_forward(ranks, name):
+    for rank in ranks:
+        found = rank["loaded_by_raylight"][name]
+        assert found["error"] <= 1e-6 and found["sent"] <= 1 / len(ranks) + 0.05
+
+
+def test_uneven_parts_of_tensor_parallelism_are_right_or_named(ranks):
+    for rank in ranks:
+        found = rank["tensor_parallel_uneven"]
+        for name in ("float8_e4m3fn True", "int8 True"):
+            error, restored = found[name]
+            assert error <= 1e-3 and restored
+        assert "a weight of 333 inputs" in found["int8 False"] and "use_local_output=False" in found["int8 False"]
+        assert found["mxfp8 True"].startswith("2: a mxfp8 weight [512, 352]") and "of 32;" in found["mxfp8 True"]
+        assert found["int8_convrot True"].startswith("2: a int8_convrot weight [512, 352]")
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_distributed_checkpoint_of_what_fsdp_has_cut(ranks, name):
+    assert all(rank["checkpointed_under_fsdp"][name] for rank in ranks)
+
+
 def test_each_rank_of_fsdp_reads_the_rows_that_it_keeps(ranks):
     for rank in ranks:
         for name, found in rank["fsdp_from_file"].items():
             assert found["same"] == [True, True], name
-            assert found["read"] <= 1 / len(ranks) + 0.02 and found["share"] <= 1 / len(ranks) + 0.05
+            assert found["read"] <= 1 / len(ranks) + 0.05 and found["share"] <= 1 / len(ranks) + 0.05
             assert found["restored"]
 
 
@@ -98,7 +123,8 @@ def test_a_distributed_checkpoint_brings_back_what_was_saved(ranks, name):
     assert all(rank["checkpointed"][name] for rank in ranks)
 
 
-def test_each_rank_reads_its_own_part_of_a_file(ranks):
+@pytest.mark.parametrize("name", FORMATS)
+def test_each_rank_reads_its_own_part_of_a_file(ranks, name):
     for rank in ranks:
-        assert rank["read_parts"]["error"] <= 1e-3
-        assert rank["read_parts"]["read"] <= 1 / len(ranks)
+        found = rank["read_parts"][name]
+        assert found["error"] <= 1e-3 and found["read"] <= 1 / len(ranks) + 0.05
