@@ -1,9 +1,9 @@
 """Many files on one and on two workers of a local Ray, and what that means for thousands: ``docs/scale.md``.
 
-``python -m benchmarks.scale [--files 8] [--layers 2] [--storage 1.25] [--write]``: converts copies of a bf16 model to
-float8_e4m3fn, one core a worker, in one run; counts what one conversion reads, writes and holds; and extrapolates to
-1,000 files of 24 GB and to one model of 300 GB. storage: GB/s that all workers share. --write puts the tables into the
-document.
+``python -m benchmarks.scale [--files 12] [--layers 8] [--folder /dev/shm] [--storage 1.25] [--write]``: converts copies
+of a bf16 model to float8_e4m3fn, one core a worker, in one run; counts what one conversion reads, writes and holds; and
+extrapolates to 1,000 files of 24 GB and to one model of 300 GB. storage: GB/s that all workers share. --write puts the
+tables into the document.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -83,35 +84,36 @@ def alone(folder: Path) -> One:
 
 
 def rate(folder: Path, workers: int, files: int, size: int) -> float:
-    """Bytes a second of a Ray of so many workers, once each has started."""
+    """Bytes a second of a Ray of so many workers, from when each has done a file until the last is done.
+
+    What comes before is Ray's start and that of Python in each worker: seconds, whatever the job.
+    """
     import ray
     from scaled_fp8.quant import Options, Request
-    from scaled_fp8.quant.conversion.batch import run_batch
-    from scaled_fp8.quant.conversion.jobs import Work
+    from scaled_fp8.quant.conversion.batch import run_jobs
+    from scaled_fp8.quant.conversion.jobs import Work, job_of
 
     os.environ |= {"RAY_worker_niceness": "0"}  # or they wait for whatever else runs here
     ray.init(num_cpus=workers, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-    work = Work(Request(FORMAT), Options(threads=1))
+    target, ends = folder / f"out{workers}", []
+    target.mkdir()
+    names = [f"{i}.safetensors" for i in range(2 * workers + files)]
+    jobs = [job_of(str(folder / "in" / name), str(target / name)) for name in names]
     try:
-        for turn in ("warm", "timed"):
-            target = folder / f"{turn}{workers}"
-            count = workers if turn == "warm" else files
-            start = time.perf_counter()
-            found = run_batch(
-                [str(folder / "in" / f"{i}.safetensors") for i in range(count)], f"{target}/", work, "ray"
-            )
-            seconds = time.perf_counter() - start
-            if found.sentence():
-                raise SystemExit(found.table())
-        return files * size / seconds
+        for _, outcome in run_jobs(jobs, Work(Request(FORMAT), Options(threads=1)), "ray"):
+            ends.append(time.perf_counter())
+            if outcome.conversion is None:
+                raise SystemExit(outcome.entry.said)
+        return files * size / (ends[-1] - ends[2 * workers - 1])
     finally:
         ray.shutdown()
+        shutil.rmtree(target)
 
 
 def measure(folder: Path, files: int, layers: int) -> Measured:
     (folder / "in").mkdir()
     model(folder / "in" / "0.safetensors", layers)
-    for i in range(1, files):
+    for i in range(1, files + 2 * max(WORKERS[:2])):
         os.link(folder / "in" / "0.safetensors", folder / "in" / f"{i}.safetensors")
     size = (folder / "in" / "0.safetensors").stat().st_size
     one = alone(folder)
@@ -130,10 +132,11 @@ def hours(measured: Measured, job: str, workers: int, storage: float) -> float:
     return max(computing, moving) / 3600
 
 
-def lines(measured: Measured, storage: float) -> Iterator[str]:
+def lines(measured: Measured, storage: float, folder: str) -> Iterator[str]:
     facts, one = machine(), measured.one
     files = f"files of {measured.size / 1e6:.0f} MB of bf16 to {FORMAT}"
-    yield f"On {facts['name']}, load {busy()}, one core a worker, {files}:"
+    where = "memory" if folder.startswith("/dev/shm") else "this disk"
+    yield f"On {facts['name']}, load {busy()}, one core a worker, {files}, in {where}:"
     yield ""
     yield "| measured | |\n|---|---|"
     yield f"| one worker | {measured.rates[1] / 1e6:.0f} MB/s of source |"
@@ -160,8 +163,9 @@ def written(text: str, tables: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--files", type=int, default=8)
-    parser.add_argument("--layers", type=int, default=2, help="of 34 MB, in each file")
+    parser.add_argument("--files", type=int, default=12, help="that are timed")
+    parser.add_argument("--layers", type=int, default=8, help="of 34 MB, in each file")
+    parser.add_argument("--folder", help="where files are made; one in memory leaves this machine's disk out of it")
     parser.add_argument("--storage", type=float, default=1.25, help="GB/s")
     parser.add_argument("--write", action="store_true", help="into docs/scale.md")
     parser.add_argument("--one", nargs=2, help=argparse.SUPPRESS)
@@ -170,8 +174,9 @@ def main() -> None:
         source, folder = arguments.one
         sys.stdout.write(json.dumps(convert_one(source, f"{folder}/one.safetensors")))
         return
-    with tempfile.TemporaryDirectory() as name:
-        tables = "\n".join(lines(measure(Path(name), arguments.files, arguments.layers), arguments.storage))
+    with tempfile.TemporaryDirectory(dir=arguments.folder) as name:
+        found = measure(Path(name), arguments.files, arguments.layers)
+        tables = "\n".join(lines(found, arguments.storage, arguments.folder or tempfile.gettempdir()))
     sys.stdout.write(f"{tables}\n")
     if arguments.write:
         DOCUMENT.write_text(written(DOCUMENT.read_text(), tables))
