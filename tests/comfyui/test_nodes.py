@@ -7,7 +7,7 @@ import pytest
 # Fixed by the design: users' workflows hang on these.
 SCHEMAS = {
     "LoadFP8Checkpoint": (["checkpoint", "compute", "activation_scale"], ["MODEL", "CLIP", "VAE", "STRING"]),
-    "LoadFP8TextEncoder": (["device", "text_encoder", "text_encoder_2", "type"], ["CLIP", "STRING"]),
+    "LoadFP8TextEncoder": (["compute", "device", "text_encoder", "text_encoder_2", "type"], ["CLIP", "STRING"]),
     "ScaledLinearPatch": (
         ["model", "compute", "activation_scale", "layers", "scales_from"],
         ["MODEL", "STRING"],
