@@ -24,12 +24,18 @@ CARD = torch.device("cpu", 1)
 PAGE = 1 << 16
 
 
+@torch.inference_mode(False)
+def unwritten(size: int) -> torch.Tensor:
+    """Memory that threads outside of inference mode, as those of several devices are, may write too."""
+    return torch.full((size,), 0xFF, dtype=torch.uint8)
+
+
 class VBar:
     """The card's memory for one model: addresses are offsets, pages are evicted by hand."""
 
     def __init__(self, size: int, device: int) -> None:
         self.max_size, self.offset = int(size), 0
-        self.memory = torch.full((self.max_size,), 0xFF, dtype=torch.uint8)
+        self.memory = unwritten(self.max_size)
         self.pages = array("I", [0] * (self.max_size // PAGE + 1))
 
     def prioritize(self) -> None:
@@ -59,7 +65,7 @@ class HostBuffer:
     """Pinned memory that grows and is cut at its end."""
 
     def __init__(self, size: int, prewarm: int = 0, max_grow_size: int = 0) -> None:
-        self.size, self.memory = size, torch.full((max(size, int(max_grow_size)),), 0xFF, dtype=torch.uint8)
+        self.size, self.memory = size, unwritten(max(size, int(max_grow_size)))
 
     def extend(self, size: int, reallocate: bool = False, register: bool = True) -> int:
         if self.size + size > len(self.memory):
