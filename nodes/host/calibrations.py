@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import folder_paths
@@ -43,6 +43,18 @@ def saved(name: str) -> Calibration:
     if not path.exists():
         raise Refused(f"name {name!r}: models/{FOLDER} holds no calibration of that name; save one, or choose another.")
     return read_calibration(path)
+
+
+def few_tokens(known: Calibration, names: Iterable[str]) -> tuple[str, ...]:
+    """That errors by these moments promise too much: what so few tokens do not show is rounded as if it never came."""
+    seen = [name for name in names if name in known]
+    thin = [name for name in seen if int(known.part(name, "rows")) < int(known.part(name, "shape")[1])]
+    if not thin:
+        return ()
+    return (
+        f"{len(thin)} of {len(seen)} layers, {thin[0]} first, saw fewer tokens than they have inputs: the predicted "
+        "error is too low; calibrate with more or larger images.",
+    )
 
 
 def stamp(name: str) -> tuple[int, int] | None:
