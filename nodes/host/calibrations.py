@@ -47,7 +47,7 @@ def saved(name: str) -> Calibration:
 
 def few_tokens(known: Calibration, names: Iterable[str]) -> tuple[str, ...]:
     """That errors by these moments promise too much: what so few tokens do not show is rounded as if it never came."""
-    seen = [name for name in names if name in known]
+    seen = [without_prefixes(name) for name in names if name in known]
     thin = [name for name in seen if int(known.part(name, "rows")) < int(known.part(name, "shape")[1])]
     if not thin:
         return ()
