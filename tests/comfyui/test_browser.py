@@ -17,22 +17,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from browser import CHROMIUM, NODE, absent, node_modules
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant.nn.sqnr import colour_of
 from server import Server, free_port
 from workflows import EXAMPLES
 
 HERE = Path(__file__).parent
-NODE, NPM = shutil.which("node"), shutil.which("npm")
-CHROMIUM = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 BROKEN = "server-broken.safetensors"
-
-
-def absent() -> str | None:
-    """What is missing for a browser, or None."""
-    needed = {"node": NODE, "npm": NPM, "chromium (set CHROMIUM)": CHROMIUM}
-    missing = [name for name, found in needed.items() if found is None]
-    return f"NO BROWSER TESTS: {', '.join(missing)} not found" if missing else None
 
 
 pytestmark = pytest.mark.skipif(absent() is not None, reason=str(absent()))
@@ -41,15 +33,7 @@ pytestmark = pytest.mark.skipif(absent() is not None, reason=str(absent()))
 @pytest.fixture(scope="module")
 def playwright(tmp_path_factory) -> Path:
     """A node_modules folder with playwright-core and axe-core."""
-    given = os.environ.get("PLAYWRIGHT_MODULES")
-    if given:
-        return Path(given)
-    folder = tmp_path_factory.mktemp("npm")
-    command = [NPM, "install", "--no-audit", "--no-fund", "--prefix", str(folder), "playwright-core", "axe-core"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
-    if done.returncode:
-        pytest.skip(f"NO BROWSER TESTS: npm cannot install playwright-core and axe-core: {done.stderr[-300:]}")
-    return folder / "node_modules"
+    return node_modules(tmp_path_factory.mktemp("npm"), "playwright-core", "axe-core")
 
 
 @pytest.fixture(scope="module", params=["pinned", "newest"])

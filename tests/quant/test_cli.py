@@ -245,3 +245,115 @@ def test_a_stopped_conversion_leaves_nothing(ltx: Path, number: signal.Signals) 
     assert os.listdir(ltx.parent) == [ltx.name]
     assert result.returncode == (-number if number == signal.SIGKILL else 1), result.stderr
     assert number == signal.SIGKILL or (one_sentence(result.stderr) and "Interrupted" in result.stderr)
+
+
+##### Reports and cards
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    """A file, and one that convert made of it."""
+    save_file({f"blocks.{i}.q.weight": torch.randn(64, 64) * 0.02 for i in range(2)}, tmp_path / "a.safetensors")
+    arguments = [str(tmp_path / "a.safetensors"), str(tmp_path / "b.safetensors"), "--format", "float8_e4m3fn"]
+    assert cli.main(["convert", *arguments]) == 0
+    return tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+
+
+def test_report_writes_a_page(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    page = pair[0].parent / "r.html"
+    assert cli.main(["report", *map(str, pair), "-o", str(page)]) == 0
+    out, err = capsys.readouterr()
+    assert f"{page}: written." in out and "SQNR of weights" in out and not err
+    html = page.read_text(encoding="utf-8")
+    assert "2 float8_e4m3fn per-tensor" in html and str(page.parent) not in html
+
+
+def test_report_as_json_writes_no_page(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from scaled_fp8.quant import Quality, compare_weights
+
+    monkeypatch.chdir(pair[0].parent)
+    capsys.readouterr()
+    assert cli.main(["report", *map(str, pair), "--json"]) == 0
+    assert Quality.from_json(json.loads(capsys.readouterr().out)) == compare_weights(*pair)
+    assert not list(pair[0].parent.glob("*.html"))
+    assert cli.main(["report", *map(str, pair)]) == 0
+    assert [path.name for path in pair[0].parent.glob("*.html")] == ["scaled-fp8-report.html"]
+
+
+NO_REPORT = {
+    "a model as the page": (["a.safetensors", "b.safetensors", "-o", "a.safetensors"], "ends in .html"),
+    "no folder": (["a.safetensors", "b.safetensors", "-o", "none/r.html"], "does not exist"),
+    "a folder as the page": (["a.safetensors", "b.safetensors", "-o", "folder.html"], "not a regular file"),
+    "no second file": (["a.safetensors", "c.safetensors", "-o", "r.html"], "c.safetensors"),
+    "another model": (["a.safetensors", "other.safetensors", "-o", "r.html"], "shares no layer with a.safetensors"),
+    "another shape": (["a.safetensors", "wide.safetensors", "-o", "r.html"], "blocks.0.q"),
+}
+
+
+@pytest.mark.parametrize(("arguments", "words"), NO_REPORT.values(), ids=NO_REPORT)
+def test_what_is_no_report_is_refused_and_nothing_written(
+    pair: tuple[Path, Path],
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    folder = pair[0].parent
+    monkeypatch.chdir(folder)
+    (folder / "folder.html").mkdir()
+    save_file({"x.weight": torch.ones(2, 2)}, folder / "other.safetensors")
+    save_file({"blocks.0.q.weight": torch.ones(64, 65)}, folder / "wide.safetensors")
+    before = {path: path.is_dir() or path.read_bytes() for path in folder.iterdir()}
+    capsys.readouterr()
+    assert cli.main(["report", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert not out and one_sentence(err) and words in err
+    assert {path: path.is_dir() or path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_inspect_tells_how_a_file_was_made(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for path in pair:
+        capsys.readouterr()
+        assert cli.main(["inspect", str(path), "--json"]) == 0
+        found.append(json.loads(capsys.readouterr().out))
+    assert found[0]["card"] is None and found[1]["card"]["source"] == "a.safetensors"
+    assert found[1]["card"]["fingerprint"] == found[0]["fingerprint"] != found[1]["fingerprint"]
+    assert cli.main(["inspect", str(pair[1])]) == 0
+    assert "made of a.safetensors" in capsys.readouterr().out
+
+
+def test_inspect_writes_a_model_card(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert cli.main(["inspect", str(pair[1]), "--card"]) == 0
+    printed = capsys.readouterr().out
+    target = pair[0].parent / "README.md"
+    assert cli.main(["inspect", str(pair[1]), "--card", "-o", str(target)]) == 0
+    assert target.read_text(encoding="utf-8") == printed and printed.startswith("---\n")
+
+
+@pytest.mark.parametrize("arguments", [["--card", "--json"], ["-o", "x.md"], ["--card", "-o", "b.safetensors"]])
+def test_options_of_cards_that_do_not_go_together_are_refused(
+    pair: tuple[Path, Path], arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(pair[0].parent)
+    before = pair[1].read_bytes()
+    capsys.readouterr()
+    assert cli.main(["inspect", "b.safetensors", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert not out and one_sentence(err) and pair[1].read_bytes() == before
+
+
+def test_a_stranger_s_card_is_printed_harmlessly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from scaled_fp8.quant.quality.card import Card
+
+    evil = "\x1b[2J\u202e\n# x"
+    header = Card(evil, evil, evil, evil, evil, {evil: 1}, {evil: (evil,)}, {evil: evil}, {evil: evil}).metadata({})
+    save_file({"a.weight": torch.ones(4, 4)}, tmp_path / "m.safetensors", header)
+    for arguments in ([], ["--json"], ["--card"]):
+        assert cli.main(["inspect", str(tmp_path / "m.safetensors"), *arguments]) == 0
+        out, err = capsys.readouterr()
+        assert "\x1b" not in out and "\u202e" not in out and not err
