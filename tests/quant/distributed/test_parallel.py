@@ -63,7 +63,7 @@ def test_uneven_parts_of_tensor_parallelism_are_right_or_named(ranks):
             assert error <= 1e-3 and restored
         assert "a weight of 333 inputs" in found["int8 False"] and "use_local_output=False" in found["int8 False"]
         assert found["mxfp8 True"].startswith("2: a mxfp8 weight [512, 352]") and "of 32;" in found["mxfp8 True"]
-        assert found["int8_convrot True"].startswith("2: a int8_convrot weight [512, 352]")
+        assert found["int8_convrot True"].startswith("2: a int8_convrot weight [512, 320]")
 
 
 @pytest.mark.parametrize("name", FORMATS)
