@@ -91,6 +91,7 @@ def seen(request, server, frontend, playwright, tmp_path_factory, figure, base) 
         "url": f"http://127.0.0.1:{server.port}", "vue": request.param, "broken": f"diffusion_models/{BROKEN}",
         "playwright": str(playwright), "chromium": CHROMIUM, "templates": EXAMPLES,
         "shots": os.environ.get("SCREENSHOTS"),
+        "screens": None if frontend or request.param else os.environ.get("SCALED_FP8_SCREENS"),
     }  # fmt: skip
     (folder / "request.json").write_text(json.dumps(asked))
     command = [NODE, str(HERE / "browser" / "session.mjs"), str(folder / "request.json")]
@@ -273,6 +274,19 @@ def test_the_report_opens_in_a_frame_that_has_nothing_of_the_editor(seen):
     page = seen["measured"]["page"]
     assert (page["title"], page["done"], page["left"]) == ("A against B", "alone", None)
     assert page["saved"] == "digits-report.html"
+
+
+def test_two_models_are_compared_in_the_editor(seen):
+    """The panel's errors are those of the report that it opens, and every layer that is FP8 has one."""
+    found = seen["compared"]
+    assert found["ended"] == "success"
+    shown = {layer: float(error) for layer, error in found["layers"] if error is not None}
+    assert shown == {layer["name"]: float(layer["sqnr_db"]) for layer in found["json"]["layers"]}
+    scaled = {row["layer"] for row in seen["rows"]}
+    # FP8 rounds a layer to about 30 dB; the layers that are as they were are identical
+    assert {layer for layer, error in shown.items() if 20 < error < 45} == scaled
+    assert {error for layer, error in shown.items() if layer not in scaled} == {float("inf")}
+    assert "PSNR" in found["page"] and "server-ltx" in found["page"]
 
 
 @pytest.mark.parametrize("where", ["dark", "light", "errors", "page"])

@@ -31,7 +31,7 @@ export async function measured(page, { playwright: modules }, shot) {
   seen.cells = await cells(page);
   await page.locator('.sfp8-row[aria-posinset="1"]').click();
   seen.detail = await coloured(page.locator(".sfp8-detail .sfp8-bad"));
-  await shot(page, "panel-error");
+  await shot(page, "errors");
   seen.axe = await editor.axe(page, modules, ".sfp8-panel");
   seen.page = await report(page, modules, shot);
   return seen;
@@ -58,7 +58,7 @@ async function report(page, modules, shot) {
   await frame.locator("#done").waitFor();
   const said = { title: await frame.locator("h1").textContent(), done: await frame.locator("#done").textContent() };
   const axe = await editor.axe(page, modules, ".sfp8-page > header");
-  await shot(page, "report");
+  await shot(page, "page");
   const saved = await editor.download(page, () => page.locator(".sfp8-page").getByRole("button", { name: "Save" }).click());
   await page.locator(".sfp8-page").getByRole("button", { name: "Close" }).click();
   await page.locator(".sfp8-page").waitFor({ state: "detached" });

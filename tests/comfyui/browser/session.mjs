@@ -1,5 +1,6 @@
 // One session in the editor as a person has it; what was seen is printed as JSON for the test to judge.
 import { readFileSync } from "node:fs";
+import { compared } from "./compared.mjs";
 import * as editor from "./editor.mjs";
 import { measured, older } from "./measured.mjs";
 
@@ -20,12 +21,18 @@ const links = [
   ["sampler", 0, "numbers", 0], ["loader", 0, "report", 0], ["sampler", 0, "report", 1],
 ];
 const settings = { "Comfy.VueNodes.Enabled": vue, "Comfy.Locale": "en", "Comfy.ColorPalette": "dark" };
-const shot = (page, name, options = {}) => shots && page.screenshot({ path: `${shots}/${name}.png`, ...options });
+// the pictures of the documents, where they are made anew
+const SCREENS = ["verdict", "panel", "panel-light-zh", "panel-error", "report"];
+async function shot(page, name, options = {}) {
+  if (shots) await page.screenshot({ path: `${shots}/${name}.png`, ...options });
+  if (request.screens && SCREENS.includes(name)) await page.screenshot({ path: `${request.screens}/${name}.png`, ...options });
+}
 const seen = {};
 
 const browser = await editor.launch(request);
 try {
   const { page, context, noise } = await editor.open(browser, url, settings);
+  await pair(page);
   await verdicts(page);
   await graph(page);
   await panel(page);
@@ -34,6 +41,10 @@ try {
   await reload(page);
   seen.measured = await measured(page, request, shot);
   await kept(page);
+  await editor.openPanel(page);
+  seen.compared = await compared(page, request, shot);
+  await editor.toggle(page);
+  await page.waitForSelector(".sfp8-panel", { state: "detached" });
   await many(page);
   await templates(page);
   seen.noise = noise;
@@ -44,6 +55,21 @@ try {
 }
 process.stdout.write(JSON.stringify(seen));
 
+/** A file that is recognised beside one that is refused. */
+async function pair(page) {
+  const loader = (x, checkpoint) => ({ type: "LoadFP8Checkpoint", pos: [x, 60], widgets: { checkpoint } });
+  await editor.build(page, { good: loader(40, LTX), bad: loader(380, BROKEN) }, []);
+  await editor.verdict(page, "LTX");
+  await editor.verdict(page, BROKEN.split("/").pop());
+  const clip = await page.evaluate(() => {
+    const { left, top } = app.canvas.canvas.getBoundingClientRect();
+    const [x, y] = [made.good.pos[0] + app.canvas.ds.offset[0] + left, made.good.pos[1] + app.canvas.ds.offset[1] + top];
+    const right = made.bad.pos[0] + made.bad.size[0] - made.good.pos[0];
+    return { x: x - 16, y: y - 64, width: right + 32, height: made.good.size[1] + 80 };
+  });
+  await shot(page, "verdict", { clip });
+}
+
 async function verdicts(page) {
   await editor.build(page, nodes, links);
   await editor.choose(page, "loader", "checkpoint", LTX);
@@ -53,7 +79,6 @@ async function verdicts(page) {
   await shot(page, "refused");
   await editor.choose(page, "loader", "checkpoint", LTX);
   seen.accepted = await editor.verdict(page, "LTX");
-  await shot(page, "verdict");
 }
 
 /** The prompt with and without the pack's script: the same, and the workflow too but for what a node's box adds to its height. */
@@ -295,7 +320,7 @@ async function languages() {
   seen.chinese.title = await page.evaluate(() => made.loader.title);
   seen.chinese.line = await page.locator(".sfp8-line").textContent();
   seen.axeLight = await editor.axe(page, request.playwright, ".sfp8-panel");
-  await shot(page, "chinese-light");
+  await shot(page, "panel-light-zh");
   seen.noise.push(...noise);
   await context.close();
 }
