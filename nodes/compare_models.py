@@ -7,7 +7,7 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from ..quant.quality.gate import report_text
-from .host.compare import ATTRIBUTE, compare_models, write_report
+from .host.compare import ATTRIBUTE, Comparison, write_report
 from .host.sampling import SAMPLERS, SCHEDULERS, Request
 from .inputs import CATEGORY
 from .panel.runs import remember
@@ -90,7 +90,7 @@ class CompareModels(io.ComfyNode):
         attribute: str = "auto",
     ) -> io.NodeOutput:
         request = Request(positive, negative, latent, seed, steps, cfg, sampler_name, scheduler)
-        found = compare_models(model_a, model_b, request, images, vae, attribute)
+        found = Comparison(model_a, model_b, request, images, vae, attribute).run()
         files = write_report(found)
         remember(cls, model_b, page=files[0])
         pictures = found.pictures or (None, None, None)

@@ -62,48 +62,84 @@ def add_parts(sums: Sums, a: tuple[Tensor, ...], b: tuple[Tensor, ...]) -> None:
         sums.add(one, other)
 
 
-def compare_models(
-    a: ModelPatcher, b: ModelPatcher, request: Request, images: int, vae: VAE | None, wanted: str
-) -> Compared:
-    """b against a for so many seeds; Refused where they cannot be compared. wanted: of ATTRIBUTE."""
-    check_alike(a, b)
-    if wanted == "always":
-        check_visible(b)
-    samples = request.samples(a)
-    if vae is not None:
-        check_fits(vae, samples)
-    sides, bar = (Subject(a), Subject(b)), Bar((2 * images + (wanted == "always")) * request.steps)
-    latents = sampled(sides, request, samples, images, bar)
-    if wanted == "auto" and is_noise(latents.whole) and not wrapping(b):
-        wanted = "always"
-        bar.more(request.steps)
-    layers = layer_errors(a, b, attribute(a, b, request, samples, bar)) if wanted == "always" else ()
-    if layers:
-        note_errors(b, {layer.name: layer.sqnr_db for layer in layers})
-    pictures, measured, notes = seen(vae, latents)
-    quality = Quality(
-        a=side(sides[0]),
-        b=side(sides[1]),
-        metrics={"latent_error": latents.whole.relative, **measured, **worst(layers)},
-        steps=() if request.sampler_name == ADAPTIVE else tuple(sums.relative for sums in latents.steps),
-        layers=layers,
-        measured=OUTPUTS,
-        warnings=(*notes, *beside_prediction(b, latents.whole.relative), *warnings(a, b, latents.whole, layers)),
-        settings=settings(request, samples, images),
-        versions=versions(),
-        device=device_name(a.load_device),
-    )
-    return Compared(quality, pictures)
+@dataclass(frozen=True)
+class Comparison:
+    """b against a for so many images, each of a seed. wanted: of ATTRIBUTE, whether each layer's own error is told."""
 
+    a: ModelPatcher
+    b: ModelPatcher
+    request: Request
+    images: int
+    vae: VAE | None = None
+    wanted: str = "auto"
 
-def sampled(sides: tuple[Subject, Subject], request: Request, samples: Any, images: int, bar: Bar) -> Latents:
-    """Both in turn, the second first for every second seed: so each is loaded once a seed, and no drift favours one."""
-    latents = Latents()
-    for number in range(images):
-        order = sides if number % 2 == 0 else sides[::-1]
-        found = {side: tried(side, request, samples, number, bar) for side in order}
-        latents.add(found[sides[0]], found[sides[1]])
-    return latents
+    def run(self) -> Compared:
+        """Refused, before anything is sampled where that can be known, for what cannot be compared."""
+        samples = self.checked()
+        bar = Bar((2 * self.images + (self.wanted == "always")) * self.request.steps)
+        sides = (Subject(self.a), Subject(self.b))
+        latents = self.latents(sides, samples, bar)
+        layers = self.layers(latents.whole, samples, bar)
+        pictures, measured, notes = seen(self.vae, latents)
+        quality = Quality(
+            a=side(sides[0]),
+            b=side(sides[1]),
+            metrics={"latent_error": latents.whole.relative, **measured, **worst(layers)},
+            steps=() if self.request.sampler_name == ADAPTIVE else tuple(sums.relative for sums in latents.steps),
+            layers=layers,
+            measured=OUTPUTS,
+            warnings=(
+                *notes,
+                *beside_prediction(self.b, latents.whole.relative),
+                *self.warnings(latents.whole, layers),
+            ),
+            settings=settings(self.request, samples, self.images),
+            versions=versions(),
+            device=device_name(self.a.load_device),
+        )
+        return Compared(quality, pictures)
+
+    def checked(self) -> Any:
+        """The latent that both start from."""
+        check_alike(self.a, self.b)
+        if self.wanted == "always":
+            check_visible(self.b)
+        samples = self.request.samples(self.a)
+        if self.vae is not None:
+            check_fits(self.vae, samples)
+        return samples
+
+    def latents(self, sides: tuple[Subject, Subject], samples: Any, bar: Bar) -> Latents:
+        """Of both in turn, the second first for every second seed: so each is loaded once a seed, and no drift favours
+        one."""
+        latents = Latents()
+        for number in range(self.images):
+            order = sides if number % 2 == 0 else sides[::-1]
+            found = {side: tried(side, self.request, samples, number, bar) for side in order}
+            latents.add(found[sides[0]], found[sides[1]])
+        return latents
+
+    def layers(self, sums: Sums, samples: Any, bar: Bar) -> tuple[LayerError, ...]:
+        """Each layer's own error, where it is wanted; b carries it from then on."""
+        unasked = self.wanted == "auto" and is_noise(sums) and not wrapping(self.b)
+        if not unasked and self.wanted != "always":
+            return ()
+        if unasked:
+            bar.more(self.request.steps)
+        layers = layer_errors(self.a, self.b, attribute(self.a, self.b, self.request, samples, bar))
+        note_errors(self.b, {layer.name: layer.sqnr_db for layer in layers})
+        return layers
+
+    def warnings(self, sums: Sums, layers: tuple[LayerError, ...]) -> list[str]:
+        """What the figures may not be taken for."""
+        lines = []
+        if is_noise(sums) and not any(layer.noise for layer in layers):
+            lines.append(f"{file_name(self.b)} makes another picture, by a latent error of {sums.relative:.3g}.")
+        if self.wanted == "always" and not layers:
+            lines.append("No layer was seen running, as where a model is compiled: nothing is told of them.")
+        if lora(self.a) != lora(self.b):
+            lines.append("The models have other LoRAs, whose effect is in these figures too.")
+        return lines
 
 
 def tried(side: Subject, request: Request, samples: Any, number: int, bar: Bar) -> Sampled:
@@ -152,7 +188,7 @@ def write_report(found: Compared) -> list[dict[str, str]]:
     return [{"filename": file, "subfolder": subfolder, "type": "output"} for file in names]
 
 
-##### Layers, and what the figures may not be taken for
+##### Layers
 
 
 def layer_errors(a: ModelPatcher, b: ModelPatcher, found: dict[str, Sums]) -> tuple[LayerError, ...]:
@@ -174,13 +210,3 @@ def worst(layers: tuple[LayerError, ...]) -> dict[str, float]:
 
 def is_noise(sums: Sums) -> bool:
     return sqnr.is_noise(sums.sqnr)
-
-
-def warnings(a: ModelPatcher, b: ModelPatcher, sums: Sums, layers: tuple[LayerError, ...]) -> list[str]:
-    """What the figures may not be taken for."""
-    lines = []
-    if is_noise(sums) and not any(layer.noise for layer in layers):
-        lines.append(f"{file_name(b)} makes another picture, by a latent error of {sums.relative:.3g}.")
-    if lora(a) != lora(b):
-        lines.append("The models have other LoRAs, whose effect is in these figures too.")
-    return lines

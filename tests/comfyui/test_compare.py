@@ -49,6 +49,11 @@ def test_pictures_are_measured_as_by_hand(legacy):
     assert found["shapes"] == [[1, 64, 64, 3]] * 3
 
 
+def test_lpips_is_there_where_its_weights_are(legacy):
+    assert legacy["lpips without"] is None
+    assert close(*legacy["lpips"], 1e-5)
+
+
 def test_the_difference_is_enlarged_and_not_clipped(legacy):
     assert 0.5 < legacy["fp8"]["brightest"] <= 1
     assert legacy["fp8"]["proportional"] < 1e-5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 
 import card
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from comfy.taesd.taesd import TAESD
 from inside import (
+    BASE,
     BF16,
     MODELS,
     REQUEST,
@@ -150,6 +152,29 @@ if vae is not None:
 _, _, _, report, found = compare(bf16, marked, images=2)
 figures["two seeds"] = found | {"own": [own(bf16, marked, seed) for seed in (7, 8)], "report": report}
 figures["one seed"] = compare(bf16, marked)[4] | {"own": own(bf16, marked)}
+
+##### LPIPS, by a package that stands in for lpips: with its weights in torch's cache, and without
+
+STAND_IN = """
+class LPIPS:
+    def __init__(self, **settings):
+        pass
+
+    def __call__(self, a, b, normalize):
+        return (a - b).abs().mean()
+"""
+if vae is not None:
+    packages, cache = BASE / "packages", BASE / "torch" / "hub" / "checkpoints"
+    packages.mkdir(exist_ok=True), cache.mkdir(parents=True, exist_ok=True)
+    (packages / "lpips.py").write_text(STAND_IN)
+    sys.path.append(str(packages))
+    os.environ["TORCH_HOME"] = str(BASE / "torch")
+    measures = sys.modules[f"{engine}.host.pictures"]
+    figures["lpips without"] = measures.figures(a, b).get("lpips")
+    (weights,) = sys.modules[f"{engine}.host.perceptual"].lpips_weights()
+    (cache / weights.rpartition("/")[2]).touch()
+    figures["lpips"] = [measures.figures(a, b)["lpips"], float((a - b).abs().mean())]
+    sys.path.remove(str(packages))
 
 ##### The same model, and noise
 
