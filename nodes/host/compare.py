@@ -88,11 +88,7 @@ class Comparison:
             steps=() if self.request.sampler_name == ADAPTIVE else tuple(sums.relative for sums in latents.steps),
             layers=layers,
             measured=OUTPUTS,
-            warnings=(
-                *notes,
-                *beside_prediction(self.b, latents.whole.relative),
-                *self.warnings(latents.whole, layers),
-            ),
+            warnings=(*notes, *self.warnings(latents.whole, layers)),
             settings=settings(self.request, samples, self.images),
             versions=versions(),
             device=device_name(self.a.load_device),
@@ -132,7 +128,7 @@ class Comparison:
 
     def warnings(self, sums: Sums, layers: tuple[LayerError, ...]) -> list[str]:
         """What the figures may not be taken for."""
-        lines = []
+        lines = beside_prediction(self.b, sums.relative)
         if is_noise(sums) and not any(layer.noise for layer in layers):
             lines.append(f"{file_name(self.b)} makes another picture, by a latent error of {sums.relative:.3g}.")
         if self.wanted == "always" and not layers:
