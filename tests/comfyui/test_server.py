@@ -151,7 +151,8 @@ def test_a_comparison_is_a_test(limit, code, comfy, server, tmp_path):
     gate["widgets_values"] = ["latent_error", limit]
     file = tmp_path / "compare_models.json"
     file.write_text(json.dumps(workflow))
-    done = comfy("run", "--workflow", str(file), "--wait", "--host", "127.0.0.1", "--port", str(server.port))
+    where = ("--host", "127.0.0.1", "--port", str(server.port), "--timeout", "1000")
+    done = comfy("run", "--workflow", str(file), "--wait", *where)
     told = " ".join((done.stdout + done.stderr).split())
     assert done.returncode == code, told + server.log.read_text()[-3000:]
     assert code == 0 or "has to be at most 0.001" in told

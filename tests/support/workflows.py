@@ -21,7 +21,7 @@ VALUES = {
 WIDGETS = {
     "EmptyFlux2LatentImage": [64, 64, len(DIGITS)],
     "KSampler": [7, "fixed", 12, 1.0, "euler", "simple", 1.0],
-    "CompareModels": [7, "fixed", 4, 1.0, "euler", "simple", 1, "always"],
+    "CompareModels": [7, "fixed", 2, 1.0, "euler", "simple", 1, "always"],
 }
 
 
