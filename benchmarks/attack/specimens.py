@@ -53,6 +53,7 @@ def spread(scale: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     if scale.size == 1:
         return np.broadcast_to(scale.reshape(()), shape)
     grid = scale.reshape(scale.shape[0], -1) if scale.ndim != 2 else scale
+    grid = grid.T if grid.shape == (1, shape[0]) and shape[0] != shape[1] else grid
     if (step := blocks_of(grid.shape, shape)) is None:
         raise ValueError(f"scales {scale.shape} cover no {shape}")
     return np.repeat(np.repeat(grid, step[0], 0), step[1], 1)[: shape[0], : shape[1]]

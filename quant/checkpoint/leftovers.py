@@ -56,8 +56,8 @@ def leftover(module: Module, key: str) -> Leftover:
 def settled_by_std(module: Module, scale: Tensor) -> bool:
     """Whether a high-precision weight is plausible as it is and not when scaled: then its scale is a leftover."""
     key, shape = module.key("weight") or "", module.shape()
-    if len(shape) < 2:
-        return False
+    if len(shape) < 2 or not bool((scale > 0).all()):
+        return False  # what has other signs is no scale
     pieces = [module.source.piece(key, *bounds) for bounds in run_starts(module.source[key].numel)]
     raw, inputs = torch.cat(pieces).float(), shape[-1]
     size = float((raw.std() * scale.mean()).abs()) * inputs**0.5

@@ -51,6 +51,10 @@ class Verdict:
         parts = ", ".join(f"{n} {decision}" for decision, n in counts.items()) or "no quantized weights"
         return f"{self.source}: {self.dialect}: {parts}."
 
+    def told(self) -> str:
+        """The sentence, and what is accepted with a word about it."""
+        return "\n".join((self.sentence(), *self.reasons)) if self.accepted else self.sentence()
+
     def table(self) -> str:
         """One line a layer under a line of columns, and the summary below."""
         table = text_table(COLUMNS, [layer.row for layer in self.layers])

@@ -87,7 +87,7 @@ def convert(
     return Conversion(
         source=ckpt.source.name,
         files=tuple(str(path) for path in target.paths),
-        verdict=ckpt.verdict.sentence(),
+        verdict=ckpt.verdict.told(),
         parts=lines,
         rows=rows_of(ckpt, tasks),
         bytes_before=ckpt.source.total_bytes,

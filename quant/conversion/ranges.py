@@ -66,7 +66,7 @@ def convert_shard(src: str, staged: Path, dst: Path, request: Request, options: 
     return Conversion(
         source=found.ckpt.source.name,
         files=(str(staged),),
-        verdict=found.ckpt.verdict.sentence(),
+        verdict=found.ckpt.verdict.told(),
         parts=found.parts,
         rows=rows_of(found.ckpt, tasks),
         bytes_before=0,

@@ -94,6 +94,16 @@ def test_block_scales_are_of_the_dtype_that_they_are_read_as(format: str, dtype:
         read_checkpoint(converted)
 
 
+def test_what_is_left_out_beside_an_unquantized_weight_is_a_scale_and_is_told(tmp_path: Path) -> None:
+    left, source = torch.full((96, 1), 1e-4), tmp_path / "m.safetensors"
+    saved({"a.weight": WEIGHT, "a.weight_scale": left}, tmp_path)
+    assert "are ignored" in convert(source, tmp_path / "o.safetensors", "bfloat16").verdict
+    for scale in (left * -1, WEIGHT[:, :4].contiguous()):
+        saved({"a.weight": WEIGHT, "a.weight_scale": scale}, tmp_path)
+        with pytest.raises(Refused, match="cannot be seen"):
+            convert(source, tmp_path / "o.safetensors", "bfloat16")
+
+
 def test_a_kernel_of_one_pixel_in_groups_is_no_stack_of_experts(tmp_path: Path) -> None:
     scale = WEIGHT.view(96, 2, 32).abs().amax(2, keepdim=True) / 448
     codes = (WEIGHT.view(96, 2, 32) / scale).to(torch.float8_e4m3fn).view(96, 64, 1)
