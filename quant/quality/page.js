@@ -30,3 +30,18 @@ for (const map of document.querySelectorAll(".map")) {
   svg.addEventListener("pointermove", tell);
   svg.addEventListener("pointerdown", tell);
 }
+for (const details of document.querySelectorAll("details")) {
+  const head = details.querySelector("thead tr");
+  const made = (value, i) => {
+    const cell = document.createElement(i ? "td" : "th");
+    cell.textContent = value;
+    cell.className = head.cells[i].className;
+    if (!i) cell.scope = "row";
+    return cell;
+  };
+  const fill = () => {
+    const rows = JSON.parse(details.querySelector(".rows").textContent);
+    for (const row of rows) details.querySelector("tbody").insertRow().append(...row.map(made));
+  };
+  details.addEventListener("toggle", fill, { once: true });
+}
