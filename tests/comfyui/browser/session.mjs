@@ -166,7 +166,7 @@ async function menu(page) {
   await click("core", "Inspect this model");
   await page.waitForFunction(() => document.querySelector(".sfp8-title")?.selectedOptions[0]?.textContent.includes("digits-flux2-bf16"));
   seen.inspected = await page.locator(".sfp8-line").textContent();
-  await page.locator(".sfp8-needs summary").click();
+  await page.locator(".sfp8-needs summary", { hasText: "What each method would need" }).click();
   seen.needs = await page.locator(".sfp8-needs tr").evaluateAll((all) =>
     all.map((row) => [...row.children].map((cell) => cell.textContent)));
   await shot(page, "needs");
