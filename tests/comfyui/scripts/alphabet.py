@@ -90,16 +90,18 @@ WORKFLOWS = {
         [("UNETLoader", LTX)], (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE, WATCH), (1, 4, 6, 1, OFTEN, 1)
     ),
     "ours": Workflow(LOAD, (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE, WATCH), (1, 4, 4, 1, 1, 1)),
-    "encoder": Workflow(
+    "vae": Workflow([("VAELoader", "taef2")], (VAES,), (1,)),
+}
+# the stand-in's card has no way for an embedding of a text encoder, by core's own loader either
+if not REQUEST["dynamic"]:
+    WORKFLOWS["encoder"] = Workflow(
         [("CLIPLoader", file) for file in ENCODERS], (QUANTIZE_ENCODER, ENCODER_LORAS, SKIP), (3, 3, 1)
-    ),
-    "fp8 encoder": Workflow(
+    )
+    WORKFLOWS["fp8 encoder"] = Workflow(
         [("LoadFP8TextEncoder", file) for file in FP8_ENCODERS.values()],
         (QUANTIZE_ENCODER, ENCODER_LORAS, SKIP),
         (1, 4, 1),
-    ),
-    "vae": Workflow([("VAELoader", "taef2")], (VAES,), (1,)),
-}
+    )
 
 
 # from here on ComfyUI knows CLIP-L by these sizes

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
 
 import torch
 from inside import BASE, CPU, REQUEST, call, load, predict, unload
@@ -43,22 +41,8 @@ def conditioning(clip, way: str, digits: str) -> torch.Tensor:
     if way == "evicted":
         load(clip.patcher)
         clip.patcher.partially_unload(CPU, 1e32)
-    with cast_at_each_use(clip) if way == "lowvram" else nullcontext():
-        found = clip.encode_from_tokens(tokens, return_pooled=True)
+    found = clip.encode_from_tokens(tokens, return_pooled=True)
     return torch.cat([part.flatten() for part in found]).float()
-
-
-@contextmanager
-def cast_at_each_use(clip) -> Iterator[None]:
-    """Nothing is loaded: each weight is where it is, and cast when it is used."""
-    unload()
-    clip.patcher.patch_model(CPU, lowvram_model_memory=1)
-    clip.load_model = lambda *given: None
-    try:
-        yield
-    finally:
-        del clip.load_model
-        clip.patcher.unpatch_model(CPU)
 
 
 def cast_at_use(model, digits: str, seed: int) -> torch.Tensor:
