@@ -1,0 +1,1 @@
+"""What precision costs a picture, and what calibration and budgets save of it."""

@@ -1,0 +1,44 @@
+"""What precision costs a picture: ``python -m benchmarks.precision [--subject digits-flux2] [--folder FOLDER]``.
+
+Prints what was wanted beside what was found, and writes benchmarks/results/precision/SUBJECT.json and
+the tables of docs/precision.md. Weights only: activations are as the model has them. With --folder a run that was cut
+short goes on where it was.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from ..comfyui import absent
+from .measure import Bench
+from .subjects import Demo, Digits
+from .table import found_of, save, text, write_document
+
+SUBJECTS = {"demo": Demo, "digits-flux2": Digits}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--subject", choices=SUBJECTS, default="digits-flux2")
+    parser.add_argument("--folder", type=Path, help="for files and errors, kept; a temporary one without")
+    parser.add_argument("--quick", action="store_true", help="without the run a layer and without convert_to_quant")
+    arguments = parser.parse_args()
+    if arguments.subject == "digits-flux2" and (reason := absent()):
+        parser.exit(1, f"{reason}\n")
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as temporary, torch.no_grad():
+        folder = arguments.folder or Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        found = found_of(Bench(SUBJECTS[arguments.subject](folder), folder), arguments.quick)
+    save(found)
+    write_document()
+    sys.stdout.write(text(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,91 @@
+"""What ComfyUI's own python does for the table of precision: ``python -m benchmarks.precision.inside REQUEST ANSWER``.
+
+Images of the digits' FLUX.2 by core's KSampler: watched, or with each of several files beside the original's.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from benchmarks.inside import loader, start
+
+LATENT = (128, 4, 4)
+Request = dict[str, Any]
+
+
+def sampler(request: Request, nodes: dict[str, Any]) -> Callable[[Any], Tensor]:
+    """MODEL -> latents ``[images, 128, 4, 4]`` of the request's digits, steps and seed."""
+    table, digits = load_file(request["conditioning"]), request["digits"]
+    conditioning = [[torch.cat([table[digit] for digit in digits]), {}]]
+    latent = {"samples": torch.zeros(len(digits), *LATENT)}
+    asked = (request["seed"], request["steps"], 1.0, "euler", "simple", conditioning, conditioning, latent, 1.0)
+    return lambda model: nodes["KSampler"]().sample(model, *asked)[0]["samples"].float()
+
+
+def engine(module: str) -> Any:
+    """A module of the pack's quant/, by whatever name ComfyUI imported it."""
+    found = next(name for name in sys.modules if name.endswith("scaled-fp8.quant"))
+    return importlib.import_module(f"{found}.{module}")
+
+
+def watch(request: Request) -> Request:
+    """Write the calibration of a sampling; its layers."""
+    nodes = start(request)
+    model, draw = loader(nodes, "UNETLoader", request["file"])(), sampler(request, nodes)
+    watching, store = engine("calibration.watching"), engine("calibration.store")
+    inner = model.model.diffusion_model
+    linears = {name: inner.get_submodule(name) for name in request["layers"]}
+    found = watching.Watch({name: linear.in_features for name, linear in linears.items()})
+    with found.listening(linears):
+        draw(model)
+    records = {
+        name: store.Record(tuple(linears[name].weight.shape), store.sample_of(linears[name].weight), moments)
+        for name, moments in found.moments.items()
+    }
+    store.save_calibration(Path(request["out"]), records, store.Facts(request["steps"], 1))
+    return {"layers": len(records)}
+
+
+def errors(request: Request) -> Request:
+    """File -> relative error of its latents; answered one by one, so that a run that is cut short goes on there."""
+    nodes, answer = start(request), Path(sys.argv[2])
+    draw = sampler(request, nodes)
+    kept = Path(request["latents"])
+    if not kept.exists():
+        save_file({"latents": draw(loader(nodes, "UNETLoader", request["file"])())}, kept)
+    want, found = load_file(kept)["latents"], {}
+    for file in request["files"]:
+        found[file] = float((draw(opened(nodes, file, request["core"])) - want).norm() / want.norm())
+        answer.write_text(json.dumps(found))
+    return found
+
+
+def opened(nodes: dict[str, Any], file: str, core: bool) -> Any:
+    """MODEL of a file: by ComfyUI core as it computes it, or by this pack with its weights dequantized."""
+    if core:
+        return loader(nodes, "UNETLoader", file)()
+    asked = {"checkpoint": f"diffusion_models/{file}", "compute": "upcast", "activation_scale": "dynamic"}
+    return nodes["LoadFP8Checkpoint"].PREPARE_CLASS_CLONE(None).execute(**asked).result[0]
+
+
+WORK = {"watch": watch, "errors": errors}
+
+
+def main() -> None:
+    request = json.loads(Path(sys.argv[1]).read_text())
+    with torch.inference_mode():
+        answer = WORK[request["work"]](request)
+    Path(sys.argv[2]).write_text(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,132 @@
+"""The models that precision is measured on: what they are, how they draw, what their layers are fed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from scaled_fp8.quant import read_checkpoint
+from scaled_fp8.quant.calibration.store import Facts, Record, sample_of, save_calibration
+from scaled_fp8.quant.calibration.watching import Watch
+from scaled_fp8.quant.demo.model import CLASSES, SIDE, sample
+from scaled_fp8.quant.demo.run import ORIGINAL, block_linears, load_model
+from torch import Tensor, nn
+
+from ..comfyui import ROOT, make_base, run
+
+SEEN, JUDGED = 100, 7  # seeds: of what is calibrated on, of what is measured
+DATA = ROOT / "tests" / "data"
+LONGEST = 7200.0
+
+
+@dataclass
+class Digits:
+    """The FLUX.2 of the tests in a real ComfyUI, by core's KSampler on the CPU."""
+
+    folder: Path
+    name: str = "digits-flux2"
+    about: str = (
+        "the tests' FLUX.2 in ComfyUI on the CPU, latents of 8 images of 4 steps, calibrated on 16 others of 12"
+    )
+    file: Path = field(init=False)
+
+    def __post_init__(self) -> None:
+        base = self.folder / "base"
+        if not base.exists():
+            make_base(base)
+        self.models = base / "models" / "diffusion_models"
+        self.file = self.models / "digits-flux2-bf16.safetensors"
+        shutil.copy(DATA / self.file.name, self.file)
+
+    def watch(self, path: Path, layers: list[str]) -> None:
+        """Calibrate on other noise than is judged by."""
+        more = {"work": "watch", "out": str(path), "layers": layers, "digits": "0123456789012345", "steps": 12}
+        self.ask("watch", self.request(SEEN) | more)
+
+    def errors(self, files: Iterable[Path], seed: int = JUDGED, core: bool = False) -> dict[str, float]:
+        """File name -> relative error of its images; what an earlier run found is not measured again."""
+        work = f"errors-{seed}-{core}"
+        known = self.known(work)
+        if left := [path for path in files if path.name not in known]:
+            for path in left:
+                shutil.copy(path, self.models)
+            asked = self.request(seed) | {"work": "errors", "files": [path.name for path in left], "core": core}
+            known |= self.ask(work, asked)
+            (self.folder / f"{work}.found").write_text(json.dumps(known))
+        return known
+
+    def known(self, work: str) -> dict[str, float]:
+        """What was found before, by a whole run or by one that was cut short."""
+        files = [self.folder / f"{work}.{ending}" for ending in ("found", "answer")]
+        return {name: error for file in files if file.exists() for name, error in json.loads(file.read_text()).items()}
+
+    def request(self, seed: int) -> dict:
+        return {
+            "base": str(self.models.parents[1]), "device": "cpu", "threads": 1, "file": self.file.name, "seed": seed,
+            "steps": 4, "digits": "01234567", "conditioning": str(DATA / "digits-conditioning.safetensors"),
+            "latents": str(self.folder / f"latents-{seed}.safetensors"),
+        }  # fmt: skip
+
+    def ask(self, name: str, asked: dict) -> dict:
+        request, answer = (self.folder / f"{name}.{ending}" for ending in ("request", "answer"))
+        request.write_text(json.dumps(asked))
+        run("precision.inside", str(request), str(answer), folder=self.models.parents[1], longest=LONGEST)
+        return json.loads(answer.read_text())
+
+
+@dataclass
+class Demo:
+    """The demo's transformer with LTX's layer names, in plain torch: 40 images with guidance."""
+
+    folder: Path
+    steps: int = 16
+    images: int = 40
+    name: str = "demo"
+    about: str = "the demo's diffusion transformer (quant/demo), plain torch in float32, 40 images of 16 steps"
+    file: Path = ORIGINAL
+
+    def __post_init__(self) -> None:
+        self.model = load_model(load_file(self.file)).float()
+        self.linears = block_linears(self.model)
+
+    def watch(self, path: Path, layers: list[str]) -> None:
+        watch = Watch({name: self.linears[name].in_features for name in layers})
+        with watch.listening({name: self.linears[name] for name in layers}):
+            self.draw(SEEN)
+        records = {name: record(self.linears[name], moments) for name, moments in watch.moments.items()}
+        save_calibration(path, records, Facts(self.steps, 1))
+
+    def errors(self, files: Iterable[Path], seed: int = JUDGED, core: bool = False) -> dict[str, float]:
+        want = self.draw(seed)
+        return {path.name: self.error(weights_of(path), want, seed) for path in files}
+
+    def error(self, weights: Mapping[str, Tensor], want: Tensor, seed: int) -> float:
+        before = {name: self.linears[name].weight.data for name in weights}
+        for name, weight in weights.items():
+            self.linears[name].weight.data = weight
+        got = self.draw(seed)
+        for name, weight in before.items():
+            self.linears[name].weight.data = weight
+        return float((got - want).norm() / want.norm())
+
+    def draw(self, seed: int) -> Tensor:
+        noise = torch.randn(self.images, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+        return sample(self.model, noise, torch.arange(self.images) % CLASSES, self.steps)
+
+
+def record(linear: nn.Linear, moments) -> Record:
+    return Record((linear.out_features, linear.in_features), sample_of(linear.weight), moments)
+
+
+def weights_of(path: Path) -> dict[str, Tensor]:
+    """The quantized weights of a file, dequantized to float32."""
+    checkpoint = read_checkpoint(path)
+    return {name: checkpoint[name].dequantize().float() for name in checkpoint}
+
+
+Subject = Digits | Demo

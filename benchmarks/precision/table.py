@@ -1,0 +1,179 @@
+"""Wanted beside found: as JSON a subject, and as the tables of docs/precision.md."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from math import log10
+from pathlib import Path
+from typing import Any
+
+from scaled_fp8.quant.text import text_table
+
+from ..comfyui import ROOT
+from ..machine import machine
+from ..results import FOLDER
+from .measure import BITS, SEARCHED, UNIFORM, Bench
+
+RESULTS = FOLDER / "precision"
+DOCUMENT = ROOT / "docs" / "precision.md"
+MARK = "<!-- figures: python -m benchmarks.precision -->"
+# of digits-flux2, whose figures were wanted before they were measured
+NO_DATA = {"nvfp4": 0.060, "int4": 0.050, "int4_convrot": 0.070}
+CALIBRATED = {"nvfp4": 0.036, "int4": 0.040, "float8_e4m3fn": 0.0115, "int8": 0.0033}
+BUDGETS = {"7": 0.0075, "6": 0.021, "5": 0.032}
+BY_MOMENTS, BY_SENSITIVITY = 0.15, 0.10
+BEYOND = 2.0  # dB
+FIGURES = ("figure", "wanted", "found", "met")
+LEARNED: dict[str, tuple[str, ...]] = {"float8_e4m3fn": ()}  # convert_to_quant has it for others too
+
+
+@dataclass(frozen=True)
+class Found:
+    """subject: its name; errors: of the images by file; budgets: bits, predicted twice and measured; peers: the same
+    bytes rounded by others, with seconds of processor time."""
+
+    subject: str
+    about: str
+    machine: dict[str, Any]
+    errors: dict[str, float]
+    bits: dict[str, float]
+    budgets: dict[str, dict[str, Any]]
+    first_and_last: dict[str, float]
+    peers: dict[str, dict[str, float]]
+
+
+def found_of(bench: Bench, quick: bool = False) -> Found:
+    """Everything, in two samplings of ComfyUI beside the calibrating one. quick: no run a layer, no other's rounding."""
+    outer, bits = bench.first_and_last()
+    learned = {format: bench.learned(*options) for format, options in ({} if quick else LEARNED).items()}
+    beside = f"{bits:.2f}"
+    files = [
+        *map(bench.nearest, UNIFORM), *map(bench.searched, SEARCHED), *map(bench.fed, UNIFORM),
+        *map(bench.planned, (*BITS, beside)), outer, *(path for path, _ in learned.values()),
+    ]  # fmt: skip
+    found = {name.removesuffix(".safetensors"): error for name, error in bench.subject.errors(files).items()}
+    budgets = {one: told_of(bench, one, found[f"budget-{one}"], quick) for one in BITS}
+    peers = {
+        format: {
+            "error": found[path.stem], "seconds": seconds, "bytes": path.stat().st_size,
+            "ours": found[f"fed-{format}"], "our seconds": bench.times.get(f"fed-{format}.safetensors", 0.0),
+            "our bytes": bench.fed(format).stat().st_size,
+        }
+        for format, (path, seconds) in learned.items()
+    }  # fmt: skip
+    sizes = {format: bits_of(bench, format) for format in UNIFORM}
+    both = {"bits": bits, "error": found["first-and-last"], "ours": found[f"budget-{beside}"]}
+    return Found(bench.subject.name, bench.subject.about, machine(), found, sizes, budgets, both, peers)
+
+
+def told_of(bench: Bench, bits: str, error: float, quick: bool) -> dict[str, Any]:
+    plan = bench.plan(bits)
+    told = {"bits": plan.bits, "formats": plan.formats, "measured": error, "by moments": bench.predicted(bits, False)}
+    return told if quick else told | {"by sensitivity": bench.predicted(bits, True)}
+
+
+def bits_of(bench: Bench, format: str) -> float:
+    """Bits a weight of the layers that become format."""
+    known = [layer for layer in bench.model.candidates if format in layer.options]
+    return sum(layer.options[format].bytes for layer in known) * 8 / bench.model.weights if known else 0.0
+
+
+##### Wanted beside found
+
+
+def figures(found: Found) -> Iterator[tuple[str, str, str, bool]]:
+    errors = found.errors
+    for format, limit in NO_DATA.items():
+        yield most(f"{format}, no data (to nearest {errors[f'nearest-{format}']:.4f})", errors[f"searched-{format}"], limit)
+    for format, limit in CALIBRATED.items():
+        yield most(f"{format}, calibrated (to nearest {errors[f'nearest-{format}']:.4f})", errors[f"fed-{format}"], limit)
+    for bits, limit in BUDGETS.items():
+        yield most(f"budget {bits} bits, calibrated", found.budgets[bits]["measured"], limit)
+    for kind, limit in (("by moments", BY_MOMENTS), ("by sensitivity", BY_SENSITIVITY)):
+        if any(kind not in one for one in found.budgets.values()):
+            continue
+        off = max(abs(one["measured"] / one[kind] - 1) for one in found.budgets.values())
+        yield f"predicted error off by, at worst of {len(found.budgets)} budgets, {kind}", f"<= {limit:.0%}", f"{off:.0%}", off <= limit
+    yield beside_uniform(found)
+    outer = found.first_and_last
+    gain = 20 * log10(outer["error"] / outer["ours"])
+    what = f"better than INT8 in the first and last block and NVFP4 between, at {outer['bits']:.2f} bits"
+    yield what, f">= {BEYOND:.0f} dB", f"{gain:.1f} dB", gain >= BEYOND
+    for format, one in found.peers.items():
+        ratio = one["error"] / one["ours"]
+        yield f"error by convert_to_quant's learned rounding / ours, {format}", ">= 1.0", f"{ratio:.2f}", ratio >= 1
+        if one["our seconds"]:
+            share = one["our seconds"] / one["seconds"]
+            yield f"our time / its, {format}", "<= 0.10", f"{share:.3f}", share <= 0.1
+
+
+def most(what: str, error: float, limit: float) -> tuple[str, str, str, bool]:
+    return what, f"<= {limit:g}", f"{error:.4f}", error <= limit
+
+
+def beside_uniform(found: Found) -> tuple[str, str, str, bool]:
+    """The worst budget beside the best uniform format that is no larger."""
+    ratios = []
+    for one in found.budgets.values():
+        smaller = [found.errors[f"fed-{name}"] for name, bits in found.bits.items() if 0 < bits <= one["bits"] + 0.005]
+        ratios += [one["measured"] / min(smaller)] if smaller else []
+    worst = max(ratios)
+    return "a budget's error / the best uniform format's of at most its size, at worst", "<= 1", f"{worst:.2f}", worst <= 1
+
+
+def text(found: Found) -> str:
+    """For the terminal."""
+    rows = [[what, wanted, value, "yes" if met else "NO"] for what, wanted, value, met in figures(found)]
+    return f"{found.subject}: {found.about}\n\n{text_table(FIGURES, rows)}\n\n{budget_table(found)}\n"
+
+
+PREDICTED = ("by moments", "by sensitivity")
+BUDGET = ("budget", "bits", "predicted by moments", "by sensitivity", "measured", "layers")
+
+
+def budget_rows(found: Found) -> list[list[str]]:
+    return [
+        [
+            bits, f"{one['bits']:.2f}", *(f"{one[kind]:.4f}" if kind in one else "-" for kind in PREDICTED),
+            f"{one['measured']:.4f}", ", ".join(f"{count} {name}" for name, count in one["formats"].items()),
+        ]
+        for bits, one in found.budgets.items()
+    ]  # fmt: skip
+
+
+def budget_table(found: Found) -> str:
+    return text_table(BUDGET, budget_rows(found))
+
+
+##### Kept
+
+
+def save(found: Found) -> Path:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    path = RESULTS / f"{found.subject}.json"
+    path.write_text(json.dumps(asdict(found), indent=1) + "\n")
+    return path
+
+
+def stored() -> list[Found]:
+    return [Found(**json.loads(path.read_text())) for path in sorted(RESULTS.glob("*.json"))]
+
+
+def write_document() -> None:
+    """The tables of docs/precision.md, below its mark."""
+    head = DOCUMENT.read_text().split(MARK)[0]
+    DOCUMENT.write_text(head + MARK + "\n\n" + "\n".join(map(markdown, stored())))
+
+
+def markdown(found: Found) -> str:
+    """Two tables of one subject."""
+    met = [[what, wanted, value, "yes" if met else "**no**"] for what, wanted, value, met in figures(found)]
+    lines = [f"### {found.subject}: {found.about}", "", f"`python -m benchmarks.precision --subject {found.subject}`", ""]
+    lines += [*table(FIGURES, met), "", *table(BUDGET, budget_rows(found)), ""]
+    return "\n".join(lines)
+
+
+def table(columns: tuple[str, ...], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(row)} |" for row in (columns, ["---"] * len(columns), *rows)]
