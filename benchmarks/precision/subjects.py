@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 from scaled_fp8.quant import read_checkpoint
+from scaled_fp8.quant.calibration.moments import Moments
 from scaled_fp8.quant.calibration.store import Facts, Record, sample_of, save_calibration
 from scaled_fp8.quant.calibration.watching import Watch
 from scaled_fp8.quant.demo.model import CLASSES, SIDE, sample
@@ -119,7 +120,7 @@ class Demo:
         return sample(self.model, noise, torch.arange(self.images) % CLASSES, self.steps)
 
 
-def record(linear: nn.Linear, moments) -> Record:
+def record(linear: nn.Linear, moments: Moments) -> Record:
     return Record((linear.out_features, linear.in_features), sample_of(linear.weight), moments)
 
 

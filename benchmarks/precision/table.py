@@ -45,7 +45,7 @@ class Found:
 
 
 def found_of(bench: Bench, quick: bool = False) -> Found:
-    """Everything, in two samplings of ComfyUI beside the calibrating one. quick: no run a layer, no other's rounding."""
+    """Everything that is measured. quick: without a run a layer and without others' rounding."""
     outer, bits = bench.first_and_last()
     learned = {format: bench.learned(*options) for format, options in ({} if quick else LEARNED).items()}
     beside = f"{bits:.2f}"
@@ -86,27 +86,42 @@ def bits_of(bench: Bench, format: str) -> float:
 def figures(found: Found) -> Iterator[tuple[str, str, str, bool]]:
     errors = found.errors
     for format, limit in NO_DATA.items():
-        yield most(f"{format}, no data (to nearest {errors[f'nearest-{format}']:.4f})", errors[f"searched-{format}"], limit)
+        yield most(
+            f"{format}, no data (to nearest {errors[f'nearest-{format}']:.4f})", errors[f"searched-{format}"], limit
+        )
     for format, limit in CALIBRATED.items():
-        yield most(f"{format}, calibrated (to nearest {errors[f'nearest-{format}']:.4f})", errors[f"fed-{format}"], limit)
+        yield most(
+            f"{format}, calibrated (to nearest {errors[f'nearest-{format}']:.4f})", errors[f"fed-{format}"], limit
+        )
     for bits, limit in BUDGETS.items():
         yield most(f"budget {bits} bits, calibrated", found.budgets[bits]["measured"], limit)
     for kind, limit in (("by moments", BY_MOMENTS), ("by sensitivity", BY_SENSITIVITY)):
         if any(kind not in one for one in found.budgets.values()):
             continue
         off = max(abs(one["measured"] / one[kind] - 1) for one in found.budgets.values())
-        yield f"predicted error off by, at worst of {len(found.budgets)} budgets, {kind}", f"<= {limit:.0%}", f"{off:.0%}", off <= limit
+        yield (
+            f"predicted error off by, at worst of {len(found.budgets)} budgets, {kind}",
+            f"<= {limit:.0%}",
+            f"{off:.0%}",
+            off <= limit,
+        )
     yield beside_uniform(found)
-    outer = found.first_and_last
-    gain = 20 * log10(outer["error"] / outer["ours"])
-    what = f"better than INT8 in the first and last block and NVFP4 between, at {outer['bits']:.2f} bits"
-    yield what, f">= {BEYOND:.0f} dB", f"{gain:.1f} dB", gain >= BEYOND
+    yield from beside_outer(found)
     for format, one in found.peers.items():
         ratio = one["error"] / one["ours"]
         yield f"error by convert_to_quant's learned rounding / ours, {format}", ">= 1.0", f"{ratio:.2f}", ratio >= 1
         if one["our seconds"]:
             share = one["our seconds"] / one["seconds"]
             yield f"our time / its, {format}", "<= 0.10", f"{share:.3f}", share <= 0.1
+
+
+def beside_outer(found: Found) -> Iterator[tuple[str, str, str, bool]]:
+    """Nothing where there is no block between the first and the last, so that all became INT8."""
+    outer = found.first_and_last
+    if outer["bits"] < found.bits["int8"] - 0.1:
+        gain = 20 * log10(outer["error"] / outer["ours"])
+        what = f"better than INT8 in the first and last block and NVFP4 between, at {outer['bits']:.2f} bits"
+        yield what, f">= {BEYOND:.0f} dB", f"{gain:.1f} dB", gain >= BEYOND
 
 
 def most(what: str, error: float, limit: float) -> tuple[str, str, str, bool]:
@@ -120,7 +135,12 @@ def beside_uniform(found: Found) -> tuple[str, str, str, bool]:
         smaller = [found.errors[f"fed-{name}"] for name, bits in found.bits.items() if 0 < bits <= one["bits"] + 0.005]
         ratios += [one["measured"] / min(smaller)] if smaller else []
     worst = max(ratios)
-    return "a budget's error / the best uniform format's of at most its size, at worst", "<= 1", f"{worst:.2f}", worst <= 1
+    return (
+        "a budget's error / the best uniform format's of at most its size, at worst",
+        "<= 1",
+        f"{worst:.2f}",
+        worst <= 1,
+    )
 
 
 def text(found: Found) -> str:
@@ -170,7 +190,12 @@ def write_document() -> None:
 def markdown(found: Found) -> str:
     """Two tables of one subject."""
     met = [[what, wanted, value, "yes" if met else "**no**"] for what, wanted, value, met in figures(found)]
-    lines = [f"### {found.subject}: {found.about}", "", f"`python -m benchmarks.precision --subject {found.subject}`", ""]
+    lines = [
+        f"### {found.subject}: {found.about}",
+        "",
+        f"`python -m benchmarks.precision --subject {found.subject}`",
+        "",
+    ]
     lines += [*table(FIGURES, met), "", *table(BUDGET, budget_rows(found)), ""]
     return "\n".join(lines)
 

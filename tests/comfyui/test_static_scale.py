@@ -18,7 +18,9 @@ def test_core_quantizes_activations_in_each(found: dict) -> None:
 @pytest.mark.parametrize("kind", ["small", "large", "usual"])
 def test_with_the_static_scale_the_product_is_right_whatever_the_activations(found: dict, kind: str, figure) -> None:
     one = found["dB"][kind]
-    figure(f"core's FP8 product, {kind} activations: {one['with']:.1f} dB with input_scale, {one['without']:.1f} without")
+    figure(
+        f"core's FP8 product, {kind} activations: {one['with']:.1f} dB with input_scale, {one['without']:.1f} without"
+    )
     assert one["with"] > 25
 
 
