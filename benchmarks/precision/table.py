@@ -190,10 +190,11 @@ def write_document() -> None:
 def markdown(found: Found) -> str:
     """Two tables of one subject."""
     met = [[what, wanted, value, "yes" if met else "**no**"] for what, wanted, value, met in figures(found)]
+    quick = "" if all("by sensitivity" in one for one in found.budgets.values()) else " --quick"
     lines = [
         f"### {found.subject}: {found.about}",
         "",
-        f"`python -m benchmarks.precision --subject {found.subject}`",
+        f"`python -m benchmarks.precision --subject {found.subject}{quick}`",
         "",
     ]
     lines += [*table(FIGURES, met), "", *table(BUDGET, budget_rows(found)), ""]
