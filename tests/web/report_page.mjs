@@ -19,11 +19,11 @@ async function look(address, colorScheme) {
   const context = await browser.newContext({ colorScheme, viewport: { width: 1200, height: 900 } });
   context.setDefaultTimeout(120_000);
   const page = await context.newPage();
-  const found = { requests: [] };
-  const noise = [];
+  const found = {};
+  const [noise, requests] = [[], []];
   page.on("console", (message) => noise.push(`${message.type()}: ${message.text()}`));
   page.on("pageerror", (error) => noise.push(error.message));
-  page.on("request", (request) => request.url().startsWith("data:") || found.requests.push(request.url()));
+  page.on("request", (request) => request.url().startsWith("data:") || requests.push(request.url()));
   page.on("dialog", (dialog) => noise.push(dialog.message()) && dialog.dismiss());
   await page.goto(address);
   found.background = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
@@ -35,11 +35,13 @@ async function look(address, colorScheme) {
   found.rows = await page.locator("details tbody").evaluateAll((all) => all.flatMap((one) =>
     [...one.rows].map((row) => [...row.cells].map((cell) => cell.textContent))));
   // the checker itself tries styles that the page forbids
-  found.noise = [...noise];
+  Object.assign(found, { noise: [...noise], requests: [...requests] });
   await page.evaluate(axe);
   const { violations, passes } = await page.evaluate(() => window.axe.run());
   found.violations = violations.map((one) => `${one.id}: ${one.nodes[0].html.slice(0, 200)}`);
   found.passes = passes.map((one) => one.id);
+  // as it is before the table is opened
+  await page.reload();
   found.drawn = await draw(page);
   await context.close();
   return found;
