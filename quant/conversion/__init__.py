@@ -1,4 +1,4 @@
-"""One file into another, of any size, or many: converted in pieces and read back."""
+"""One model into another file or set of shards, of any size, or many: converted in pieces and read back."""
 
 from __future__ import annotations
 

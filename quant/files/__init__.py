@@ -1,4 +1,4 @@
-"""Named tensors on disk: read strictly, written whole or not at all."""
+"""Named tensors on disk: read strictly, known again by a fingerprint, written whole or not at all."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ways to compute ``x @ W.T`` from codes and scales, each proven on the device before it runs."""
+"""The ways to compute ``x @ W.T``: activations and their scales, products of codes; each proven on its device first."""
 
 from __future__ import annotations
 
