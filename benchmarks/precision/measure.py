@@ -14,7 +14,7 @@ from pathlib import Path
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import Request, convert
-from scaled_fp8.quant.calibration.candidates import KEEP, USUAL
+from scaled_fp8.quant.calibration.candidates import KEEP, USUAL, factor_of
 from scaled_fp8.quant.calibration.plan import Plan
 from scaled_fp8.quant.calibration.planner import Model, Wish, plan_model, weighed
 from scaled_fp8.quant.calibration.rounding import calibrated
@@ -144,7 +144,7 @@ class Bench:
     @cached_property
     def with_factors(self) -> Model:
         known = self.measured
-        layers = [replace(layer, factor=known[layer.name].factor) for layer in self.model.candidates]
+        layers = [replace(layer, factor=factor_of(layer.name, known[layer.name])) for layer in self.model.candidates]
         return replace(self.model, candidates=tuple(layers))
 
     ##### Others' ways
