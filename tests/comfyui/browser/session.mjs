@@ -216,6 +216,8 @@ async function many(page) {
   await page.route("**/scaled_fp8/v1/report**", (route) =>
     route.fulfill({ json: route.request().url().includes("run=") ? { ...run, layers } : { runs: [run] } }));
   await editor.openPanel(page);
+  await page.locator(".sfp8-panel input[type=search]").fill("");
+  await page.getByRole("button", { name: "Ask again" }).click();
   await page.waitForFunction(() => document.querySelector(".sfp8-count")?.textContent.includes("2000 of 2000"));
   await shot(page, "many");
   await editor.toggle(page);
