@@ -17,6 +17,7 @@ const COLOURINGS = ["kernel", "granularity", "scale", "error"];
 const ROW = 40;
 
 let parts = null; // of the open panel
+let asked = null; // what was asked for last: an answer that comes after another choice is not shown
 
 /** Fill the sidebar's element; the panel stays live until close(). */
 export function open(root) {
@@ -55,11 +56,13 @@ export function leave() {
 
 export const isOpen = () => parts !== null && parts.root.isConnected;
 
-/** Ask the server what ran; key: whose report to show, the newest without. */
-export async function refresh(key = state.run) {
+/** Ask the server what ran; key: whose report to show, without the one shown, or the newest. */
+export async function refresh(key = null) {
   try {
     state.runs = (await get("report")).runs;
-    const run = state.runs.find((one) => one.key === key) ?? state.runs[0];
+    // chosen while the server was asked
+    const wanted = key ?? asked ?? state.run;
+    const run = state.runs.find((one) => one.key === wanted) ?? state.runs[0];
     if (run) await showRun(run.key);
     else show();
   } catch (problem) {
@@ -69,14 +72,18 @@ export async function refresh(key = state.run) {
 }
 
 export async function showRun(key) {
+  asked = key;
   const run = await get("report", { run: key });
+  if (asked !== key) return;
   Object.assign(state, { run: run.key, file: null, problem: "" });
   view({ title: runTitle(run), line: runLine(run), layers: run.layers, node: run.node, page: run.page, curve: run.curve });
 }
 
 /** Show the layers of a file that ComfyUI lists, before anything ran. */
 export async function showFile(file) {
+  asked = file;
   const found = await inspected(file);
+  if (asked !== file) return;
   Object.assign(state, { run: null, file, problem: "" });
   view(found);
 }

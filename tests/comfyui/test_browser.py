@@ -105,7 +105,8 @@ def seen(request, server, frontend, playwright, tmp_path_factory, figure, base) 
         f"scrolling {min(found['scroll']['longest']):.0f} ms (best of three passes), coloured anew in "
         f"{min(pass_['ms'] for pass_ in found['drawn']):.0f} ms"
     )
-    found["python"] = json.loads(max((base / "output" / "scaled_fp8").glob("*.json")).read_text())
+    reports = (json.loads(path.read_text()) for path in (base / "output" / "scaled_fp8").glob("report_*.json"))
+    found["python"] = next(report for report in reports if report["part"] == "MODEL" and report["calls"])
     return found
 
 

@@ -5,7 +5,7 @@ const FP8 = "diffusion_models/server-ltx.safetensors";
 const SAMPLING = { seed: 7, control_after_generate: "fixed", steps: 2, cfg: 1, sampler_name: "euler", scheduler: "simple" };
 const NODES = {
   bf16: { type: "UNETLoader", pos: [40, 0], widgets: { unet_name: "digits-flux2-bf16.safetensors" } },
-  fp8: { type: "LoadFP8Checkpoint", pos: [40, 130], widgets: { checkpoint: FP8 } },
+  fp8: { type: "LoadFP8Checkpoint", pos: [40, 130], widgets: { checkpoint: FP8, compute: "upcast" } },
   digits: { type: "DigitsConditioning", pos: [40, 480], widgets: { digits: "7" } },
   latent: { type: "EmptyFlux2LatentImage", pos: [40, 600], widgets: { width: 64, height: 64, batch_size: 1 } },
   vae: { type: "VAELoader", pos: [40, 760], widgets: { vae_name: "taef2" } },
@@ -24,7 +24,7 @@ export async function compared(page, { playwright: modules }, shot) {
   const option = page.locator(".sfp8-title option", { hasText: "CompareModels" });
   await option.waitFor({ state: "attached" });
   await page.locator(".sfp8-title").selectOption({ label: await option.textContent() });
-  await page.getByRole("button", { name: "Open the report" }).waitFor();
+  await page.waitForFunction(() => /in 23 layers/.test(document.querySelector(".sfp8-line").textContent));
   await page.locator(".sfp8-body select").first().selectOption("error");
   await page.locator(".sfp8-body select").nth(2).selectOption("error");
   seen.layers = await page.evaluate(async () => {

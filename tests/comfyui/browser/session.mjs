@@ -97,13 +97,18 @@ async function panel(page) {
   await page.waitForSelector(".sfp8-empty:not([hidden]), .sfp8-row");
   seen.promptAfter = await editor.prompt(page);
   seen.ended = await editor.run(page);
+  // another session may have left a newer run on the server
+  await page.waitForFunction(() => [...document.querySelectorAll(".sfp8-title option")].some((one) => one.value === "1 MODEL"));
+  await page.evaluate(() => {
+    const title = document.querySelector(".sfp8-title");
+    title.value = "1 MODEL";
+    title.dispatchEvent(new Event("change"));
+  });
   await page.waitForFunction(() => /Ran/.test(document.querySelector(".sfp8-line")?.textContent));
   seen.ran = (await editor.verdict(page, "Ran")).lines;
   seen.rows = await editor.rows(page);
-  seen.report = await page.evaluate(async () => {
-    const { runs } = await (await app.api.fetchApi("/scaled_fp8/v1/report")).json();
-    return (await app.api.fetchApi(`/scaled_fp8/v1/report?run=${encodeURIComponent(runs[0].key)}`)).json();
-  });
+  seen.report = await page.evaluate(async () =>
+    (await app.api.fetchApi(`/scaled_fp8/v1/report?run=${encodeURIComponent("1 MODEL")}`)).json());
   await page.locator(".sfp8-canvas").focus();
   await page.keyboard.press("ArrowDown");
   await page.keyboard.press("ArrowDown");
