@@ -40,8 +40,10 @@ export async function ready(page) {
 
 /** Fill the graph with nodes {type, pos, widgets} by name, linked [from, output, to, input]. */
 export function build(page, nodes, links) {
-  return page.evaluate(([nodes, links]) => {
+  return page.evaluate(async ([nodes, links]) => {
     app.graph.clear();
+    // Nodes 2.0 keeps what it drew of a number that is taken again before it has drawn
+    for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
     window.made = {};
     for (const [name, { type, pos, widgets = {} }] of Object.entries(nodes)) {
       const node = LiteGraph.createNode(type);
