@@ -22,7 +22,7 @@ const links = [
 ];
 const settings = { "Comfy.VueNodes.Enabled": vue, "Comfy.Locale": "en", "Comfy.ColorPalette": "dark" };
 // the pictures of the documents, where they are made anew
-const SCREENS = ["verdict", "panel", "panel-light-zh", "panel-error", "report"];
+const SCREENS = ["verdict", "panel", "panel-error", "report"];
 async function shot(page, name, options = {}) {
   if (shots) await page.screenshot({ path: `${shots}/${name}.png`, ...options });
   if (request.screens && SCREENS.includes(name)) await page.screenshot({ path: `${request.screens}/${name}.png`, ...options });
