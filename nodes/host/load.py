@@ -22,6 +22,7 @@ from ...quant.nn.tensor import is_scaled, to_tensor
 from .architecture import fits_unet, unet_names, without_prefix
 from .arrival import Note, arriving, settle_arrivals
 from .devices import DEVICE_CALLBACKS, attend
+from .encoder import by_patcher
 from .linear import Operations, scaled_ops
 from .plan import plan_model
 
@@ -146,6 +147,7 @@ def load_checkpoint(path: str, mode: Mode, disable_dynamic: bool = False) -> Par
     if clip is not None:
         ready(clip.patcher, notes, UPCAST)
         clip.patcher.cached_patcher_init = (load_checkpoint_clip, (path, mode))
+        by_patcher(clip)
     if vae is not None:
         vae.patcher.cached_patcher_init = (load_checkpoint_vae, (path, mode))
     return model, clip, vae
@@ -190,7 +192,7 @@ def load_text_encoder(
     )
     ready(clip.patcher, notes, mode)
     clip.patcher.cached_patcher_init = (load_text_encoder_patcher, (paths, type_name, mode, device))
-    return clip, [checkpoint.verdict for checkpoint in checkpoints]
+    return by_patcher(clip), [checkpoint.verdict for checkpoint in checkpoints]
 
 
 def load_text_encoder_patcher(

@@ -33,6 +33,7 @@ from ...quant.recipes.settings import FILE_NAME, Setting, find_settings
 from ...quant.weights.native import core_runs
 from ...quant.weights.weight import QuantizedWeight
 from .callbacks import settle
+from .encoder import by_patcher
 from .layers import Own, base_weight, own_convolution, own_core_linear, own_linear, put
 from .parts import Part, patcher_of
 from .plan import activation_dtype, model_report, modules, planned, tensor_of
@@ -216,7 +217,7 @@ def summary(account: Account, layers: tuple[LayerStats, ...]) -> Stats:
 
 def quantize_text_encoder(clip: CLIP, recipe: Recipe) -> tuple[CLIP, Stats]:
     """A clone of CLIP with a quantized text encoder, and what was done."""
-    quantized = clip.clone()
+    quantized = by_patcher(clip.clone())
     quantized.patcher, stats = quantize_model(quantized.patcher, recipe)
     return quantized, stats
 

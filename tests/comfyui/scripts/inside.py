@@ -51,7 +51,8 @@ def give_times() -> None:
     """Kernels are chosen by a table: what is compared bit by bit may not depend on how busy this machine is."""
     engine = next(name for name in sys.modules if name.endswith("scaled-fp8.quant"))
     speed = importlib.import_module(f"{engine}.kernels.speed")
-    speed.ratio = lambda kernel, layer, tokens: TIMES.get(kernel.name, OTHERS)
+    # in forwards too, where nothing is measured: of a device that torch calls otherwise than ComfyUI all plan there
+    speed.time_of = lambda kernel, layer, tokens: TIMES.get(kernel.name, OTHERS)
 
 
 def extra(file: str) -> dict[str, type]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import importlib
 import sys
@@ -75,6 +76,9 @@ def as_on_a_gpu(patcher, resolved, base_offload_override=None):
 
 
 def on_both(model):
+    # as ComfyUI does between two nodes: core's own list holds models that are gone until then
+    comfy.model_management.cleanup_models_gc()
+    comfy.model_management.cleanup_models()
     return call("MultiGPU_WorkUnits", model=model, max_gpus=2)[0]
 
 
@@ -250,7 +254,10 @@ def autoencoder() -> dict:
     plain.patcher.cached_patcher_init = (tiny_autoencoder, ())
     vae = call("QuantizeVAE", vae=plain, method="int8", granularity="default", keep="")[0]
     want, original = (call("VAEDecode", vae=each, samples=latent)[0] for each in (vae, plain))
-    there = call("SelectVAEDevice", vae=vae, device="gpu:1")[0]
+    # as Select VAE Device does with a GPU; it takes no CPU, by whatever name
+    there = copy.copy(vae)
+    there.patcher = as_on_a_gpu(vae.patcher.clone(), OTHER)
+    there.first_stage_model = there.patcher.model
     return {
         "device": str(there.patcher.load_device),
         "differs": not identical(want, original),
