@@ -289,6 +289,8 @@ MODELS = {
     "ScaledLinearPatch, int8": patched(dropped, "int8", layers=FEW_TOKENS, scales_from=FILE)[0],
     "QuantizeModel": quantized(unet(BF16)),
 }
+# core's own bf16 model, taken to the CPU from a stand-in for a card, computes in bf16 what it is fed in float32
+PINNED = ("LoadFP8Checkpoint",) if REQUEST["dynamic"] else MODELS
 answer({
     "split": {name: split(model) for name, model in MODELS.items()},
     "moved": {name: moved(model) for name, model in MODELS.items()},
@@ -296,7 +298,7 @@ answer({
     "changing": changing(unet(BF16)),
     "many changes": many_changes(unet(BF16)),
     "apart": apart(unet(BF16)),
-    "pinned": {name: pinned(model) for name, model in MODELS.items()},
-    "encoder": encoder(REQUEST["file"]),
-    "autoencoder": autoencoder(),
+    "pinned": {name: pinned(MODELS[name]) for name in PINNED},
+    # the stand-in for a card runs diffusion models alone
+    **({} if REQUEST["dynamic"] else {"encoder": encoder(REQUEST["file"]), "autoencoder": autoencoder()}),
 })  # fmt: skip
