@@ -98,9 +98,10 @@ def test_torchao_s_descriptions_of_tensors_go(tmp_path: Path, tiny: dict[str, Te
 
 def test_converting_twice_writes_the_same_bytes(tmp_path: Path) -> None:
     stored(tmp_path)
-    for name in "xy":
-        convert(tmp_path / "m.safetensors", tmp_path / name, "bfloat16")
-    assert (tmp_path / "x").read_bytes() == (tmp_path / "y").read_bytes()
+    targets = [tmp_path / f"{name}.safetensors" for name in "xy"]
+    for target in targets:
+        convert(tmp_path / "m.safetensors", target, "bfloat16")
+    assert targets[0].read_bytes() == targets[1].read_bytes()
 
 
 def test_a_plain_file_is_cast_and_cast_back(tmp_path: Path, tiny: dict[str, Tensor]) -> None:
@@ -281,9 +282,10 @@ def test_each_layer_is_what_quantize_makes_of_it(
 @pytest.mark.parametrize("format", ["float8_e4m3fn", "int8_convrot", "nvfp4", "int4"])
 def test_the_number_of_threads_does_not_show(tmp_path: Path, format: str) -> None:
     model(tmp_path)
-    for threads in (1, 2, 5):
-        convert(tmp_path / "m.safetensors", tmp_path / str(threads), format, Options(threads=threads))
-    assert len({(tmp_path / str(threads)).read_bytes() for threads in (1, 2, 5)}) == 1
+    targets = {threads: tmp_path / f"{threads}.safetensors" for threads in (1, 2, 5)}
+    for threads, target in targets.items():
+        convert(tmp_path / "m.safetensors", target, format, Options(threads=threads))
+    assert len({target.read_bytes() for target in targets.values()}) == 1
 
 
 def test_the_report_has_a_reason_for_each_layer(tmp_path: Path) -> None:
