@@ -237,7 +237,7 @@ def interrupted(at: int) -> list:
     comfy.utils.set_progress_bar_global_hook(None)
     management.interrupt_current_processing(False)
     hooks = sum(len(module._forward_hooks) for module in bf16.model.modules())
-    return [raised, told[-1], hooks]
+    return [raised, told, hooks]
 
 
 figures["interrupted"] = [interrupted(at) for at in (1, STEPS + 1, 2 * STEPS + 1)]
