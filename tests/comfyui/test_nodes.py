@@ -7,9 +7,9 @@ import pytest
 # Fixed by the design: users' workflows hang on these.
 SCHEMAS = {
     "LoadFP8Checkpoint": (["checkpoint", "compute", "activation_scale"], ["MODEL", "CLIP", "VAE", "STRING"]),
-    "LoadFP8TextEncoder": (["compute", "device", "text_encoder", "text_encoder_2", "type"], ["CLIP", "STRING"]),
+    "LoadFP8TextEncoder": (["text_encoder", "text_encoder_2", "type", "compute", "device"], ["CLIP", "STRING"]),
     "ScaledLinearPatch": (
-        ["model", "compute", "activation_scale", "layers", "scales_from"],
+        ["model", "compute", "activation_scale", "layers", "scales_from", "high_precision_steps"],
         ["MODEL", "STRING"],
     ),
     "CompareModels": (
