@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Callable, Iterable
+from itertools import accumulate
 from typing import Any
 
 from .errors import Refused, first_line
@@ -18,6 +19,7 @@ except ImportError:  # Python 3.10
 
 LONGEST = 1000  # characters of a pattern
 LARGEST = 5000  # states
+DEEPEST = 100  # parentheses within each other
 PATIENCE = 2_000_000  # states looked at in all searches together: a few seconds
 KEPT = 20_000  # steps that are remembered
 Test = Callable[[str], bool]
@@ -59,12 +61,20 @@ def compiled(pattern: str, what: str) -> Pattern:
     shown = f"{what} {pattern[:80]!r}"
     if len(pattern) > LONGEST:
         raise Refused(f"{shown} has {len(pattern)} characters; {LONGEST} are the most.")
+    if nesting(pattern) > DEEPEST:
+        # the same in every process: how deep Python recurses is for others to set
+        raise Refused(f"{shown} is nested too deeply; write it with fewer parentheses.")
     try:
         return Pattern(pattern, shown)
     except (RecursionError, MemoryError):
         raise Refused(f"{shown} is nested too deeply; write it with fewer parentheses.") from None
     except (ValueError, OverflowError, re.error) as problem:
         raise Refused(f"{shown} is not a regular expression: {first_line(problem)}.") from None
+
+
+def nesting(pattern: str) -> int:
+    """How many parentheses are open at once, at most; escaped ones count too."""
+    return max(accumulate((c == "(") - (c == ")") for c in pattern), default=0)
 
 
 class Pattern:

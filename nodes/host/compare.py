@@ -26,6 +26,7 @@ from .detached import check_visible, wrapping
 from .parts import note_errors
 from .pictures import check_fits, decode, enlarged, figures
 from .plan import device_name
+from .provenance import note_quality
 from .sampling import ADAPTIVE, Bar, Request, Sampled, Subject, first, parts
 from .sides import called, check_alike, file_name, formats, lora, settings, shapes, side, versions
 
@@ -93,6 +94,7 @@ class Comparison:
             versions=versions(),
             device=device_name(self.a.load_device),
         )
+        note_quality(self.b, quality)
         return Compared(quality, pictures)
 
     def checked(self) -> Any:

@@ -60,6 +60,11 @@ def weight_of(info: TensorInfo) -> str:
     return info.name.removesuffix(".weight") if info.name.endswith(".weight") and len(info.shape) > 1 else ""
 
 
+def note_quality(model: ModelPatcher, quality: Quality) -> None:
+    """Keep what was measured of a model for the card of the file that it is saved to, until it is patched anew."""
+    model.set_attachments(QUALITY, quality.to_json() | {"patches_uuid": str(model.patches_uuid)})
+
+
 def quality_of(model: ModelPatcher) -> Quality | None:
     """What was measured of this model, None where it was patched since: its clones keep what is attached."""
     found, now = model.attachments.get(QUALITY), str(model.patches_uuid)

@@ -44,7 +44,7 @@ def check_wish(arguments: Arguments) -> None:
     if arguments.card and arguments.json:
         raise Refused("Both --card and --json are given: a model card is Markdown; leave one out.")
     if arguments.out and not arguments.card:
-        raise Refused("-o is where a model card goes; say --card too.")
+        raise Refused("Option -o is where a model card goes; say --card too.")
     if arguments.out and Path(arguments.out).suffix.lower() != ".md":
         raise Refused(f"{arguments.out}: a model card is Markdown; give a name that ends in .md.")
 

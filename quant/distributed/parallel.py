@@ -71,7 +71,7 @@ def check_inputs(x: DTensor, weight: DTensor) -> None:
     """Refused where parts of unlike sizes were taken for even ones on their way from another layer."""
     if x.shape[-1] != weight.shape[1]:
         raise Refused(
-            f"activations of {x.shape[-1]} features meet a weight of {weight.shape[1]} inputs: their parts were taken "
+            f"Activations of {x.shape[-1]} features meet a weight of {weight.shape[1]} inputs: their parts were taken "
             "for even ones; give the ColwiseParallel before it use_local_output=False."
         )
 

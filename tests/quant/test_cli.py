@@ -237,7 +237,7 @@ def test_a_stopped_conversion_leaves_nothing(ltx: Path, number: signal.Signals) 
         str(int(number)),
         "convert",
         ltx,
-        ltx.parent / "out",
+        ltx.parent / "out.safetensors",
         "--format",
         "float32",
     ]

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from scaled_fp8.quant.errors import Refused, first_line, named, one_of
 
-# a place; an argument, or an option as it is typed, and its value; or what it is about, with a capital letter
-OPENING = re.compile(r"\{\}|(--)?[a-z_]+ (\{\}|')|[A-Z]")
+# a place; an argument, or an option as it is typed, and its value; inputs that have no value to be written, as models
+# have none; or what it is about, with a capital letter
+OPENING = re.compile(r"\{\}|(--)?[a-z_]+ (\{\}|')|(model|model_a, model_b|model_b|report|vae): |[A-Z]")
 ROOT = Path(__file__).parents[2]
 FILES = sorted(path.relative_to(ROOT) for folder in ("quant", "nodes") for path in (ROOT / folder).rglob("*.py"))
 

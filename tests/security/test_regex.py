@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import re
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
@@ -50,6 +51,14 @@ def test_a_hostile_one_is_searched_or_refused_soon(pattern: str) -> None:
         assert "keep" in str(refusal) and len(str(refusal)) < 300
 
 
+@pytest.fixture
+def recursing() -> Iterator[Callable[[int], None]]:
+    """Sets how deep Python recurses at least, as torch's compiler does."""
+    before = sys.getrecursionlimit()
+    yield lambda limit: sys.setrecursionlimit(max(limit, before))
+    sys.setrecursionlimit(before)
+
+
 def looked_at(pattern: str, text: str) -> int:
     """How many states of a pattern a search goes through."""
     found = patterns.compiled(pattern, "keep")
@@ -65,7 +74,9 @@ def test_work_grows_with_the_text_alone(pattern: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("pattern", BROKEN, ids=range(len(BROKEN)))
-def test_what_is_none_is_refused_in_a_sentence(pattern: str) -> None:
+@pytest.mark.parametrize("limit", [1000, 4000])
+def test_what_is_none_is_refused_in_a_sentence(pattern: str, limit: int, recursing: Callable[[int], None]) -> None:
+    recursing(limit)
     with pytest.raises(Refused) as refusal:
         patterns.compiled(pattern, "keep")
     assert str(refusal.value).startswith("keep '") and len(str(refusal.value)) < 400 and "\n" not in str(refusal.value)

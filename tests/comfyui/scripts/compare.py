@@ -246,6 +246,8 @@ comfy.utils.set_progress_bar_global_hook(lambda value, total, *rest, **more: tol
 figures["after"] = [compare(bf16, mine, "always")[4], errors(mine)]
 comfy.utils.set_progress_bar_global_hook(None)
 figures["progress"] = told
+card = sys.modules[f"{engine}.host.provenance"].quality_of
+figures["card"] = [card(mine).metrics["latent_error"], card(bf16) is None]
 figures["exact output"] = identical(sample(bf16, steps=STEPS, digits=DIGIT), bare)
 unload()
 figures["exact state"] = same(state(bf16), before)
