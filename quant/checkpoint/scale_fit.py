@@ -105,6 +105,9 @@ def swizzled(layer: Layer, scale: tuple[int, ...]) -> bool | None:
     if scale != (padded(layer.stored[0], 128), padded(cols, 4)):
         return False
     if layer.dialect.number in IN_ROWS:
+        if scale != (layer.stored[0], cols):
+            raise Refused(f"its block scales {list(scale)} are filled up as tiles are, and lie in rows in "
+                          f"{layer.dialect.name}: a marker is missing; {AGAIN}")  # fmt: skip
         return False
     if scale != (layer.stored[0], cols) or layer.dialect.marked or layer.dialect.number in IN_TILES:
         return True
