@@ -61,10 +61,10 @@ def compiled(pattern: str, what: str) -> Pattern:
     shown = f"{what} {pattern[:80]!r}"
     if len(pattern) > LONGEST:
         raise Refused(f"{shown} has {len(pattern)} characters; {LONGEST} are the most.")
-    if nesting(pattern) > DEEPEST:
-        # the same in every process: how deep Python recurses is for others to set
-        raise Refused(f"{shown} is nested too deeply; write it with fewer parentheses.")
     try:
+        if nesting(pattern) > DEEPEST:
+            # the same in every process: how deep Python recurses is for others to set
+            raise RecursionError
         return Pattern(pattern, shown)
     except (RecursionError, MemoryError):
         raise Refused(f"{shown} is nested too deeply; write it with fewer parentheses.") from None
