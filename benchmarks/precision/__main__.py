@@ -16,10 +16,10 @@ import torch
 
 from ..comfyui import absent
 from .measure import Bench
-from .subjects import Demo, Digits
+from .subjects import Demo, Digits, Wan
 from .table import found_of, save, text, write_document
 
-SUBJECTS = {"demo": Demo, "digits-flux2": Digits}
+SUBJECTS = {"demo": Demo, "digits-flux2": Digits, "digits-wan": Wan}
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for files and errors, kept; a temporary one without")
     parser.add_argument("--quick", action="store_true", help="without the run a layer and without convert_to_quant")
     arguments = parser.parse_args()
-    if arguments.subject == "digits-flux2" and (reason := absent()):
+    if arguments.subject != "demo" and (reason := absent()):
         parser.exit(1, f"{reason}\n")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary, torch.no_grad():

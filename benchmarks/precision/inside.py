@@ -1,6 +1,6 @@
 """What ComfyUI's own python does for the table of precision: ``python -m benchmarks.precision.inside REQUEST ANSWER``.
 
-Images of the digits' FLUX.2 by core's KSampler: watched, or with each of several files beside the original's.
+Images of the digits' models by core's KSampler: watched, or with each of several files beside the original's.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ from torch import Tensor
 
 from benchmarks.inside import loader, start
 
-LATENT = (128, 4, 4)
 Request = dict[str, Any]
 
 
 def sampler(request: Request, nodes: dict[str, Any]) -> Callable[[Any], Tensor]:
-    """MODEL -> latents ``[images, 128, 4, 4]`` of the request's digits, steps and seed."""
+    """MODEL -> latents ``[images, *latent]`` of the request's digits, steps and seed."""
     table, digits = load_file(request["conditioning"]), request["digits"]
     conditioning = [[torch.cat([table[digit] for digit in digits]), {}]]
-    latent = {"samples": torch.zeros(len(digits), *LATENT)}
+    latent = {"samples": torch.zeros(len(digits), *request["latent"])}
     asked = (request["seed"], request["steps"], 1.0, "euler", "simple", conditioning, conditioning, latent, 1.0)
     return lambda model: nodes["KSampler"]().sample(model, *asked)[0]["samples"].float()
 

@@ -25,15 +25,18 @@ DATA = ROOT / "tests" / "data"
 LONGEST = 7200.0
 
 
+IN_COMFYUI = "in ComfyUI on the CPU, latents of 8 images of 4 steps, calibrated on 16 others of 12"
+
+
 @dataclass
 class Digits:
     """The FLUX.2 of the tests in a real ComfyUI, by core's KSampler on the CPU."""
 
     folder: Path
     name: str = "digits-flux2"
-    about: str = (
-        "the tests' FLUX.2 in ComfyUI on the CPU, latents of 8 images of 4 steps, calibrated on 16 others of 12"
-    )
+    about: str = f"the tests' FLUX.2 {IN_COMFYUI}"
+    conditioning: str = "digits-conditioning"
+    latent: tuple[int, ...] = (128, 4, 4)
     file: Path = field(init=False)
 
     def __post_init__(self) -> None:
@@ -41,7 +44,7 @@ class Digits:
         if not base.exists():
             make_base(base)
         self.models = base / "models" / "diffusion_models"
-        self.file = self.models / "digits-flux2-bf16.safetensors"
+        self.file = self.models / f"{self.name}-bf16.safetensors"
         shutil.copy(DATA / self.file.name, self.file)
 
     def watch(self, path: Path, layers: list[str]) -> None:
@@ -69,7 +72,8 @@ class Digits:
     def request(self, seed: int) -> dict:
         return {
             "base": str(self.models.parents[1]), "device": "cpu", "threads": 1, "file": self.file.name, "seed": seed,
-            "steps": 4, "digits": "01234567", "conditioning": str(DATA / "digits-conditioning.safetensors"),
+            "steps": 4, "digits": "01234567", "latent": list(self.latent),
+            "conditioning": str(DATA / f"{self.conditioning}.safetensors"),
             "latents": str(self.folder / f"latents-{seed}.safetensors"),
         }  # fmt: skip
 
@@ -78,6 +82,16 @@ class Digits:
         request.write_text(json.dumps(asked))
         run("precision.inside", str(request), str(answer), folder=self.models.parents[1], longest=LONGEST)
         return json.loads(answer.read_text())
+
+
+@dataclass
+class Wan(Digits):
+    """Cross attention, a convolution before it: a model of another kind, that training/train_wan.py made."""
+
+    name: str = "digits-wan"
+    about: str = f"a Wan of the same digits {IN_COMFYUI}"
+    conditioning: str = "digits-wan-conditioning"
+    latent: tuple[int, ...] = (16, 1, 8, 8)
 
 
 @dataclass

@@ -26,7 +26,12 @@ BUDGETS = {"7": 0.0075, "6": 0.021, "5": 0.032}
 BY_MOMENTS, BY_SENSITIVITY = 0.15, 0.10
 BEYOND = 2.0  # dB
 FIGURES = ("figure", "wanted", "found", "met")
-LEARNED: dict[str, tuple[str, ...]] = {"float8_e4m3fn": ()}  # convert_to_quant has it for others too
+# format -> options of convert_to_quant, with which it writes as many bytes
+LEARNED: dict[str, tuple[str, ...]] = {
+    "float8_e4m3fn": (),
+    "int8": ("--int8", "--scaling_mode", "row"),
+    "nvfp4": ("--nvfp4",),
+}
 
 
 @dataclass(frozen=True)
