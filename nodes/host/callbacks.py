@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import Module, Parameter
 
 from ...quant.nn.component import nbytes
+from .casting import unmark
 from .devices import DEVICE_CALLBACKS, KEY, attend, move_in
 from .layers import PARTS, Own, own_layers
 from .leases import lease
@@ -23,6 +24,7 @@ def settle(patched: ModelPatcher) -> None:
     patched.patches_uuid = uuid.uuid4()
     patched.size = sum(nbytes(tensor) for tensor in tensors(patched))
     lease(patched, dict.fromkeys(own for _, own in own_layers(patched)))
+    unmark(patched)
     attend(patched, CALLBACKS)
     # first, so that it lends before a bypass LoRA wraps
     ours = [PatcherInjection(inject=lend, eject=lambda model: None)]
@@ -95,7 +97,12 @@ def give_back(model: ModelPatcher) -> None:
             vars(module).pop("forward", None)
 
 
-def keep_backups(model: ModelPatcher, *load: object) -> None:
+def loaded(model: ModelPatcher, *load: object) -> None:
+    keep_backups(model)
+    unmark(model)
+
+
+def keep_backups(model: ModelPatcher) -> None:
     """Let no layer stay under ComfyUI's backups of dynamic VRAM, which outlive it in its place.
 
     They are of small layers and of those whose shape a LoRA changes; these are cast, and merged, at each use.
@@ -125,7 +132,7 @@ def heal(model: ModelPatcher, key: str, own: Own) -> None:
 CALLBACKS: dict[str, Callable[..., None]] = {
     **DEVICE_CALLBACKS,
     CallbacksMP.ON_CLONE: move_in,
-    CallbacksMP.ON_LOAD: keep_backups,
+    CallbacksMP.ON_LOAD: loaded,
     CallbacksMP.ON_INJECT_MODEL: take,
     CallbacksMP.ON_EJECT_MODEL: give_back,
 }

@@ -12,6 +12,7 @@ import comfy.utils
 import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import CallbacksMP
 from torch import Tensor
 
 from ... import quant
@@ -21,6 +22,7 @@ from ...quant.kernels.mode import UPCAST, Mode
 from ...quant.nn.tensor import is_scaled, to_tensor
 from .architecture import fits_unet, unet_names, without_prefix
 from .arrival import Note, arriving, settle_arrivals
+from .casting import unmark
 from .devices import DEVICE_CALLBACKS, attend
 from .encoder import by_patcher
 from .linear import Operations, scaled_ops
@@ -97,7 +99,8 @@ def ready(model: ModelPatcher, notes: list[str], mode: Mode) -> None:
     """What every loaded model is given before a node gives it out: its notes, a plan, and plans on other devices."""
     settle_arrivals(model, notes)
     plan_model(model, mode)
-    attend(model, DEVICE_CALLBACKS)
+    unmark(model)
+    attend(model, {**DEVICE_CALLBACKS, CallbacksMP.ON_LOAD: unmark})
 
 
 def load_diffusion_model(path: str, mode: Mode, disable_dynamic: bool = False) -> ModelPatcher:

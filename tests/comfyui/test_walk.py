@@ -1,7 +1,7 @@
 """Change something and run again, many times over: always what a fresh ComfyUI makes of the same workflow.
 
 Torch Compile's node is walked without the minutes that compiling takes: test_patch.py compiles for real. Text encoders
-are walked loaded, in legacy memory. SCALED_FP8_WALK=1000 walks so many changes in each memory regime, in pieces of
+are walked in legacy memory. SCALED_FP8_WALK=1000 walks so many changes in each memory regime, in pieces of
 PIECE that `-k` can choose among.
 """
 
