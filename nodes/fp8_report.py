@@ -12,8 +12,8 @@ import torch
 from comfy_api.v0_0_2 import io
 from PIL import Image
 
-from ..quant.nn.heatmap import draw_all
-from ..quant.nn.sqnr import error_table, noise_sentence
+from ..quant.quality.heatmap import draw_all
+from ..quant.quality.sqnr import error_table, noise_sentence
 from .host.parts import Part, patcher_of
 from .host.quantize import warnings
 from .inputs import CATEGORY

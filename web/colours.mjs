@@ -1,4 +1,4 @@
-// Colours of kernels and granularities, and a ramp for numbers. The same as in quant/nn/heatmap.py and quant/nn/sqnr.py.
+// Colours of kernels and granularities, and a ramp for numbers. The same as in quant/quality/heatmap.py and quant/quality/sqnr.py.
 
 const KNOWN = {
   "scaled_mm per-tensor fast": "#075e5a",

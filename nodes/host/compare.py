@@ -15,7 +15,7 @@ from comfy.sd import VAE
 from torch import Tensor
 
 from ...quant.errors import Refused, first_line
-from ...quant.nn import sqnr
+from ...quant.quality import sqnr
 from ...quant.quality.page import write_json, write_page
 from ...quant.quality.pictures import pairs_of
 from ...quant.quality.quality import OUTPUTS, LayerError, Quality

@@ -15,9 +15,9 @@ from torch.nn import Module, Parameter
 
 from ...quant.errors import Refused
 from ...quant.kernels.choice import Choice
+from ...quant.kernels.forward import apply
 from ...quant.kernels.moment import InForward
 from ...quant.kernels.plan import choose_for, elsewhere
-from ...quant.nn.forward import apply
 from ...quant.nn.tensor import as_class, choice_of, from_tensor, is_scaled, with_choice
 from ...quant.weights.native import core_runs, native_tensors
 

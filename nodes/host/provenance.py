@@ -8,8 +8,8 @@ from collections.abc import Mapping
 import comfyui_version
 from comfy.model_patcher import ModelPatcher
 
+from ...quant.checkpoint.fingerprint import fingerprint
 from ...quant.errors import Refused
-from ...quant.files.fingerprint import fingerprint
 from ...quant.files.header import TensorInfo
 from ...quant.files.open import open_source
 from ...quant.files.stored import STORES, Source

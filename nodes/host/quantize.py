@@ -21,7 +21,7 @@ from ...quant.calibration.rounding import rounded
 from ...quant.calibration.store import Calibration
 from ...quant.errors import Refused
 from ...quant.kernels.mode import Mode
-from ...quant.nn.component import Account, already, nbytes, policy_of
+from ...quant.nn.component import Account, already, nbytes
 from ...quant.nn.stats import LayerStats, Stats
 from ...quant.nn.tensor import to_tensor
 from ...quant.recipes.auto import Pick, pick
@@ -101,7 +101,7 @@ def quantize_model(model: ModelPatcher, recipe: Recipe) -> tuple[ModelPatcher, S
     chosen, granularity = recipe.pick(model, family)
     if chosen.method.name == "none":
         return patched, summary(Account(chosen, family), ())
-    policy = policy_of(chosen.method, recipe.component, granularity, recipe.keep, family)
+    policy = chosen.method.policy(recipe.component, granularity, recipe.keep, family)
     done = tuple(quantize_layer(patched, layer, policy, chosen, recipe.calibration) for layer in watched(layers))
     if not any(layer.quantized for layer in done):
         reasons = "; ".join(dict.fromkeys(layer.reason for layer in done)) or "it has no Linear layers"

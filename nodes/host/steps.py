@@ -11,7 +11,7 @@ from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
 from ...quant.errors import Refused
-from ...quant.nn.forward import high_precision
+from ...quant.kernels.forward import high_precision
 
 KEY = "scaled_fp8_steps"
 PART = re.compile(r"(first|last) (\d{1,3})", re.IGNORECASE)

@@ -14,13 +14,13 @@ import torch
 
 from ...quant.checkpoint.read import Checkpoint, survey
 from ...quant.checkpoint.verdict import REFUSED
-from ...quant.conversion.sizes import file_estimates
 from ...quant.errors import Refused
 from ...quant.files.open import open_source
 from ...quant.files.sets import files_of, stamps_of
 from ...quant.kernels.choice import Choice
 from ...quant.kernels.mode import FAMILIES
 from ...quant.kernels.plan import choose_foreseen, require
+from ...quant.recipes.sizes import file_estimates
 from ...quant.weights.native import runs_in_core
 from ..host.machine import diffusion_place, encoder_place, free_memory
 from ..host.plan import IN_CORE, device_name
@@ -152,7 +152,7 @@ def needs(checkpoint: Checkpoint) -> dict[str, list[dict[str, Any]]]:
     """Component -> bytes at most in memory by each method that Quantize has for it."""
     return {
         component: [{"method": row.method, "peak": row.peak} for row in rows]
-        for component, rows in file_estimates(checkpoint).items()
+        for component, rows in file_estimates(checkpoint.shapes()).items()
     }
 
 

@@ -14,9 +14,9 @@ from torch import Tensor
 from ...quant.calibration.curve import Point
 from ...quant.kernels.choice import Choice
 from ...quant.nn.report import Report, Row, report_choices
-from ...quant.nn.sqnr import is_noise
 from ...quant.nn.stats import Stats
 from ...quant.nn.tensor import from_tensor
+from ...quant.quality.sqnr import is_noise
 from ..host.budget import plan_of
 from ..host.parts import Part, errors_of, kind_of, patcher_of
 from ..host.plan import KEPT_KERNEL, choices, device_name, plain_rows, scaled_weights, uncounted_rows

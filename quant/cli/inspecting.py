@@ -51,18 +51,18 @@ def check_wish(arguments: Arguments) -> None:
 
 def put_found(checkpoint: Any, as_json: bool) -> None:
     """The verdict, what the parts would need in memory, and how the file was made."""
-    from ..conversion.sizes import compare_parts, file_estimates
-    from ..files.fingerprint import fingerprint
+    from ..checkpoint.fingerprint import fingerprint
     from ..quality.card import card_in, card_text
+    from ..recipes.sizes import compare_parts, file_estimates
 
     verdict, source = checkpoint.verdict, checkpoint.source
     if as_json:
-        sizes = {part: [row.to_json() for row in found] for part, found in file_estimates(checkpoint).items()}
+        sizes = {part: [row.to_json() for row in found] for part, found in file_estimates(checkpoint.shapes()).items()}
         card = card_in(source.metadata)
         made = {"fingerprint": fingerprint(source), "card": card and card.to_json()}
         put_json({**verdict.to_json(), "memory": sizes, **made})
     else:
-        parts = verdict.table(), compare_parts(checkpoint, free_memory()), card_text(source.metadata)
+        parts = verdict.table(), compare_parts(checkpoint.shapes(), free_memory()), card_text(source.metadata)
         put("\n\n".join(filter(None, parts)))
 
 

@@ -14,12 +14,12 @@ from ..checkpoint.metadata import quantization_config
 from ..checkpoint.read import Checkpoint
 from ..errors import Refused, one_of
 from ..recipes.ignored import ignored_by
+from ..recipes.parts import Scopes, find_scopes
 from ..recipes.policy import Policy
 from ..text import few
 from ..weights.formats import FORMATS
 from ..weights.job import search_for
 from .calibrating import carried_out, encoding
-from .parts import Scopes, find_scopes
 from .quantizing import Encode
 from .request import Request
 from .tasks import Cast, Pass, Task, Values, format_of

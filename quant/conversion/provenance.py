@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import PurePath
 
+from ..checkpoint.fingerprint import fingerprint
 from ..checkpoint.read import Checkpoint
-from ..files.fingerprint import fingerprint
 from ..quality.card import Card
 from ..quality.checkpoints import file_name
 from ..versions import versions

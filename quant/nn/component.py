@@ -14,8 +14,7 @@ from ..errors import Refused
 from ..recipes.auto import Pick, pick
 from ..recipes.families import Family
 from ..recipes.ignored import ignored_by
-from ..recipes.methods import Method
-from ..recipes.policy import Policy, check_component, family_named, recognise
+from ..recipes.policy import Policy, family_named, recognise
 from ..weights.formats import float8_e4m3fn
 from ..weights.granularity import PerRow
 from ..weights.job import Search
@@ -61,7 +60,7 @@ def quantize_component(
     if chosen.method.name == "none":
         return module, Account(chosen, known).stats(("none", "nothing to do"), (), (before, before))
     ignored = (*ignored_layers, *own_ignored(module))
-    policy = policy_of(chosen.method, component, granularity, keep, known, ignored)
+    policy = chosen.method.policy(component, granularity, keep, known, ignored)
     engine, reason = pick_backend(backend, chosen.method, policy.granularity, place, component)
     layers = tuple(quantized_layers(module, policy, engine, search, progress))
     stats = Account(chosen, known, policy).stats((engine.name, reason), layers, (before, total_bytes(module)))
@@ -87,18 +86,6 @@ def is_fp8_compatible_layer(layer: nn.Module) -> bool:
     if not isinstance(layer, nn.Linear) or already_in(layer):
         return False
     return Policy(float8_e4m3fn, PerRow()).unfit(tuple(layer.weight.shape)) is None
-
-
-def policy_of(
-    method: Method,
-    component: str,
-    granularity: str | None,
-    keep: str,
-    family: Family | None,
-    ignored: Iterable[str] = (),
-) -> Policy:
-    check_component(component, method.format)
-    return Policy(method.format, method.granularity(granularity), component, family, keep, tuple(ignored))
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 
 from ..distributed.gathering import Shard
 from ..distributed.parallel import is_parallel, local, parallel_linear, spread_tensors
+from ..distributed.partial import partial_sum
 from ..kernels.choice import Choice
+from ..kernels.forward import apply, computed_dtype
 from ..kernels.mode import Mode
 from ..kernels.moment import InForward
 from ..kernels.plan import choose_for
 from ..weights.native import PARTS, native_tensors
 from ..weights.weight import QuantizedWeight
-from .forward import apply, computed_dtype
-from .partial import partial_sum
 from .tensor import NAMES, as_stored, from_tensor, is_scaled, part_of, to_tensor
 
 

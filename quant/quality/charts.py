@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from math import ceil, floor, inf, isfinite, log10
 
-from ..nn.heatmap import Section, sections
-from ..nn.sqnr import NOISE_DB, colour_of, is_noise, ramp, shown, span
 from ..text import printable
+from .heatmap import Section, sections
 from .quality import LayerError
+from .sqnr import NOISE_DB, colour_of, is_noise, ramp, shown, span
 
 CELL, GAP, LINE = 18, 2, 22  # pixels
 LETTER = 7.3  # width of a letter at most, in the font of labels

@@ -14,11 +14,11 @@ from pathlib import Path
 
 from ..errors import Refused, first_line
 from ..files.atomic import check_targets, write_whole
-from ..nn.sqnr import shown
 from ..text import printable
 from .charts import curve, heat_map, legend, script, scrolled, text
 from .pictures import Pair, data_uri
 from .quality import METRICS, OUTPUTS, WEIGHTS, LayerError, Quality, Side
+from .sqnr import shown
 
 MEASURED = {WEIGHTS: "each layer's weights", OUTPUTS: "what each layer puts out, both fed the same"}
 

@@ -8,9 +8,9 @@ from math import inf, isnan
 from typing import Any
 
 from ..errors import Refused
-from ..nn.sqnr import NOISE_DB, is_noise
 from ..text import few, text_table
 from .fields import UNFIT, each, maybe, number, text, texts, whole, worded
+from .sqnr import NOISE_DB, is_noise
 
 VERSION = 1
 SHOWN = 5  # layers in a sentence

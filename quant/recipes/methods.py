@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..errors import Refused, one_of
 from ..weights.formats import FORMATS, Format
 from ..weights.granularity import GRANULARITIES, Granularity, PerGroup
+from .families import Family
+from .policy import Policy, check_component
 
 # Granularities that a user chooses between; formats that scale by group have no choice.
 CHOICES = tuple(name for name in GRANULARITIES if name != PerGroup.name)
@@ -37,6 +40,13 @@ class Method:
         if name not in (None, *GRANULARITIES):
             one_of("granularity", name, CHOICES)
         return self.format.granularity(None if grouped else name)
+
+    def policy(
+        self, component: str, granularity: str | None, keep: str, family: Family | None, ignored: Iterable[str] = ()
+    ) -> Policy:
+        """Which layers of a component it quantizes; Refused where the component cannot stand its format."""
+        check_component(component, self.format)
+        return Policy(self.format, self.granularity(granularity), component, family, keep, tuple(ignored))
 
 
 METHODS: dict[str, Method] = {

@@ -19,7 +19,7 @@ import pytest
 import torch
 from browser import CHROMIUM, NODE, absent, node_modules
 from safetensors.torch import load_file, save_file
-from scaled_fp8.quant.nn.sqnr import colour_of
+from scaled_fp8.quant.quality.sqnr import colour_of
 from server import Server, free_port
 from workflows import EXAMPLES
 

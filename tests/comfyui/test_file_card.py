@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from scaled_fp8.quant import open_source
-from scaled_fp8.quant.files.fingerprint import fingerprint
+from scaled_fp8.quant.checkpoint.fingerprint import fingerprint
 from scaled_fp8.quant.quality.card import KEY, Card, parsed
 
 

@@ -9,8 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from scaled_fp8.quant.nn.heatmap import COLOURS
-from scaled_fp8.quant.nn.sqnr import NOISE_COLOUR, ramp, span
+from scaled_fp8.quant.quality.heatmap import COLOURS
+from scaled_fp8.quant.quality.sqnr import NOISE_COLOUR, ramp, span
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]

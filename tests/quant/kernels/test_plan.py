@@ -9,11 +9,11 @@ import torch
 from products import DTYPES, E4M3
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels import plan, speed
+from scaled_fp8.quant.kernels.forward import apply
 from scaled_fp8.quant.kernels.mode import Mode
 from scaled_fp8.quant.kernels.plan import choose, choose_for, elsewhere, require
 from scaled_fp8.quant.kernels.proof_cache import Proof
 from scaled_fp8.quant.kernels.registry import KERNELS
-from scaled_fp8.quant.nn.forward import apply
 
 FAMILY = {kernel.name: kernel.family for kernel in KERNELS}
 

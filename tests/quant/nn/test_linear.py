@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from products import DTYPES, E4M3, FAKE, SPREADS, activation, fake, faked, product, quantized, sqnr, weight
 from safetensors.torch import load, save
 from scaled_fp8 import quant
+from scaled_fp8.quant.kernels.forward import apply, high_precision
 from scaled_fp8.quant.kernels.mode import Mode
 from scaled_fp8.quant.kernels.plan import choose_for
-from scaled_fp8.quant.nn.forward import apply, high_precision
 from scaled_fp8.quant.nn.linear import ScaledLinear
 from torch import nn
 

@@ -11,8 +11,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import LayerError, Quality, Refused, Request, Side, open_source, read_checkpoint
+from scaled_fp8.quant.checkpoint.fingerprint import fingerprint
 from scaled_fp8.quant.conversion.converter import Options, convert
-from scaled_fp8.quant.files.fingerprint import fingerprint
 from scaled_fp8.quant.quality.card import CARDS, KEY, LONGEST, Card, card_in, card_text, parsed, summary_of
 from torch import Tensor
 

@@ -9,8 +9,8 @@ from math import inf, nan
 
 import pytest
 from scaled_fp8.quant import LayerError
-from scaled_fp8.quant.nn.sqnr import NOISE_COLOUR, ramp
 from scaled_fp8.quant.quality.charts import CELL, ceiling, curve, heat_map, legend, text
+from scaled_fp8.quant.quality.sqnr import NOISE_COLOUR, ramp
 
 
 def layer(name: str, decibel: float) -> LayerError:

@@ -7,7 +7,7 @@ import json
 
 import torch
 
-from .stored import Source
+from ..files.stored import Source
 
 KIND = "sample-sha256"
 RUN = 64  # elements of a tensor that are looked at

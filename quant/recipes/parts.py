@@ -1,4 +1,4 @@
-"""Which component each part of a checkpoint is, and what the user's requests and settings make of it."""
+"""Which component each part of a checkpoint is, and which of its layers the user's request and settings quantize."""
 
 from __future__ import annotations
 
@@ -9,21 +9,39 @@ from typing import TYPE_CHECKING
 
 from .. import names
 from ..errors import Refused
-from ..recipes.families import Family
-from ..recipes.policy import NO_FAMILY, Decision, Policy, bare_name, family_named, recognise
 from ..weights.formats import Format, format_named
 from ..weights.granularity import Granularity
 from ..weights.native import loads_in_core
-from .request import Request
+from .families import Family
+from .policy import NO_FAMILY, Decision, Policy, bare_name, family_named, recognise
 
 if TYPE_CHECKING:
-    from ..recipes.settings import Setting, Settings
+    from .settings import Setting, Settings
 
 # What names without such a prefix say, where no family is recognised.
 SIGNS: tuple[tuple[str, str], ...] = (
     (r"^(encoder|decoder)\.(conv_in|conv1|conv_out|mid|mid_block|up_blocks|down_blocks)\b", "vae"),
     (r"^(text_model|transformer\.resblocks|encoder\.block|encoder\.layer|layers\.\d+\.self_attn|visual)\b", "encoder"),
 )
+
+
+@dataclass(frozen=True)
+class QuantizationRequest:
+    """Which layers are to become what; None and "" leave it to settings and rules.
+
+    component: what the file is; of an all-in-one checkpoint, the only part to quantize; unsupported: also to what
+    ComfyUI core cannot load; ignored: names of layers to leave, each with all below it, beside those that the source's
+    own config names.
+    """
+
+    format: str | None
+    granularity: str | None = None
+    keep: str = ""
+    family: str | None = None
+    component: str | None = None
+    unsupported: bool = False
+    settings: Settings | None = None
+    ignored: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +76,7 @@ class Scopes:
         return self.found[prefix_of(name)]
 
 
-def find_scopes(tensors: Iterable[str], request: Request) -> Scopes:
+def find_scopes(tensors: Iterable[str], request: QuantizationRequest) -> Scopes:
     """The parts that the names of a checkpoint's tensors belong to; Refused where a request cannot be met."""
     parts: dict[str, list[str]] = {}
     for name in tensors:
@@ -94,7 +112,7 @@ def component_of(prefix: str, tensors: list[str], everything: list[str]) -> str:
 ##### What becomes of a part
 
 
-def scope(prefix: str, component: str, tensors: list[str], request: Request, single: bool) -> Scope:
+def scope(prefix: str, component: str, tensors: list[str], request: QuantizationRequest, single: bool) -> Scope:
     family = family_of(tensors, component, request, single)
     if request.component and request.component != component:
         return Scope(prefix, component, family, None, f"kept: only the {request.component} was asked for")
@@ -109,7 +127,7 @@ def scope(prefix: str, component: str, tensors: list[str], request: Request, sin
     return Scope(prefix, component, family, policy, origin=f"format: {origin}; granularity: {source}")
 
 
-def family_of(tensors: list[str], component: str, request: Request, single: bool) -> Family | None:
+def family_of(tensors: list[str], component: str, request: QuantizationRequest, single: bool) -> Family | None:
     """The requested family, of the component it is for; else the recognised one."""
     if request.family == NO_FAMILY:
         return None
@@ -121,13 +139,13 @@ def family_of(tensors: list[str], component: str, request: Request, single: bool
 FOR_ANY = "fp8-weight-only"
 
 
-def format_of(component: str, family: Family | None, request: Request) -> tuple[Format | None, str]:
+def format_of(component: str, family: Family | None, request: QuantizationRequest) -> tuple[Format | None, str]:
     """The format and where it is from; None for one that settings leave as it is."""
     if request.format:
         return format_named(request.format), "argument"
     if request.settings is None:
         raise Refused("No format is given; say --format, or --config with a settings file.")
-    from ..recipes.auto import pick
+    from .auto import pick
 
     setting = resolved(component, family, request.settings)
     # a file is for other devices than the one that writes it
@@ -137,7 +155,7 @@ def format_of(component: str, family: Family | None, request: Request) -> tuple[
     return (None, origin) if picked.name == "none" else (picked.format, origin)
 
 
-def granularity_of(format: Format, family: Family | None, request: Request) -> tuple[Granularity, str]:
+def granularity_of(format: Format, family: Family | None, request: QuantizationRequest) -> tuple[Granularity, str]:
     """The requested granularity; else the settings' where the format has it; else the one that core loads."""
     if request.granularity:
         return format.granularity(request.granularity), "argument"
@@ -152,7 +170,7 @@ def resolved(key: str, family: Family | None, settings: Settings) -> Setting:
     return settings.resolve(key, family.name if family else None)
 
 
-def check_supported(format: Format, granularity: Granularity, component: str, request: Request) -> None:
+def check_supported(format: Format, granularity: Granularity, component: str, request: QuantizationRequest) -> None:
     what = "a quantized VAE" if component == "vae" else f"{format.name} {granularity.name}"
     if request.unsupported or (component != "vae" and loads_in_core(format, granularity)):
         return

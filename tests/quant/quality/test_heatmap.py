@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from scaled_fp8.quant.kernels.registry import KERNELS
-from scaled_fp8.quant.nn.heatmap import COLOURS, EMPTY, colours, draw_errors, draw_report, place, sections
 from scaled_fp8.quant.nn.report import Report, Row
-from scaled_fp8.quant.nn.sqnr import NOISE_COLOUR, ramp
+from scaled_fp8.quant.quality.heatmap import COLOURS, EMPTY, colours, draw_errors, draw_report, place, sections
+from scaled_fp8.quant.quality.sqnr import NOISE_COLOUR, ramp
 from scaled_fp8.quant.weights.granularity import GRANULARITIES
 
 PLACES = json.loads((Path(__file__).parents[2] / "web" / "places.json").read_text())

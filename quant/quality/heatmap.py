@@ -12,8 +12,8 @@ from typing import Generic, TypeVar
 from PIL import Image, ImageDraw, ImageFont
 
 from ..kernels.registry import KERNELS
+from ..nn.report import Report, Row
 from ..weights.granularity import GRANULARITIES
-from .report import Report, Row
 from .sqnr import NOISE_COLOUR, NOISE_DB, colour_of, noise_sentence, ramp, shown, span
 
 PAPER, INK, SOFT, EMPTY = "#ffffff", "#1d2126", "#626a73", "#eef0f2"

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from scaled_fp8 import quant
 from scaled_fp8.quant.checkpoint.read import survey
 from scaled_fp8.quant.cli import main
-from scaled_fp8.quant.conversion.sizes import compare_parts, file_estimates
 from scaled_fp8.quant.recipes.memory import estimates
+from scaled_fp8.quant.recipes.sizes import compare_parts, file_estimates
 
 DATA = Path(__file__).parents[2] / "data" / "digits-flux2-bf16.safetensors"
 
@@ -34,15 +34,15 @@ def all_in_one(tmp_path: Path) -> Path:
 
 
 def test_a_quantized_file_needs_what_its_model_would(all_in_one: Path) -> None:
-    found = file_estimates(survey(all_in_one, "sample"))
+    found = file_estimates(survey(all_in_one, "sample").shapes())
     assert sorted(found) == ["encoder", "transformer"]
     assert found["transformer"] == estimates({name: tuple(t.shape) for name, t in load_file(DATA).items()})
     assert next(row for row in found["encoder"] if row.method == "none").resident == 64 * 64 * 2
 
 
 def test_the_tables_say_what_fits(all_in_one: Path) -> None:
-    assert "too much" not in compare_parts(survey(all_in_one, "sample"), 1 << 40)
-    assert "fits" not in compare_parts(survey(all_in_one, "sample"), 0).replace("of 0.000 GB free", "")
+    assert "too much" not in compare_parts(survey(all_in_one, "sample").shapes(), 1 << 40)
+    assert "fits" not in compare_parts(survey(all_in_one, "sample").shapes(), 0).replace("of 0.000 GB free", "")
 
 
 def test_inspect_tells_it(all_in_one: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,7 +7,7 @@ from math import inf, nan
 import pytest
 import torch
 from scaled_fp8.quant import FORMATS, PerTensor, quantize
-from scaled_fp8.quant.nn.sqnr import (
+from scaled_fp8.quant.quality.sqnr import (
     NARROWEST,
     NOISE_COLOUR,
     RAMP,

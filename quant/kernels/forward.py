@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from ..errors import Refused
-from ..kernels.activations import same_device
-from ..kernels.choice import Choice, Way
-from ..kernels.demotion import demote, demoted, passing, rehabilitate
-from ..kernels.plan import next_kernel
-from ..kernels.registry import KERNELS, Kernel
 from ..weights.weight import QuantizedWeight
+from .activations import same_device
+from .choice import Choice, Way
+from .demotion import demote, demoted, passing, rehabilitate
+from .plan import next_kernel
+from .registry import KERNELS, Kernel
 
 UPCAST = Way(next(k for k in KERNELS if k.family == "upcast" and not k.rules), "a step in high precision", None)
 

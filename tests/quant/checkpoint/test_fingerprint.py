@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from scaled_fp8.quant import StateDictSource, open_source
+from scaled_fp8.quant.checkpoint.fingerprint import RUN, fingerprint
 from scaled_fp8.quant.conversion.converter import Options, convert
 from scaled_fp8.quant.files import stored
-from scaled_fp8.quant.files.fingerprint import RUN, fingerprint
 from torch import Tensor
 
 
