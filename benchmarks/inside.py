@@ -9,7 +9,7 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -149,14 +149,15 @@ def kernels(model: Any) -> str:
 WORK = {"load": load, "step": step}
 
 
-def main() -> None:
+def main(work: Mapping[str, Callable[[dict], dict]]) -> None:
+    """Answer the request of the first file in the second; request["work"] says by which function."""
     request = json.loads(Path(sys.argv[1]).read_text())
     import torch
 
     with torch.inference_mode():
-        answer = WORK[request["work"]](request)
+        answer = work[request["work"]](request)
     Path(sys.argv[2]).write_text(json.dumps(answer))
 
 
 if __name__ == "__main__":
-    main()
+    main(WORK)

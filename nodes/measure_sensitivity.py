@@ -8,9 +8,9 @@ from typing import Any
 from comfy_api.v0_0_2 import io
 
 from .host.calibrations import newest
-from .host.sampling import SAMPLERS, SCHEDULERS
+from .host.sampling import SAMPLERS, SCHEDULERS, Request
 from .host.sensitivity import measure_sensitivity
-from .host.trial import Sampling
+from .host.trial import Trial
 from .inputs import CATEGORY, CalibrationType
 from .panel.progress import say
 
@@ -73,8 +73,9 @@ class MeasureSensitivity(io.ComfyNode):
         steps: int,
         seed: int,
         calibration: Any = None,
+        groups: str = "layer",
         **how: Any,
     ) -> io.NodeOutput:
-        sampling = Sampling(positive, negative, latent, steps, seed, **how)
+        trial = Trial(Request(positive, negative, latent, seed, steps, **how), groups)
         before = newest(calibration) if calibration else None
-        return io.NodeOutput(*measure_sensitivity(model, sampling, before, partial(say, cls)))
+        return io.NodeOutput(*measure_sensitivity(model, trial, before, partial(say, cls)))

@@ -28,7 +28,6 @@ ARROWS["cli"] = {*ARROWS}
 # module -> the tests that run it, where no file bears its name
 TESTED_BY = {
     "conversion/provenance.py": "quality/test_card.py",
-    "quality/fields.py": "quality/test_quality.py",
     "cli/__main__.py": "test_cli.py",
     "cli/arguments.py": "test_cli.py",
     "cli/comparing.py": "test_cli.py",
@@ -88,6 +87,8 @@ TESTED_BY = {
     "files/shards.py": "files/test_open.py",
     "files/sidecars.py": "files/test_open.py",
     "files/stored.py": "files/test_open.py",
+    "files/targets.py": "conversion/test_shards.py",
+    "files/temporaries.py": "files/test_atomic.py",
     "kernels/activations.py": "kernels/test_registry.py",
     "kernels/choice.py": "kernels/test_speed.py",
     "kernels/diagnosis.py": "kernels/test_proof.py",

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from benchmarks.inside import loader, start
+from benchmarks.inside import loader, main, start
 
 Request = dict[str, Any]
 
@@ -79,12 +79,5 @@ def opened(nodes: dict[str, Any], file: str, core: bool) -> Any:
 WORK = {"watch": watch, "errors": errors}
 
 
-def main() -> None:
-    request = json.loads(Path(sys.argv[1]).read_text())
-    with torch.inference_mode():
-        answer = WORK[request["work"]](request)
-    Path(sys.argv[2]).write_text(json.dumps(answer))
-
-
 if __name__ == "__main__":
-    main()
+    main(WORK)

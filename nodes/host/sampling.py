@@ -34,9 +34,9 @@ class Request:
     latent: Mapping[str, Any]
     seed: int
     steps: int
-    cfg: float
-    sampler_name: str
-    scheduler: str
+    cfg: float = 1.0
+    sampler_name: str = "euler"
+    scheduler: str = "simple"
 
     def samples(self, model: ModelPatcher) -> Any:
         """The latent to start from, an empty one in the shape that the model takes."""

@@ -28,7 +28,7 @@ from .calibrations import path_of, plain, records
 from .disturbance import disturbing
 from .layers import base_weight
 from .plan import activation_dtype
-from .trial import Sampling
+from .trial import Trial
 from .watch import PREFIX, check_not_compiled, unwatched, watch_for, weights, with_watch
 
 DISTURBED_BY = FORMATS["nvfp4"]  # an error as large as the largest that is planned with
@@ -54,7 +54,7 @@ class Took:
 
 
 def measure_sensitivity(
-    model: ModelPatcher, sampling: Sampling, before: Calibration | None, tell: Tell
+    model: ModelPatcher, trial: Trial, before: Calibration | None, tell: Tell
 ) -> tuple[Calibration, str]:
     """Factors and moments of a model as a file, or the factors added to what was known before; and lines for people.
 
@@ -62,19 +62,19 @@ def measure_sensitivity(
     how far it is.
     """
     check(model, before)
-    path = path_of(f"{Path(before.source.name).stem + ' ' if before else ''}sensitivity-{sampling.key(model)}")
+    path = path_of(f"{Path(before.source.name).stem + ' ' if before else ''}sensitivity-{trial.key(model)}")
     if before is None and path.exists():
         return read_calibration(path), f"{path.name}: measured before; remove the file to measure anew."
-    done, groups = Progress(path.with_suffix(".json")), disturbed(model, sampling.groups)
+    done, groups = Progress(path.with_suffix(".json")), disturbed(model, trial.groups)
     left = [group for group in groups if not all(layer in done.factors for layer in group)]
-    tell(f"{len(left) + 1} samplings of {sampling.steps} steps; how long that takes is known after the first")
+    tell(f"{len(left) + 1} samplings of {trial.request.steps} steps; how long that takes is known after the first")
     watch, start = watch_for(model, LIMIT), time.monotonic()
-    want = checked(sampling.run(with_watch(model, watch)))
+    want = checked(trial.run(with_watch(model, watch)))
     took = Took(len(groups), len(left), time.monotonic() - start)
     logging.info("Scaled FP8: sensitivity of %d layers: %s.", len(watch.moments), took)
     for group in watched_runs(left, took, tell):
         seen = [name for name in group if name in watch.moments]
-        done.add(factors(model, seen, watch, lambda clone: distance(sampling.run(clone), want)))
+        done.add(factors(model, seen, watch, lambda clone: distance(trial.run(clone), want)))
     write(path, model, watch, done.factors, before)
     done.path.unlink(missing_ok=True)
     return read_calibration(path), f"{took}\n{path.name}: {len(watch.moments)} layers, {watch.blocks}"

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from hashlib import sha256
-from typing import Any
 
 import torch
 from comfy.model_patcher import ModelPatcher
@@ -18,33 +17,23 @@ from .watch import weights
 
 
 @dataclass(frozen=True)
-class Sampling:
+class Trial:
     """What is sampled, each time the same. groups: "layer" or "block", what is disturbed at a time."""
 
-    positive: Any
-    negative: Any
-    latent: Mapping[str, Any]
-    steps: int
-    seed: int
-    cfg: float = 1.0
-    sampler_name: str = "euler"
-    scheduler: str = "simple"
+    request: Request
     groups: str = "layer"
 
     def run(self, model: ModelPatcher) -> Tensor:
         """Latents, flattened, float32 on the CPU."""
-        request = Request(
-            self.positive, self.negative, self.latent, self.seed, self.steps, self.cfg, self.sampler_name,
-            self.scheduler,
-        )  # fmt: skip
-        found = sample(model, request, request.samples(model), 0, None)
+        found = sample(model, self.request, self.request.samples(model), 0, None)
         return torch.cat([part.flatten() for part in parts(found)])
 
     def key(self, model: ModelPatcher) -> str:
         """What tells this measurement from others: the model's weights, its LoRAs and everything that is sampled."""
-        how = (self.steps, self.seed, self.cfg, self.sampler_name, self.scheduler, self.groups)
+        asked = self.request
+        how = (asked.steps, asked.seed, asked.cfg, asked.sampler_name, asked.scheduler, self.groups)
         found = sha256(repr(how).encode())
-        for part in parts_of((self.positive, self.negative, self.latent, model.patches)):
+        for part in parts_of((asked.positive, asked.negative, asked.latent, model.patches)):
             found.update(part)
         for _, weight in weights(model):
             found.update(some_of(weight))

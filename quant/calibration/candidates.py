@@ -58,7 +58,7 @@ class Candidate:
 
 
 def formats_of(names: Iterable[str]) -> tuple[Format, ...]:
-    """The formats of a list of names; Refused for unknown ones and those that ComfyUI core does not load."""
+    """The formats that a plan may choose from; Refused for unknown ones and those that core does not load."""
     found = tuple(dict.fromkeys(format_named(name.strip()) for name in names if name.strip()))
     foreign = [format.name for format in found if not loads_in_core(format, format.granularities[0])]
     if foreign:
@@ -83,6 +83,7 @@ def candidate(
 def option(
     name: str, shape: tuple[int, int], rows: Tensor, policy: Policy, record: Record | None, effort: str
 ) -> Option:
+    """One format as an option of a plan for a layer: its bytes, and its error, on inputs where they are known."""
     format, granularity = policy.format, policy.granularity
     size = stored_bytes(format, granularity, shape)
     if record is None:

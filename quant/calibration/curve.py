@@ -47,7 +47,7 @@ class Curve:
 
 
 def draw_curve(curve: Curve) -> Image.Image:
-    """The curve as a picture: MB to the right, error upwards by powers of ten."""
+    """A plan's curve as a picture: MB to the right, predicted error upwards by powers of ten."""
     from PIL import Image, ImageDraw
 
     picture = Image.new("RGB", SIZE, "white")

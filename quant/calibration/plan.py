@@ -14,9 +14,9 @@ from typing import Any
 from ..errors import Refused, first_line
 from ..files.atomic import write_whole
 from ..files.header import NotJson, as_object
-from ..files.records import record_of
 from ..files.sidecars import json_text
 from ..names import without_prefixes
+from ..records import record_of
 from ..text import text_table
 from ..weights.formats import FORMATS
 from .budget import size_text

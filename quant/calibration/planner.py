@@ -84,7 +84,7 @@ def plan_model(model: Model, wish: Wish) -> Plan:
 
 
 def chosen(model: Model, options: list[list[tuple[float, float]]], budget: Budget) -> list[int]:
-    """The index of each layer's option."""
+    """The index of each layer's format that a budget buys."""
     if budget.kind == "error":
         most = sqrt(sum(max(cost for _, cost in known) for known in options))
         check(budget, budget.amount, (0.0, most), "errors", lambda value: f"{value:.3g}")

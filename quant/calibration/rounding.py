@@ -118,7 +118,7 @@ def from_input(snap: Snap, first: int, at: int, column: Tensor) -> Tensor:
 
 
 def snapping(weight: QuantizedWeight) -> Snap:
-    """What rounds one input's column to the values that the weight's scale there allows."""
+    """Error feedback's rounding: one input's column to the values that the weight's scale there allows."""
     inner = weight.scale if weight.outer is None or not weight.format.grid else inner_scale(weight.scale, weight.outer)
 
     def snap(at: int, column: Tensor) -> Tensor:
@@ -147,7 +147,7 @@ def nearest(format: Format, scaled: Tensor) -> Tensor:
 
 
 def with_values(weight: QuantizedWeight, values: Tensor) -> QuantizedWeight:
-    """The same scales with the codes of values, which lie on them."""
+    """Rounded values, which lie on the scales of a weight, as its codes."""
     shape, codes = weight.shape, []
     if weight.format.grid:
         assert weight.codebook is not None and weight.outer is not None

@@ -15,10 +15,10 @@ from torch import Tensor
 from ..errors import Refused
 from ..files.header import TensorInfo, as_object, info_of
 from ..files.open import open_source
-from ..files.records import is_kind, record_of
 from ..files.stored import Source
 from ..files.writer import write_safetensors
 from ..names import without_prefixes
+from ..records import is_kind, record_of
 from .moments import Moments
 
 HEADER = "scaled_fp8_calibration"

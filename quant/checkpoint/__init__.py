@@ -1,4 +1,4 @@
-"""Which dialect a checkpoint is in, whether it is sound, and its weights."""
+"""Which dialect a checkpoint is in, whether it is sound, what tells it from another, and its weights."""
 
 from __future__ import annotations
 

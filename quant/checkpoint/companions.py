@@ -65,6 +65,7 @@ def companion_problem(layer: Layer) -> str:
 
 
 def problem_of(companion: Companion, layer: Layer) -> str:
+    """What is wrong with a companion of a layer, "" for nothing."""
     key = layer.module.key(companion.role)
     if key is None:
         return ""
@@ -87,6 +88,7 @@ def misfit(layer: Layer) -> str:
 
 
 def ranks_misfit(layer: Layer) -> str:
+    """Why a low-rank part is not that of its weight, by their shapes; "" where it is."""
     module, (rows, cols) = layer.module, layer.stored
     up, down = module.shape("up"), module.shape("down")
     if not up:

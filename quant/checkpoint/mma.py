@@ -59,7 +59,7 @@ def fragments(stored: Tensor) -> Tensor:
 
 
 def awq_codes(stored: Tensor, inputs: int) -> Tensor:
-    """``[out / 4, in / 2]`` int32 of whole rows -> ``[out, in / 2]`` int8, the even element in the low nibble."""
+    """A file's ``[out / 4, in / 2]`` int32 of whole rows -> ``[out, in / 2]`` int8, even element in the low nibble."""
     words = stored.contiguous().view(torch.int16).reshape(-1, inputs // AWQ_DEPTH, AWQ_ROWS, 16).permute(0, 2, 1, 3)
     # a word holds columns i, i + 8, i + 16 and i + 24 of 32
     shifts = torch.arange(0, 16, 4, dtype=torch.int16)

@@ -68,7 +68,7 @@ def bad_scale(scale: Tensor, zeros: bool = False) -> str:
 
 
 def bad_factor(values: Tensor, zeros: bool = False) -> str:
-    """The same of anything that multiplies, as what completes its name."""
+    """What is unsound in anything of a file that multiplies, as what completes its name; "" for nothing."""
     values = values.float()
     if not bool(torch.isfinite(values).all()):
         return "is NaN or infinite"
@@ -135,7 +135,7 @@ def magnitudes(codes: Tensor) -> Tensor:
 
 
 def scaled_axis(codes: Tensor) -> str:
-    """Which axis of codes ``[r, c]`` has scales of its own, by the top codes: "rows", "columns" or "" for undecided."""
+    """How a file's codes ``[r, c]`` show which axis has scales of its own: "rows", "columns" or "" for undecided."""
     magnitude = magnitudes(codes)
     # scales rounded to bf16 leave some groups one code below the top
     for slack in (0, 1):
@@ -153,7 +153,7 @@ def block_std(raw: Tensor, rows: int, cols: int) -> Tensor:
 
 
 def roughness(spread: Tensor, scale: Tensor) -> float:
-    """Variance of log(std) over the blocks when these scales are applied; the right scales give the least.
+    """How wrong a file's block scales look over its codes: the variance of log(std) over the scaled blocks.
 
     Rows and columns of blocks may differ in size, as outputs and inputs do: their means are taken out first.
     """

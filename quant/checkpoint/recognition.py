@@ -103,6 +103,7 @@ def known_dialect(module: Module) -> Dialect:
 
 
 def kind_of(module: Module, dialect: Dialect) -> Kind:
+    """How a module of this dialect stores its weight."""
     if dialect.number == "D27b":
         return nunchaku_nvfp4(module)
     if dialect.number == "D27":
@@ -154,6 +155,7 @@ def check_parts(module: Module, kind: Kind) -> None:
 
 
 def format_of(module: Module, dialect: Dialect, kind: Kind, bytes_are: str | None) -> Format:
+    """The format that a module's codes are in; Refused where marker and tensor disagree."""
     dtype = module.dtype()
     if kind.format:
         expected = {MXFP8: ("F8_E4M3", "U8"), NUNCHAKU_AWQ: ("I32",)}.get(kind, ("U8", "I8"))

@@ -79,7 +79,7 @@ def squeezed(scale: Shape) -> Shape:
 
 
 def match(scale: Shape, rows: int, cols: int, hint: Mapping[str, Any]) -> Granularity | None:
-    """The granularity whose scale of a weight ``[rows, cols]`` has this shape, None for none."""
+    """What a file's scale means by its shape: the granularity of a weight ``[rows, cols]``, None for none."""
     if scale in ((rows,), (rows, 1)):
         return PerRow()
     if len(scale) != 2:

@@ -1,4 +1,4 @@
-"""One model into another file or set of shards, of any size, or many: converted in pieces and read back."""
+"""Checkpoints converted, one or many, here or on a cluster: planned as tasks, written in pieces, read back."""
 
 from __future__ import annotations
 

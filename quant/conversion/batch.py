@@ -154,7 +154,7 @@ def described(work: Work) -> dict[str, Any]:
 
 @contextmanager
 def made(folder: str) -> Iterator[None]:
-    """The folder, and not an empty one where the block fails."""
+    """The folder that is converted into, made; gone again where nothing was converted and it was not there."""
     if is_url(folder):
         yield
         return
@@ -199,7 +199,7 @@ def result_of(src: str, dst: str) -> str:
 
 
 def checkpoints(src: str) -> list[str]:
-    """The checkpoints of a folder, a glob or a URL: files, and indices instead of the shards that they name."""
+    """What is to be converted of a folder, a glob or a URL: files, and indices instead of their shards."""
     found = [path for path in files_in(src) if is_checkpoint(name_of(path))]
     shards = {shard for path in found if path.endswith(INDEX) for shard in map(name_of, shards_at(path))}
     left = [path for path in found if name_of(path) not in shards]

@@ -80,7 +80,7 @@ def encoding(values: Values, policy: Policy, reason: str, effort: str, calibrati
 def carried_out(
     ckpt: Checkpoint, plan: Plan, component: str, encode: Callable[[Values, Policy, str], Task]
 ) -> list[Task]:
-    """What a plan makes of each tensor; Refused where it is of another model."""
+    """A conversion by a plan: the task of each tensor; Refused where the plan is of another model."""
     known = {without_prefixes(name.removesuffix(".weight")) for name in ckpt.tensors}
     if lost := [row.layer for row in plan.rows if row.layer not in known]:
         raise Refused(f"The plan names layers that {ckpt.source.name} has not: {few(lost, 3)}; plan for this model.")
@@ -89,6 +89,7 @@ def carried_out(
 
 
 def decided(values: Values, row: PlanRow | None, component: str, encode: Callable[[Values, Policy, str], Task]) -> Task:
+    """A tensor's task by its row of the plan; left as it is where it has none."""
     if row is None or not values.name.endswith("weight"):
         return Cast(values, None, "")
     if row.format == KEEP:

@@ -163,7 +163,7 @@ def metadata_of(ckpt: Checkpoint, tasks: Sequence[Task], request: Request) -> di
 
 
 def plain_metadata(ckpt: Checkpoint, tasks: Iterable[Task]) -> dict[str, str]:
-    """The source's metadata without what describes its quantization."""
+    """The source's metadata that goes into the result: all but what describes its quantization."""
     infos = {info.name for task in tasks for info in task.infos}
     names = infos | {name.removesuffix(".weight") for name in infos}
     return {

@@ -43,7 +43,7 @@ def check_format(request: Request) -> None:
 
 
 def planned(ckpt: Checkpoint, request: Request) -> tuple[list[Task], tuple[str, ...]]:
-    """The work, in the order of the source, and a line for each part of the checkpoint."""
+    """The tasks of a conversion, in the order of the source, and a line for each part of the checkpoint."""
     if request.format in HIGH_PRECISION:
         dtype = HIGH_PRECISION[request.format or ""]
         layers: list[Task] = [Cast(values_of(ckpt, name), dtype, "dequantized") for name in ckpt]
@@ -110,6 +110,7 @@ def beside(ckpt: Checkpoint, name: str) -> Cast:
 
 
 def other(ckpt: Checkpoint, name: str, scopes: Scopes, request: Request) -> Task:
+    """The task of a tensor in high precision: quantized where its scope decides so, else left as it is."""
     values = Values(ckpt, name)
     if not name.endswith("weight") or values.info.dtype not in QUANTIZABLE or len(values.info.shape) < 2:
         return Cast(values, None, "")

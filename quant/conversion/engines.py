@@ -110,6 +110,7 @@ class Seldom:
 
 
 def outcome_of(ray: Any, ref: Any) -> Outcome:
+    """What became of a Ray task's conversion; a failure is an outcome too."""
     try:
         outcome: Outcome = ray.get(ref)
         return outcome
@@ -162,6 +163,7 @@ def connected(address: str | None) -> Iterator[Any]:
 
 
 def start(ray: Any, address: str | None) -> None:
+    """Connect this process to the Ray cluster at address, or to one of this machine alone."""
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
     if not (address or os.environ.get("RAY_ADDRESS")):
         options |= {"num_cpus": cores(), "include_dashboard": False}

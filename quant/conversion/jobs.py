@@ -110,6 +110,7 @@ def failed(said: str) -> Outcome:
 
 
 def entry_of(conversion: Conversion, source: dict[str, list[int | str] | None]) -> Entry:
+    """The manifest's entry of a conversion that is done."""
     return Entry(
         "done",
         conversion.summary(),

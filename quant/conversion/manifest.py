@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..errors import Refused
-from ..files.records import record_of
 from ..files.remote import beside, name_of, read_object, shards_at, stamp, write_object
 from ..files.sets import INDEX
+from ..records import record_of
 
 MANIFEST = "scaled-fp8-manifest.json"
 VERSION = 1

@@ -11,7 +11,7 @@ from ..files.reader import read_safetensors
 from ..files.sets import INDEX, content_of, indices_naming, is_marked, is_ours, named_by, own_shards, stem_of
 from ..files.sidecars import SCALES
 from ..files.stored import STORES, Source
-from .shards import Target, index_of, whole_files
+from ..files.targets import Target, index_of, whole_files
 
 AWAY = "give another name, or another folder"
 
@@ -60,6 +60,7 @@ def belongings(source: Source) -> set[Path]:
 
 
 def check_others(dst: Path, target: Target, named: bool) -> None:
+    """Refused where a result would hide another model, or be a shard of one."""
     last = target.paths[-1]
     index = index_of(last)
     if content_of(index).get("weight_map") and not is_ours(index):

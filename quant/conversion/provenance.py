@@ -39,7 +39,7 @@ def method_of(request: Request) -> str:
 
 
 def kept_of(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
-    """Reason -> the layers that it keeps in the precision that they had."""
+    """Reason -> the layers that a conversion's tasks leave in the precision that they had."""
     found: dict[str, list[str]] = {}
     for task in tasks:
         weight = isinstance(task, Cast) and task.dtype is None and task.name.endswith("weight")
@@ -49,7 +49,7 @@ def kept_of(tasks: Sequence[Task]) -> dict[str, tuple[str, ...]]:
 
 
 def settings_of(request: Request) -> dict[str, str]:
-    """What was asked for besides, by the names that the command line has."""
+    """What was asked of a conversion besides, by the names that the command line has."""
     calibration = PurePath(request.calibration.source.name).name if request.calibration else ""
     asked = {
         "keep": request.keep,

@@ -12,15 +12,17 @@ from pathlib import Path
 
 from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..errors import NoRoom, Refused
-from ..files.atomic import adopt, failure, remove
+from ..files.atomic import adopt, failure
 from ..files.locks import only_job
+from ..files.targets import Target
+from ..files.temporaries import remove
 from ..files.writer import Layout, writing
 from .converter import Options, metadata_of, read_back, rows_of, run
 from .decisions import check_accounted, check_format, planned
 from .ownership import check_name, check_ownership
 from .request import Request
 from .result import Conversion
-from .shards import Target, target_of
+from .shards import target_of
 from .tasks import Task
 
 PARTS = ".scaled-fp8-{}.parts"  # the folder of finished shards, beside their places
@@ -42,6 +44,7 @@ class Plan:
 
 
 def plan(src: str, dst: Path, request: Request, options: Options) -> Plan:
+    """What each worker of one conversion has to write, the same for all of them; nothing is written yet."""
     check_format(request)
     check_name(dst)
     ckpt = read_checkpoint(src, options.check)

@@ -65,7 +65,7 @@ def differences(format: Format, wanted: Tensor, read: Sample) -> str:
     # scaled / raw is the scale, wherever the code is not zero
     scale = torch.where(live, read.scaled / torch.where(live, read.raw, 1), 0)
     error, size = (read.scaled - wanted).abs(), wanted.abs()
-    allowed = torch.maximum(half_step(format, size, scale), clipped(format, size, scale)) * SLACK + 1e-6 * size.amax()
+    allowed = torch.maximum(format.half_step(size, scale), clipped(format, size, scale)) * SLACK + 1e-6 * size.amax()
     wrong = live & (error > allowed)
     # a code of zero must stand for a small value
     wrong |= ~live & (size > size.amax() / 2)
@@ -77,19 +77,3 @@ def clipped(format: Format, size: Tensor, scale: Tensor) -> Tensor:
     largest = format.maximum * scale
     searched = size <= largest / min((*format.factors, 1.0)) * SLACK
     return torch.where(searched, size - largest, 0).clamp(min=0)
-
-
-def half_step(format: Format, size: Tensor, scale: Tensor) -> Tensor:
-    """Half of the distance between codes around values of this size."""
-    if format.dtype.is_floating_point:
-        normal = torch.finfo(format.dtype).smallest_normal
-        return torch.maximum(size, normal * scale) * (step_at_one(format.dtype) / 2)
-    if format.outer_maximum:  # e2m1: 1.5 and 2, then 3 and 4, 6
-        return torch.maximum(size, scale) * 0.25
-    return scale * 0.5
-
-
-def step_at_one(dtype: torch.dtype) -> float:
-    """From 1 to the next larger code; finfo's eps of float8_e5m2fnuz is half of that."""
-    one = torch.ones(1).to(dtype).view(torch.uint8)
-    return float((one + 1).view(dtype).float() - 1)

@@ -172,7 +172,7 @@ def sample_runs(total: int) -> Iterator[tuple[int, int]]:
 
 
 def cast(weight: Tensor, dtype: torch.dtype, name: str, damaged: bool = True) -> Tensor:
-    """Values in dtype; refused where a finite one does not fit, and where one is not finite and that is damage."""
+    """What Cast writes: values in dtype; refused where a finite one does not fit, or one is NaN by damage."""
     largest = max(map(abs, map(float, weight.aminmax()))) if weight.numel() else 0.0
     if not isfinite(largest):
         if damaged:

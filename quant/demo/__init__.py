@@ -1,4 +1,4 @@
-"""The whole story on an embedded model, without ComfyUI and without a download."""
+"""The whole story on an embedded model that draws digits, without ComfyUI and without a download."""
 
 from __future__ import annotations
 

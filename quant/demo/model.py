@@ -106,7 +106,7 @@ def unpatched(tokens: Tensor) -> Tensor:
 
 @torch.no_grad()
 def sample(model: nn.Module, noise: Tensor, digit: Tensor, steps: int = 32, guidance: float = 2.0) -> Tensor:
-    """Images in [-1, 1] from noise ``[batch, 8, 8]`` by Euler steps with classifier-free guidance."""
+    """Images of digits in [-1, 1] from noise ``[batch, 8, 8]`` by Euler steps with classifier-free guidance."""
     times = torch.linspace(1, 0, steps + 1)
     both = torch.cat((digit, torch.full_like(digit, NO_CLASS)))
     image = noise

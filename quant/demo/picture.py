@@ -24,7 +24,7 @@ class Panel:
 
 
 def draw(path: Path, panels: tuple[Panel, ...]) -> Path:
-    """Write the panels as a PNG; path."""
+    """Write the demo's panels of digits as a PNG; path."""
     grids = [grid(panel.images) for panel in panels]
     width, height = grids[0].size
     step = width + BETWEEN
@@ -40,7 +40,7 @@ def draw(path: Path, panels: tuple[Panel, ...]) -> Path:
 
 
 def grid(images: Tensor) -> Image.Image:
-    """Images in rows of COLUMNS, each smoothed to CELL pixels inside a border of its background."""
+    """Images of digits in rows of COLUMNS, each smoothed to CELL pixels inside a border of its background."""
     rows = -(-len(images) // COLUMNS)
     sheet = Image.new("L", (COLUMNS * (CELL + GAP) - GAP, rows * (CELL + GAP) - GAP), PAPER)
     for i, image in enumerate(F.pad(images, (1, 1, 1, 1), value=-1)):

@@ -117,7 +117,7 @@ def folder(path: Path) -> None:
 
 
 def load_model(tensors: dict[str, Tensor]) -> DigitsTransformer:
-    """The model in bf16 with these weights; scale keys it does not know are dropped, as most readers do."""
+    """The digits' model in bf16; scale keys that it does not know are dropped, as most readers do."""
     with torch.device("meta"):  # where no random weights are drawn, only to be replaced
         model = DigitsTransformer().eval()
     known = {name: tensor.to(torch.bfloat16) for name, tensor in tensors.items()}
@@ -148,7 +148,7 @@ def block_linears(model: nn.Module) -> dict[str, nn.Linear]:
 
 
 def observed(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
-    """What the model draws, and the largest magnitude that entered each block's Linear meanwhile."""
+    """The digits that the model draws, and the largest magnitude that entered each block's Linear meanwhile."""
     maxima: dict[str, Tensor] = {}
 
     def watch(name: str, inputs: tuple[Tensor, ...]) -> None:
@@ -166,7 +166,7 @@ def observed(model: nn.Module) -> tuple[Tensor, dict[str, Tensor]]:
 
 
 def ltx_tensors(model: nn.Module, maxima: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The model as Lightricks stores LTX: e4m3 weight, weight_scale, calibrated input_scale, and no marker."""
+    """The digits' model as Lightricks stores LTX: e4m3 weight, weight_scale, calibrated input_scale, no marker."""
     tensors = {PREFIX + name: tensor.clone() for name, tensor in model.state_dict().items()}
     for name, linear in block_linears(model).items():
         weight = quantize(linear.weight, float8_e4m3fn, PerTensor())

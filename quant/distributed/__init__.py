@@ -1,1 +1,1 @@
-"""Tensors on several devices: parts of a quantized weight, gathered, and computed with where they lie."""
+"""Several devices, one model: parts of a quantized weight, cut, gathered, and computed with where they lie."""

@@ -29,6 +29,7 @@ def partial_sum(x: Tensor, weight: QuantizedWeight, choice: Choice, group: objec
 
 
 def product_of_codes(x: Tensor, weight: QuantizedWeight, choice: Choice, group: object) -> Tensor:
+    """This device's part of the sum, of codes by the scale that all devices share."""
     import torch.distributed as dist
 
     scheme = str(choice.kernel.scheme)

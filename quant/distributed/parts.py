@@ -70,6 +70,7 @@ def border(weight: QuantizedWeight, dim: int) -> int:
 
 
 def check_border(weight: QuantizedWeight, dim: int, at: int) -> None:
+    """Refused where a weight cannot be cut for devices: inside of a block, a group, a rotation or a byte."""
     step = border(weight, dim)
     if at % step:
         what = "inputs" if dim else "outputs"

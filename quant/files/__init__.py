@@ -1,4 +1,4 @@
-"""Named tensors on disk: read strictly, known again by a fingerprint, written whole or not at all."""
+"""Named tensors on disk or at a URL, and what lies beside: read strictly, written whole or not at all by one job."""
 
 from __future__ import annotations
 

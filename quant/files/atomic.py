@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -14,16 +13,20 @@ from typing import BinaryIO
 
 from ..errors import NoRoom, Refused, first_line
 from .sets import carry_out
-
-try:
-    import fcntl
-except ImportError:  # Windows, where an open file cannot be deleted anyway
-    fcntl = None  # type: ignore[assignment]
+from .temporaries import (
+    NO_SURPRISE,
+    TEMPORARY,
+    create,
+    fcntl,
+    name_it,
+    opened,
+    remove,
+    removed_in_the_end,
+    temporary,
+)
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-TEMPORARY = ".scaled-fp8-{}.tmp"
 LONGEST_PLAN = 1 << 24  # bytes
-NO_SURPRISE = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
 
 
 class Places:
@@ -85,24 +88,17 @@ def put_in_place(places: Places, files: Sequence[BinaryIO], named: Sequence[Path
             remove(places.replaced())
 
 
+def mode_of(path: Path) -> int | None:
+    """Who may read what is replaced may read what replaces it; None where there is nothing."""
+    with suppress(OSError):
+        return stat.S_IMODE(path.stat().st_mode)
+    return None
+
+
 def write_whole(path: Path, data: bytes) -> None:
     """One small file, whole or not at all."""
     with replacing(Places([path])) as (file,):
         file.write(data)
-
-
-@contextmanager
-def removed_in_the_end(paths: Sequence[Path]) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        remove(paths)
-
-
-def remove(paths: Iterable[Path]) -> None:
-    for path in paths:
-        with suppress(OSError):
-            path.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -124,17 +120,6 @@ def planned(folder: Path, plan: bytes) -> Iterator[None]:
             carry_out(folder, plan)
 
 
-def temporary() -> str:
-    return TEMPORARY.format(f"{os.getpid()}-{secrets.token_hex(6)}")
-
-
-def mode_of(path: Path) -> int | None:
-    """Who may read what is replaced may read what replaces it; None where there is nothing."""
-    with suppress(OSError):
-        return stat.S_IMODE(path.stat().st_mode)
-    return None
-
-
 def publish(targets: Mapping[Path, Path]) -> None:
     """Move each temporary to its place. Of several files the last names the others: it comes last."""
     for named, path in targets.items():
@@ -143,53 +128,7 @@ def publish(targets: Mapping[Path, Path]) -> None:
         flush_folder(folder)
 
 
-##### Temporaries
-
-
-def create(named: Path, mode: int | None = None) -> BinaryIO:
-    """A nameless file in named's folder, which even a kill takes along; where there is none, a locked named one."""
-    file = nameless(named.parent) or locked_as(named)
-    if mode is not None and hasattr(os, "fchmod"):
-        with suppress(OSError):
-            os.fchmod(file.fileno(), mode)
-    return file
-
-
-def nameless(folder: Path) -> BinaryIO | None:
-    with suppress(OSError, AttributeError):
-        if Path("/proc/self/fd").exists():
-            descriptor = os.open(folder, os.O_TMPFILE | os.O_RDWR, 0o666)
-            return locked(open(descriptor, "w+b", buffering=0))  # type: ignore[arg-type]
-    return None
-
-
-def locked_as(named: Path) -> BinaryIO:
-    while True:
-        file = opened(named, "x+b")
-        # before it was locked, another run may have taken it for a stale one
-        if named.exists():
-            return file
-        file.close()
-
-
-def opened(path: Path, mode: str) -> BinaryIO:
-    return locked(open(path, mode, buffering=0))  # type: ignore[arg-type]
-
-
-def locked(file: BinaryIO) -> BinaryIO:
-    if fcntl:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    return file
-
-
-def name_it(file: BinaryIO, named: Path) -> None:
-    """Give a nameless file its name."""
-    folder = os.open(named.parent, os.O_RDONLY)
-    try:
-        # only with a folder of its own does os.link follow the link in /proc, as it says it does
-        os.link(f"/proc/self/fd/{file.fileno()}", named, src_dir_fd=folder, follow_symlinks=True)
-    finally:
-        os.close(folder)
+##### What killed runs left
 
 
 def remove_stale(folder: Path) -> None:
@@ -204,6 +143,7 @@ def remove_stale(folder: Path) -> None:
 
 
 def remove_unlocked(path: Path) -> None:
+    """Remove a temporary that nobody holds the lock of."""
     with open(os.open(path, os.O_RDONLY | NO_SURPRISE), "rb") as file:
         if fcntl:
             try:

@@ -98,6 +98,7 @@ class NotJson(ValueError):
 
 
 def parse(file: BinaryIO, size: int) -> Header:
+    """A file's header, read strictly; Malformed, which names no file, for any other."""
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > size - 8:
         # not how long: of a file that is none, that is what its first bytes are
@@ -183,6 +184,7 @@ def laid_out(entries: list[tuple[int, int, str, Any]], data: int, size: int) -> 
 
 
 def checked(name: str, field: Mapping[str, Any], nbytes: int) -> TensorInfo:
+    """One entry of a header; Malformed where dtype, shape and bytes do not agree."""
     dtype, shape = field.get("dtype"), field.get("shape")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise Malformed(f"{name[:80]!r} has the unknown dtype {str(dtype)[:20]!r}")

@@ -8,9 +8,9 @@ from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import BinaryIO
 
 from ..errors import Refused, first_line
-from .atomic import NO_SURPRISE, fcntl
 from .claims import Check, claimed
 from .remote import beside, is_url
+from .temporaries import NO_SURPRISE, fcntl
 
 LOCK = ".scaled-fp8-job.lock"
 
@@ -25,6 +25,7 @@ def only_job(folder: str) -> AbstractContextManager[Check]:
 
 @contextmanager
 def locked(folder: str, path: str) -> Iterator[Check]:
+    """A folder on disk that this job alone writes into."""
     file = taken(folder, path)
     try:
         yield lambda: None
@@ -36,6 +37,7 @@ def locked(folder: str, path: str) -> Iterator[Check]:
 
 
 def taken(folder: str, path: str) -> BinaryIO:
+    """The lock file of a folder, held; Refused where another job has it."""
     while True:
         file = opened(path)
         try:

@@ -41,7 +41,7 @@ class Loaded:
 
 
 def loaded(name: str, value: object, origin: str, own: bool = True) -> Loaded:
-    """A tensor of a state dict, checked."""
+    """An entry of a state dict in memory as a tensor of a Source, checked."""
     if not isinstance(value, Tensor):
         raise Refused(f"{origin}: {name!r} is a {type(value).__name__}, not a tensor; save the state dict alone.")
     if value.dtype not in CODES or value.layout is not torch.strided:

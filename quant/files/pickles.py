@@ -90,6 +90,7 @@ def load_pickle(path: Path) -> tuple[dict[str, Any], Records]:
 
 
 def unpickled(file: BinaryIO, path: Path) -> object:
+    """What torch pickled, with tensors that have no data yet; nothing in it is run."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     file.seek(0)

@@ -80,6 +80,7 @@ def read_safetensors(path: Path) -> Contents:
 
 
 def read_bytes(file: BinaryIO, offset: int, nbytes: int) -> Tensor:
+    """Bytes of an open file as a tensor of uint8."""
     data = torch.empty(nbytes, dtype=torch.uint8)
     view = memoryview(data.numpy().data)
     file.seek(offset)

@@ -94,7 +94,7 @@ def plan_of(index: Path, shards: Iterable[Path]) -> bytes:
 
 
 def carry_out(folder: Path, plan: bytes) -> None:
-    """Delete the shards of a plan that its index does not name, as far as they are marked as ours."""
+    """Delete shards that a run, killed or done, left unneeded: not named by its index, and marked as ours."""
     with suppress(ValueError, LookupError, TypeError, RecursionError, OSError):
         value = json.loads(plan)
         index = folder / str(value["index"])

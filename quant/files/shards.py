@@ -26,6 +26,7 @@ def read_shards(index: Path) -> Contents:
 
 
 def shard_path(index: Path, name: str) -> Path:
+    """Where a shard that an index names lies; refused where that is not beside it."""
     if Path(name).name != name or not name.endswith(STORES):
         raise Refused(
             f"the shard {name!r} is not the name of a safetensors file beside it; fetch it again.", file=index
@@ -36,6 +37,7 @@ def shard_path(index: Path, name: str) -> Path:
 
 
 def merged(shards: Mapping[str, Contents], index: Path) -> dict[str, Stored]:
+    """The tensors of all shards by name; refused where two have one of the same name."""
     tensors: dict[str, Stored] = {}
     for name, shard in shards.items():
         twice = next((key for key in shard.tensors if key in tensors), None)

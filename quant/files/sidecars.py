@@ -65,6 +65,7 @@ def json_text(path: Path) -> bytes:
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """A JSON file beside a model; of a general one that is unsound the part on quantization, if that is sound."""
     text = json_text(path)
     try:
         return as_object(text)
@@ -80,7 +81,7 @@ class Doubled(dict[str, Any]):
 
 
 def about_quantization(text: bytes) -> dict[str, Any] | None:
-    """What a description that is unsound elsewhere says of quantization; None where that part is unsound too."""
+    """The entries on quantization of a JSON file that is unsound elsewhere; None where they are too."""
     silent: dict[str, Any] | None = None if b"quant" in text.lower() else {}
     try:
         value = json.loads(text, object_pairs_hook=tolerant)
@@ -118,7 +119,7 @@ def module_of(name: str) -> str:
 
 
 def repeated(scale: Stored, known: Stored | None, main: Path) -> bool:
-    """Whether the model itself has this very scale; refused if it has another one."""
+    """Whether the file of the model has a sidecar's scale too; refused if it has another one."""
     if known is None:
         return False
     same = known.info == scale.info and torch.equal(values(known).float(), values(scale).float())

@@ -70,7 +70,7 @@ def int8_per_token(x: Tensor, _: Tensor | None = None) -> tuple[Tensor, Tensor]:
 
 
 def int8_pieces(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The same, of as many tokens at a time as stay in a CPU's cache."""
+    """int8 per token on a CPU: as many tokens at a time as stay in its cache."""
     codes, scale = x.new_empty(x.shape, dtype=INT8.dtype), x.new_empty(len(x), 1, dtype=torch.float32)
     rows = max(1, PIECE // x.shape[1])
     for tokens, into, own in zip(*(pieces(tensor, rows) for tensor in (x, codes, scale)), strict=True):
@@ -111,8 +111,8 @@ def static_scale(input_scale: Tensor, format: Format) -> Tensor:
     return scale if factor == 1 else scale * factor
 
 
-def implausible(input_scale: Tensor | None) -> str | None:
-    """Why an input_scale cannot be trusted, or None. Reads its value: for planning, not for a forward."""
+def not_static(input_scale: Tensor | None) -> str | None:
+    """Why activations cannot be quantized by a weight's input_scale, or None. Reads it: for planning, not a forward."""
     if input_scale is None:
         return "the file has no input_scale"
     if input_scale.is_meta:

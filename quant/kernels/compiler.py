@@ -41,7 +41,7 @@ def compiler_refuses() -> str | None:
 
 @cache
 def library() -> CDLL | str:
-    """The library, or why there is none."""
+    """compiled.c as a library, or why there is none."""
     if sys.platform != "linux":
         return f"is built on Linux alone, not on {sys.platform}"
     compiler = shutil.which("gcc")
@@ -55,7 +55,7 @@ def library() -> CDLL | str:
 
 
 def private(folder: Path) -> bool:
-    """Whether nobody else can write into folder, or put another one in its place; made where it is missing."""
+    """Whether nobody else can write into the folder of compiled kernels, or exchange it; made where it is missing."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder = folder.resolve()
@@ -86,7 +86,7 @@ def loaded(compiler: str, folder: Path) -> CDLL | str:
 
 
 def build(compiler: str, path: Path) -> None:
-    """Under another name first, so that nobody loads half of it."""
+    """Compile the kernels, under another name first, so that nobody loads half of them."""
     with TemporaryDirectory(dir=path.parent) as folder:
         made = Path(folder) / path.name
         command = [compiler, *FLAGS, *features(), str(SOURCE), "-o", str(made)]

@@ -66,6 +66,7 @@ def way_of(choice: Choice, tokens: int) -> Way:
 
 
 def flat(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
+    """The product for inputs of any shape, with gradients where they are asked for; counted."""
     x = x.reshape(-1, choice.shape[1]) if choice.shape[1] else x.reshape(x.shape[:-1].numel(), 0)
     bias = None if bias is None else bias.to(x.dtype)
     if weight.scale.device != x.device:
@@ -79,7 +80,7 @@ def flat(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice
 
 
 def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
-    """``[tokens, in] -> [tokens, out]``."""
+    """The product by the kernel for so many tokens, ``[tokens, in] -> [tokens, out]``."""
     if not x.numel() or not choice.shape[0]:
         empty = x.new_zeros(x.shape[0], choice.shape[0])
         return empty if bias is None else empty + bias
@@ -97,7 +98,7 @@ def run_way(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, way: Way) -
 
 
 def run_any(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
-    """By the planned kernel; where one raises, by the next, for the rest of the process and with the reason."""
+    """The product by the planned kernel; where one raises, by the next, from then on and with the reason."""
     planned, raised = dict(vars(choice)), list[tuple[Kernel, Exception]]()
     while True:
         way = choice.way(len(x))

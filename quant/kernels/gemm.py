@@ -148,7 +148,7 @@ def int8_rows(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
 
 
 def int8_pieces(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
-    """The same on a CPU, in memory that is used again."""
+    """The INT8 product on a CPU, in memory that is used again."""
     x, codes = padded(a.codes, 1, 4), padded(weight.codes, 1, 4)
     y = a.scale.new_empty(len(x), len(codes), dtype=a.dtype)
     rows = max(OUTPUTS, PIECE // max(1, min(len(x), TOKENS)))
@@ -184,6 +184,7 @@ def kitchen_int8(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Ten
 
 
 def mx(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    """The MXFP8 product, by comfy-kitchen: activations are quantized for it here."""
     import comfy_kitchen as ck
 
     codes, scale = ck.quantize_mxfp8(x, pad_32x=True)
@@ -194,6 +195,7 @@ def mx(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
 
 
 def nv(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
+    """The NVFP4 product, by comfy-kitchen: activations are quantized for it here."""
     import comfy_kitchen as ck
 
     outer = nv_scale(x, weight)

@@ -31,7 +31,7 @@ def is_float8(format: Format) -> bool:
 
 
 def encode_int8(weight: QuantizedWeight, judge: Judge) -> tuple[QuantizedWeight | None, str]:
-    """An FP8 weight as INT8 and what it costs, or None and why not; judge: candidate -> what else is against it."""
+    """An FP8 weight as INT8, for INT8 GEMMs, and what that costs; or None and why not."""
     values, reasons = weight.dequantize(), []
     for format in TARGETS:
         try:

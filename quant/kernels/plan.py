@@ -13,7 +13,7 @@ from ..errors import Refused
 from ..weights.formats import FORMATS, Format, float8_e4m3fn
 from ..weights.granularity import Granularity, PerRow
 from ..weights.weight import QuantizedWeight
-from .activations import implausible
+from .activations import not_static
 from .choice import Choice, Way
 from .demotion import demoted
 from .int8 import MOST_LOST, NAME, Judge, encode_int8, is_float8, output_judge
@@ -39,7 +39,7 @@ def choose(
 ) -> Choice:
     """The first kernel that fits the layer ``[out, in]`` and is proven on its device for activations of dtype."""
     mode = Mode(compute, activation_scale)
-    doubt = implausible(input_scale) if mode.activation_scale == "static" else None
+    doubt = not_static(input_scale) if mode.activation_scale == "static" else None
     activation = "dynamic" if doubt else mode.activation_scale
     layer = Workload(
         format=format,

@@ -93,7 +93,7 @@ def operands(layer: Workload) -> tuple[QuantizedWeight, Tensor, Tensor]:
 
 
 def encoded_anyhow(weight: Tensor, format: Format, granularity: Granularity) -> QuantizedWeight:
-    """In any granularity, those that nobody writes included; for integer formats any byte is a code."""
+    """A probe's weight in any granularity, those that nobody writes too; for integer formats any byte is a code."""
     if isinstance(granularity, PerGroup) and format.scale_of is not scale_from_amax:
         return quantize(weight, format, granularity)
     shape = (weight.shape[0], weight.shape[1])
@@ -127,6 +127,7 @@ def sample_of(width: int) -> Tensor:
 
 
 def codes_apart(quantizer: Quantizer, scheme: str, device: torch.device, x: Tensor) -> float:
+    """Share of codes in which a quantizer of activations is one apart from its scheme; infinity beyond that."""
     given = torch.tensor([[0.02]]) if scheme == "float8 static" else None
     want, want_scale = SCHEMES[scheme](x, given)
     got, scale = quantizer.schemes()[scheme](x.to(device), None if given is None else given.to(device))

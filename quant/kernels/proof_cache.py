@@ -95,6 +95,7 @@ def read(path: Path) -> dict[str, dict[str, Found]]:
 
 @cache
 def parsed(content: bytes, _: int) -> dict[str, dict[str, Found]]:
+    """The kept proofs as values; none of a file that is not as it was written."""
     try:
         stored = json.loads(content)
         return {
@@ -125,7 +126,7 @@ def checked_proof(error: object, reason: object) -> Proof:
 
 
 def write(path: Path, key: str, question: str, proof: Found) -> None:
-    """Into a file beside it first, so that nobody reads half of it."""
+    """Keep a proof: into a file beside the kept ones first, so that nobody reads half of it."""
     known = read(path)
     # what belongs to another driver or version of this device is stale
     device = key.split("|")[0]
@@ -155,6 +156,7 @@ def environment(device: torch.device) -> str:
 
 @cache
 def installed(name: str) -> str:
+    """A library's version, on which proofs of kernels hang."""
     if name == "torch":
         return torch.__version__
     if name == "gcc":

@@ -23,7 +23,7 @@ OWN = Own()
 
 
 def scratch(use: str, dtype: torch.dtype, *shape: int) -> Tensor:
-    """A CPU tensor ``shape`` with anything in it; the next one of this use, dtype and thread has its memory."""
+    """A tensor ``shape`` for CPU kernels, of any contents; the next of this use, dtype and thread is in its memory."""
     count = prod(shape)
     if count > MOST:
         return torch.empty(shape, dtype=dtype)

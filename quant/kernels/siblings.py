@@ -39,7 +39,7 @@ LAST = Last()
 
 
 def once(x: Tensor, how: Key, quantize: Callable[[], T]) -> T:
-    """What quantize makes of x, or made of it for the layer before; how: everything else on which that depends.
+    """Codes of activations x, or those that quantize made for the layer before; how: what else they depend on.
 
     Told apart by memory, shape, strides and version: a change through ``.data``, or by a kernel that torch does not
     know of, is not seen.

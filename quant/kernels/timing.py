@@ -48,6 +48,7 @@ def milliseconds(run: Callable[[], object], device: torch.device) -> float:
 
 
 def by_events(run: Callable[[], object], repeats: int = 10) -> float:
+    """Milliseconds of a run by events of the GPU."""
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     for _ in range(repeats):
@@ -58,7 +59,7 @@ def by_events(run: Callable[[], object], repeats: int = 10) -> float:
 
 
 def by_clock(run: Callable[[], object], device: torch.device) -> float:
-    """On a CPU of this thread's own work, so that what else the machine does is not counted."""
+    """Milliseconds of a run; on a CPU of this thread's own work, so that what else the machine does is not counted."""
     clock = thread_time if device.type == "cpu" and FINE else perf_counter
     start = clock()
     run()

@@ -97,7 +97,7 @@ def _(x: Tensor, codes: Tensor, scale: Tensor, bias: Tensor | None, format: str,
 
 
 def rebuilt(codes: Tensor, scale: Tensor, format: str, rows: int, cols: int) -> QuantizedWeight:
-    """A weight from what a custom operator can be given; rows 0: one scale an output or for all."""
+    """The weight of an upcast operator, which torch.compile gives tensors and numbers alone; rows 0: no blocks."""
     from ..weights.formats import FORMATS
     from ..weights.granularity import PerBlock, PerRow, PerTensor
 

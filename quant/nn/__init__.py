@@ -1,4 +1,4 @@
-"""Scaled weights inside torch modules: patched in, run, told as table and heat map, out again without a trace."""
+"""Scaled weights inside torch modules: quantized there, also by torchao, or patched in and out without a trace."""
 
 from __future__ import annotations
 

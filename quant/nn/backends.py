@@ -38,7 +38,7 @@ class Backend:
 def pick_backend(
     name: str, method: Method, granularity: Granularity, place: Place, component: str
 ) -> tuple[Backend, str]:
-    """The backend of that name, or for "auto" the first that runs on this device, with the reason."""
+    """Who quantizes a module's layers: the backend of that name, or for auto the first that can, and why."""
     one_of("backend", name, BACKENDS)
     if name == "patched":
         return patched(method), "as asked"
@@ -54,6 +54,8 @@ def pick_backend(
 
 
 def patched(method: Method) -> Backend:
+    """This package as the backend: layers of torch modules get scaled weights in place."""
+
     def quantize_layer(layer: nn.Module, name: str, policy: Policy, search: Search | None) -> str | None:
         if isinstance(layer, CONVOLUTIONS):
             return quantize_convolution(layer, name, policy, search)
@@ -78,6 +80,8 @@ def patch_for_good(linear: nn.Linear, name: str, policy: Policy, search: Search 
 
 
 def torchao(method: Method, granularity: Granularity) -> Backend:
+    """torchao as the backend: its quantize_ puts tensors of its own into a torch module's layer."""
+
     def quantize_layer(layer: nn.Module, name: str, policy: Policy, search: Search | None) -> str | None:
         if search is not None:
             raise Refused("backend 'torchao' has no search for scales; choose patched.")
@@ -97,7 +101,7 @@ def convert(layer: nn.Module, method: Method, granularity: Granularity) -> None:
 
 
 def torchao_config(method: Method, granularity: Granularity) -> Any:
-    """torchao's own config for the method."""
+    """The argument of torchao's quantize_ for a Linear module, for the config that the method names."""
     import torchao.quantization as ao
 
     options: dict[str, Any] = {"set_inductor_config": False}
@@ -107,7 +111,7 @@ def torchao_config(method: Method, granularity: Granularity) -> Any:
 
 
 def torchao_problem(method: Method, granularity: Granularity, place: Place, component: str) -> str | None:
-    """Why torchao cannot do this here, or None."""
+    """Why torchao cannot quantize a module's layers so on this device, or None."""
     if method.torchao is None:
         return f"it has no {method.name}"
     if component == "vae":
@@ -121,7 +125,7 @@ def torchao_problem(method: Method, granularity: Granularity, place: Place, comp
 
 @cache
 def tried(method: Method, granularity: Granularity, place: Place) -> str | None:
-    """Quantizes and runs a small Linear with torchao on the device, and compares with the one before."""
+    """Why torchao cannot, by quantizing and running a small nn.Linear on the device; None where it is right."""
     device, dtype = place
     linear = nn.Linear(256, 128, bias=False, device="meta").to_empty(device=device).to(dtype)
     with torch.no_grad():

@@ -119,6 +119,7 @@ def quantized_layers(
     search: Search | None,
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[LayerStats]:
+    """Quantize a module's layers in place, one after another, with an account of each."""
     layers = list(candidates(module.named_modules(), policy.component, is_linear, CONVOLUTIONS))
     for done, (name, layer) in enumerate(layers, 1):
         yield quantized_layer(name, layer, policy, engine, search)
@@ -132,7 +133,7 @@ def candidates(
     is_linear: Callable[[nn.Module], bool],
     convolutions: tuple[type[nn.Module], ...],
 ) -> Iterator[tuple[str, nn.Module]]:
-    """Layers whose weight may be quantized, each once: Linears, and a VAE's convolutions."""
+    """A module's layers whose weight may be quantized, each once: Linears, and a VAE's convolutions."""
     seen: set[nn.Module] = set()
     for name, module in modules:
         wanted = is_linear(module) or (component == "vae" and isinstance(module, convolutions))

@@ -74,6 +74,7 @@ def fitting(name: str, weight: QuantizedWeight, linear: nn.Linear) -> QuantizedW
 
 
 def unfit(weight: QuantizedWeight, linear: nn.Linear) -> str | None:
+    """Why a weight cannot take the place of a module's own, or None."""
     parameter = original(linear)
     if parameter is None:
         return "computes its weight from others (parametrization or weight norm); remove that first."

@@ -83,7 +83,7 @@ def slice_(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
 
 @operation("aten.new_zeros.default")
 def new_zeros(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
-    """Zeros of the same kind: rows that others are copied into."""
+    """torch's new_zeros for a scaled tensor: zeros of the same kind, rows that others are copied into."""
     tensor, shape = args[0], tuple(args[1])
     if len(shape) != 2:
         return torch.zeros(shape, dtype=tensor.dtype, device=tensor.device)
@@ -135,7 +135,7 @@ def cat(op: Any, args: Args, kwargs: dict[str, Any]) -> Tensor:
 
 
 def cut(tensor: Tensor, dim: int, start: int, stop: int, shard: Shard | None = None) -> ScaledTensor:
-    """Rows or columns of a tensor; of a part that another device holds, nothing but its shape."""
+    """What slices of a scaled tensor are made by: its rows or columns; of a part elsewhere only the shape."""
     try:
         weight = parts.part(as_stored(tensor), dim, start, stop)  # type: ignore[arg-type]
     except Refused as problem:

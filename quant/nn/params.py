@@ -44,6 +44,7 @@ def params_of(
     choice: Choice | None = None,
     shape: tuple[int, ...] | None = None,
 ) -> ScaledParams:
+    """What the resident tensor of a weight holds beside its codes; choice: how its Linear is computed."""
     return ScaledParams(
         scale=compact_scale(weight),
         orig_dtype=dtype,
@@ -56,6 +57,7 @@ def params_of(
 
 
 def scaled_weight(codes: Tensor, params: ScaledParams) -> QuantizedWeight:
+    """The weight that a resident tensor holds, of its codes and params."""
     return QuantizedWeight(
         format=params.format,
         codes=codes,

@@ -74,6 +74,7 @@ def report_choices(choices: Mapping[str, Choice] | Iterable[tuple[str, Choice]])
 
 
 def row(name: str, choice: Choice) -> Row:
+    """What a report tells of one patched layer: its kernel with the reason, and what ran."""
     ran = dict(choice.calls)
     most = most_run(ran, choice.kernel.name)
     way = choice.named(most) or choice.main

@@ -1,4 +1,4 @@
-"""How far two models are apart, as figures and as a page, and the card by which a file tells how it was made."""
+"""How far two models are apart, layer by layer, as figures, heat maps and pages, and the card that tells of a file."""
 
 from __future__ import annotations
 

@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..errors import Refused
+from ..records import UNFIT, each, maybe, text, texts, whole, worded
 from ..text import few
-from .fields import UNFIT, each, maybe, text, texts, whole, worded
 from .quality import Quality
 
 KEY = "scaled_fp8_card"
@@ -101,7 +101,7 @@ def card_text(metadata: Mapping[str, str]) -> str:
 
 
 def parsed(found: str) -> Card:
-    """A card's text as a Card; Refused, as a clause, where it is none."""
+    """The card in a file's header; Refused, as a clause, where it is none."""
     if len(found) > LONGEST:
         raise Refused(f"its card has {len(found)} letters, more than any card of this package")
     try:

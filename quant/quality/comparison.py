@@ -134,7 +134,7 @@ Readers = Mapping[str, Held]
 
 
 def readers(ckpt: Checkpoint) -> Readers:
-    """Layer name -> its values; names as in verdicts, without ``.weight``."""
+    """What is compared of a checkpoint: layer name, without ``.weight``, -> a reader of its values."""
     infos = {name: ckpt.tensors.info(name) for name in ckpt.tensors}
     floating = {name: info for name, info in infos.items() if info.dtype.lstrip("B").startswith("F")}
     others = {

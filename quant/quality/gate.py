@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import isnan
 
 from ..errors import Refused, one_of
-from .fields import number, worded
+from ..records import number, worded
 from .quality import METRICS, Quality
 
 LINE = "figures: "

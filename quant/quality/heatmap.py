@@ -54,7 +54,7 @@ def place(layer: str) -> tuple[str, int, str]:
 
 
 def sections(rows: Mapping[str, T]) -> list[Section[T]]:
-    """Every layer's row once; layers outside of blocks last."""
+    """A heat map's sections: every layer's row once; layers outside of blocks last."""
     placed: dict[str, dict[tuple[str, int], T]] = {}
     for layer, row in rows.items():
         section, block, label = place(layer)
@@ -107,7 +107,7 @@ def draw_all(report: Report, errors: Mapping[str, float]) -> Image.Image:
 
 
 def error_legend(report: Report, errors: Mapping[str, float]) -> list[Entry]:
-    """The ramp in five steps, noise, and how many layers were not measured."""
+    """Legend of an error map: the ramp in five steps, noise, and how many layers were not measured."""
     ends, unknown = span(errors.values()), sum(row.layer not in errors for row in report.rows)
     shares = [i / 4 for i in range(5)] if any(map(isfinite, errors.values())) else []
     steps = [Entry(shown(ends[0] + (ends[1] - ends[0]) * share), ramp(share)) for share in shares]
@@ -127,7 +127,7 @@ class Entry:
 def draw_map(
     rows: Iterable[Row], paint: Callable[[Row], str | None], heads: tuple[str, str], legend: Sequence[Entry]
 ) -> Image.Image:
-    """Title and a line, legend, sections; paint: a row's colour, None where it has none."""
+    """A heat map: title and a line, legend, sections; paint: a row's colour, None where it has none."""
     parts = sections({row.layer: row for row in rows})
     label, cell = label_width(parts), cell_size(parts)
     cells = 2 * MARGIN + label + max((len(part.blocks) for part in parts), default=0) * cell
@@ -168,7 +168,7 @@ def draw_section(
     cell: int,
     fill: dict[tuple[str, int], str | None],
 ) -> None:
-    """One section with its corner at the first cell's left and the section's top."""
+    """One section of a heat map, its corner at the first cell's left and the section's top."""
     left, top = corner
     pen.text((MARGIN, top), part.name or "outside of blocks", fill=INK, font=font(15))
     step = max(1, -(-30 // cell))

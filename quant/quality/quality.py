@@ -8,8 +8,8 @@ from math import inf, isnan
 from typing import Any
 
 from ..errors import Refused
+from ..records import UNFIT, each, maybe, number, text, texts, whole, worded
 from ..text import few, text_table
-from .fields import UNFIT, each, maybe, number, text, texts, whole, worded
 from .sqnr import NOISE_DB, is_noise
 
 VERSION = 1

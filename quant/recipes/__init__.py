@@ -1,4 +1,4 @@
-"""Which layers become what: families, policies, methods, settings, and what they will need."""
+"""Which layers become what: families, policies, methods, settings, requests, and the memory that it will need."""
 
 from __future__ import annotations
 

@@ -98,7 +98,7 @@ def most_exact(candidates: list[Candidate]) -> Candidate:
 
 
 def weighed(name: str, device: torch.device, dtype: torch.dtype) -> Candidate | str:
-    """What a method takes and keeps on device, or why it is none there."""
+    """A method as a candidate for auto, with its time and signal on device; or why it is none there."""
     method, plain = METHODS[name], sample().to(device)
     weight = quantize(plain, method.format, PerRow())
     choice = choose(

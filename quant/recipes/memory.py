@@ -82,6 +82,7 @@ Plan = tuple[tuple[int, ...], Format | None, Granularity | None]
 
 
 def account(method: str, plans: Mapping[str, Plan], tokens: int, coded: bool) -> Estimate:
+    """The estimate of the memory that a method needs, from what it makes of each layer."""
     sizes = [stored(*plan) for plan in plans.values()]
     matrices = [plan for plan in plans.values() if len(plan[0]) >= 2]
     return Estimate(
@@ -130,7 +131,7 @@ def up(size: int, step: int) -> int:
 
 
 def working(plan: Plan, tokens: int, coded: bool) -> int:
-    """Bytes allocated to compute one layer: its output, and codes of its input or a dequantized weight."""
+    """Memory in bytes to compute one layer: its output, and codes of its input or a dequantized weight."""
     shape, format, _ = plan
     inputs, output = prod(shape[1:]), tokens * shape[0] * WIDE
     if format is None:

@@ -77,7 +77,7 @@ class Scopes:
 
 
 def find_scopes(tensors: Iterable[str], request: QuantizationRequest) -> Scopes:
-    """The parts that the names of a checkpoint's tensors belong to; Refused where a request cannot be met."""
+    """The policy for each part that the names of a model's tensors belong to; Refused where a request cannot be met."""
     parts: dict[str, list[str]] = {}
     for name in tensors:
         parts.setdefault(prefix_of(name), []).append(name)
@@ -98,6 +98,7 @@ def prefix_of(name: str) -> str:
 
 
 def component_of(prefix: str, tensors: list[str], everything: list[str]) -> str:
+    """Component of a part of an all-in-one checkpoint: by its prefix, its family, or signs in its names."""
     known = names.component_of(prefix)
     if known:
         return known
@@ -113,6 +114,7 @@ def component_of(prefix: str, tensors: list[str], everything: list[str]) -> str:
 
 
 def scope(prefix: str, component: str, tensors: list[str], request: QuantizationRequest, single: bool) -> Scope:
+    """What is asked for, for one part: its policy, or why it stays in high precision."""
     family = family_of(tensors, component, request, single)
     if request.component and request.component != component:
         return Scope(prefix, component, family, None, f"kept: only the {request.component} was asked for")

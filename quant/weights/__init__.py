@@ -1,4 +1,4 @@
-"""What a quantized weight is: formats, granularities, numbers to codes and back."""
+"""What a quantized weight is: formats, granularities, numbers to codes and back, the tensors it is stored as."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ def blank(format: Format, granularity: Granularity, shape: tuple[int, int]) -> Q
 
 
 def unfit(format: Format, granularity: Granularity, shape: tuple[int, int]) -> str | None:
-    """Why a weight ``[out, in]`` cannot be held in format with granularity, or None."""
+    """Why no weight ``[out, in]`` can have codes of format with scales of granularity, or None."""
     if not shape[0] * shape[1] > 0:
         return "it is empty"
     if not any(type(granularity) is type(g) for g in format.granularities):

@@ -123,12 +123,27 @@ class Format:
         scaled = scaled.clamp_(-self.maximum, self.maximum)
         return self.rounded(scaled) if self.rounded else scaled.to(self.dtype)
 
+    def half_step(self, size: Tensor, scale: Tensor) -> Tensor:
+        """Half of the distance between codes around values of this size, as far as rounding may move them."""
+        if self.dtype.is_floating_point:
+            normal = torch.finfo(self.dtype).smallest_normal
+            return torch.maximum(size, normal * scale) * (step_at_one(self.dtype) / 2)
+        if self.outer_maximum:  # e2m1: 1.5 and 2, then 3 and 4, 6
+            return torch.maximum(size, scale) * 0.25
+        return scale * 0.5
+
     def granularity(self, name: str | None = None) -> Granularity:
         """Its granularity of that name, the default one without."""
         named = {g.name: g for g in self.granularities}
         if name is not None and name not in named:
             raise Refused(f"granularity {name!r} is none of {self.name}'s; choose {' or '.join(named)}.")
         return named[name] if name else self.granularities[0]
+
+
+def step_at_one(dtype: torch.dtype) -> float:
+    """From 1 to the next larger code; finfo's eps of float8_e5m2fnuz is half of that."""
+    one = torch.ones(1).to(dtype).view(torch.uint8)
+    return float((one + 1).view(dtype).float() - 1)
 
 
 def floating(dtype: torch.dtype, comfy: str | None = None) -> Format:

@@ -29,7 +29,7 @@ def fuse_rows(parts: list[QuantizedWeight]) -> QuantizedWeight:
 
 
 def rows_of(weight: QuantizedWeight, start: int, stop: int) -> QuantizedWeight:
-    """Rows [start, stop) of a weight ``[out, in]`` with the same values; Refused where they begin inside a block."""
+    """A weight taken out of a fused one: its rows [start, stop), of the same values; Refused inside a block."""
     if (start, stop) == (0, weight.shape[0]):
         return weight
     if not in_rows(weight) or weight.outer is not None:

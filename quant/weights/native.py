@@ -55,7 +55,7 @@ def marker(weight: QuantizedWeight) -> Tensor:
 
 
 def description(weight: QuantizedWeight) -> dict[str, object]:
-    """What ComfyUI's comfy_quant and _quantization_metadata say of the layer."""
+    """A weight's marker: what ComfyUI's comfy_quant and _quantization_metadata say of how it is stored."""
     entry: dict[str, object] = {"format": weight.format.comfy if core_reads(weight) else own_name(weight)}
     if isinstance(weight.granularity, PerBlock) and (weight.format.grid or not core_reads(weight)):
         entry["group_size"] = weight.granularity.cols
@@ -93,7 +93,7 @@ def plain(weight: QuantizedWeight) -> dict[str, Tensor]:
 
 
 def beside(weight: QuantizedWeight) -> dict[str, Tensor | None]:
-    """What any format may have beside its codes and scales."""
+    """The tensors that a weight of any format may be stored with, beside its codes and scales."""
     known: dict[str, Tensor | None] = {"input_scale": weight.input_scale}
     if weight.format.name not in CALIBRATED:
         known["pre_quant_scale"] = weight.smooth

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import Refused, read_checkpoint
 from scaled_fp8.quant.conversion.converter import Options, convert
-from scaled_fp8.quant.files import atomic, sets
+from scaled_fp8.quant.files import atomic, sets, temporaries
 
 INDEX = "model.safetensors.index.json"
 SHARDED = Options(shard_size=20_000)
@@ -232,7 +232,7 @@ def plans(index: Path) -> dict[str, Callable[[], bytes]]:
 @pytest.mark.parametrize("kind", plans(Path("x")))
 def test_a_plan_that_lies_in_a_folder_deletes_no_model(tmp_path: Path, kind: str) -> None:
     folder = own_set(tmp_path / "m")
-    (folder / atomic.TEMPORARY.format("1-2")).write_bytes(plans(folder / INDEX)[kind]())
+    (folder / temporaries.TEMPORARY.format("1-2")).write_bytes(plans(folder / INDEX)[kind]())
     before = {name: data for name, data in files(folder).items() if not name.startswith(".")}
     atomic.remove_stale(folder)
     assert files(folder) == before and (tmp_path / "original.safetensors").exists()
@@ -240,8 +240,8 @@ def test_a_plan_that_lies_in_a_folder_deletes_no_model(tmp_path: Path, kind: str
 
 def test_pipes_and_links_among_the_temporaries_are_not_touched(tmp_path: Path) -> None:
     source, target = save_model(tmp_path / "m.safetensors"), tmp_path / "out.safetensors"
-    os.mkfifo(tmp_path / atomic.TEMPORARY.format("1-2"))
-    os.symlink(source, tmp_path / atomic.TEMPORARY.format("1-3"))
+    os.mkfifo(tmp_path / temporaries.TEMPORARY.format("1-2"))
+    os.symlink(source, tmp_path / temporaries.TEMPORARY.format("1-3"))
     os.mkfifo(tmp_path / "other.safetensors.index.json")
     os.mkfifo(tmp_path / "out.safetensors.index.json")
     with pytest.raises(Refused, match="not a regular file"):

@@ -14,9 +14,9 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import Refused
-from scaled_fp8.quant.files import atomic
-from scaled_fp8.quant.files.atomic import TEMPORARY
+from scaled_fp8.quant.files import temporaries
 from scaled_fp8.quant.files.header import DTYPES, info_of
+from scaled_fp8.quant.files.temporaries import TEMPORARY
 from scaled_fp8.quant.files.writer import write_safetensors
 from torch import Tensor
 
@@ -145,9 +145,9 @@ def test_what_a_kill_leaves_is_gone_after_the_next_run(tmp_path: Path, kind: str
 
 def test_the_temporary_of_a_live_writer_stays(tmp_path: Path) -> None:
     live = tmp_path / TEMPORARY.format("1-2")
-    with atomic.create(live) as file:
+    with temporaries.create(live) as file:
         if not live.exists():
-            atomic.name_it(file, live)
-            atomic.fcntl.flock(file, atomic.fcntl.LOCK_EX)
+            temporaries.name_it(file, live)
+            temporaries.fcntl.flock(file, temporaries.fcntl.LOCK_EX)
         write_safetensors(tmp_path / "other", plan(STATE), STATE.items())
         assert live.exists()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import pytest
-from scaled_fp8.quant.files.records import record_of
+from scaled_fp8.quant.records import record_of
 
 
 @dataclass(frozen=True)

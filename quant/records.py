@@ -1,0 +1,80 @@
+"""Values from JSON that others may have edited: each field of its own kind, or an exception that the caller words."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from math import isfinite
+from typing import Any, TypeVar, get_origin, get_type_hints
+
+T = TypeVar("T")
+# what reading the fields of something else raises
+UNFIT = (TypeError, ValueError, AttributeError, LookupError, OverflowError)
+LARGEST = float(1 << 63)  # of a number; NaN and infinity are beyond
+
+
+def record_of(cls: type[T], fields: object) -> T:
+    """cls(**fields); ValueError for a field of another kind than its annotation, TypeError for one too many or few."""
+    if not isinstance(fields, dict):
+        raise ValueError(f"a {cls.__name__} should be an object and is {shown(fields)}")
+    for name, hint in get_type_hints(cls).items():
+        kind = get_origin(hint) or hint
+        if name in fields and not is_kind(fields[name], kind):
+            raise ValueError(f"{name} should be a {kind.__name__} and is {shown(fields[name])}")
+    return cls(**fields)
+
+
+def is_kind(value: object, kind: Any) -> bool:
+    if kind not in (int, float):
+        return isinstance(value, kind)
+    numbers = (int, float) if kind is float else int
+    return isinstance(value, numbers) and not isinstance(value, bool) and -LARGEST < value < LARGEST
+
+
+def shown(value: object) -> str:
+    """A value in a few characters; a long number is not spelled out, which takes its time."""
+    return repr(value)[:40] if isinstance(value, str | float | bool | None) else type(value).__name__
+
+
+##### Single fields; TypeError for one of another kind
+
+
+def worded(value: Any) -> Any:
+    """Numbers that JSON does not have as words, tuples as lists."""
+    if isinstance(value, Mapping):
+        return {key: worded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [worded(item) for item in value]
+    return str(value) if isinstance(value, float) and not isfinite(value) else value
+
+
+def maybe(of: Callable[[Any], T], found: object) -> T | None:
+    return None if found is None else of(found)
+
+
+def each(of: Callable[[Any], T], found: object) -> tuple[T, ...]:
+    if not isinstance(found, list):
+        raise TypeError
+    return tuple(map(of, found))
+
+
+def texts(found: Mapping[str, Any]) -> dict[str, str]:
+    return {text(key): text(value) for key, value in found.items()}
+
+
+def text(found: object) -> str:
+    if not isinstance(found, str):
+        raise TypeError
+    return found
+
+
+def whole(found: object) -> int:
+    if not isinstance(found, int) or isinstance(found, bool):
+        raise TypeError
+    return found
+
+
+def number(found: object) -> float:
+    """A number, or the words for those that JSON does not have."""
+    if isinstance(found, bool) or not isinstance(found, int | float) and found not in ("inf", "-inf", "nan"):
+        raise TypeError
+    return float(found)  # type: ignore[arg-type]
