@@ -15,7 +15,7 @@ from typing import Any
 
 
 def start(request: dict) -> dict[str, Any]:
-    """ComfyUI's nodes and this pack's, by ComfyUI's own loader."""
+    """ComfyUI's nodes and this pack's, by ComfyUI's own loader; without the pack's where the request says so."""
     import comfy.cli_args as cli
 
     cli.args.base_directory, cli.args.cpu = request["base"], request["device"] == "cpu"
@@ -28,7 +28,8 @@ def start(request: dict) -> dict[str, Any]:
 
     torch.set_num_threads(request.get("threads", 2))
     pack = str(Path(request["base"]) / "custom_nodes" / "scaled-fp8")
-    assert asyncio.run(nodes.load_custom_node(pack)), "the pack cannot be imported"
+    if request.get("pack", True):
+        assert asyncio.run(nodes.load_custom_node(pack)), "the pack cannot be imported"
     return nodes.NODE_CLASS_MAPPINGS
 
 

@@ -76,7 +76,40 @@ def opened(nodes: dict[str, Any], file: str, core: bool) -> Any:
     return nodes["LoadFP8Checkpoint"].PREPARE_CLASS_CLONE(None).execute(**asked).result[0]
 
 
-WORK = {"watch": watch, "errors": errors}
+def save(request: Request) -> Request:
+    """File -> its bytes: of the model quantized in the graph in several ways, whose latents are written down beside."""
+    nodes, folder = start(request), Path(request["folder"])
+    base, draw, written = loader(nodes, "UNETLoader", request["file"])(), sampler(request, nodes), {}
+    for name, asked in request["ways"].items():
+        known = called(nodes, "LoadCalibration", name=request["calibration"])[0]
+        model = called(nodes, "QuantizeModel", model=base, granularity="default", keep="", calibration=known, **asked)[
+            0
+        ]
+        called(nodes, "SaveQuantizedModel", model=model, filename_prefix=name)
+        (path,) = (Path(request["base"]) / "output").glob(f"{name}_*.safetensors")
+        path = path.rename(Path(request["base"]) / "models" / "diffusion_models" / f"{name}.safetensors")
+        save_file({"latents": draw(model)}, folder / path.name)
+        written[path.name] = path.stat().st_size
+    return written
+
+
+def called(nodes: dict[str, Any], node: str, **inputs: Any) -> Any:
+    """The outputs of a node of this pack."""
+    return nodes[node].PREPARE_CLASS_CLONE(None).execute(**inputs).result
+
+
+def load(request: Request) -> Request:
+    """File -> how far its latents are from those in the graph, by ComfyUI core alone."""
+    nodes, folder = start(request), Path(request["folder"])
+    assert "QuantizeModel" not in nodes
+    draw, found = sampler(request, nodes), {}
+    for name in request["files"]:
+        want = load_file(folder / name)["latents"]
+        found[name] = float((draw(loader(nodes, "UNETLoader", name)()) - want).norm() / want.norm())
+    return found
+
+
+WORK = {"watch": watch, "errors": errors, "save": save, "load": load}
 
 
 if __name__ == "__main__":

@@ -64,6 +64,19 @@ class Digits:
             (self.folder / f"{work}.found").write_text(json.dumps(known))
         return known
 
+    def saved(self, ways: Mapping[str, Mapping[str, str]], calibration: Path) -> dict[str, dict[str, float]]:
+        """Inputs of Quantize Model by name -> bytes of the file, and how far core's latents of it are from the graph's.
+
+        Core runs in a process that never loads this pack.
+        """
+        known = self.models.parent / "scaled_fp8"
+        known.mkdir(exist_ok=True)
+        shutil.copy(calibration, known)
+        asked = self.request(JUDGED) | {"folder": str(self.folder), "calibration": calibration.stem, "ways": ways}
+        sizes = self.ask("saved", asked | {"work": "save"})
+        off = self.ask("loaded", asked | {"work": "load", "files": list(sizes), "pack": False})
+        return {Path(name).stem: {"bytes": size, "off": off[name]} for name, size in sizes.items()}
+
     def known(self, work: str) -> dict[str, float]:
         """What was found before, by a whole run or by one that was cut short."""
         files = [self.folder / f"{work}.{ending}" for ending in ("found", "answer")]
@@ -119,6 +132,10 @@ class Demo:
     def errors(self, files: Iterable[Path], seed: int = JUDGED, core: bool = False) -> dict[str, float]:
         want = self.draw(seed)
         return {path.name: self.error(weights_of(path), want, seed) for path in files}
+
+    def saved(self, ways: Mapping[str, Mapping[str, str]], calibration: Path) -> dict[str, dict[str, float]]:
+        """Nothing: ComfyUI does not know this model."""
+        return {}
 
     def error(self, weights: Mapping[str, Tensor], want: Tensor, seed: int) -> float:
         before = {name: self.linears[name].weight.data for name in weights}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from math import log10
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,17 @@ LEARNED: dict[str, tuple[str, ...]] = {
 }
 
 
+# name -> inputs of Quantize Model, of which files are saved that core loads
+SAVED = {
+    **{method: {"method": method} for method in ("fp8-weight-only", "int8", "int4", "nvfp4")},
+    "six-bits": {"method": "budget", "budget": "6 bits"},
+}
+
+
 @dataclass(frozen=True)
 class Found:
     """subject: its name; errors: of the images by file; budgets: bits, predicted twice and measured; peers: the same
-    bytes rounded by others, with seconds of processor time."""
+    bytes rounded by others, with seconds of processor time; saved: files of the graph, and core's latents of them."""
 
     subject: str
     about: str
@@ -47,6 +54,7 @@ class Found:
     budgets: dict[str, dict[str, Any]]
     first_and_last: dict[str, float]
     peers: dict[str, dict[str, float]]
+    saved: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 def found_of(bench: Bench, quick: bool = False) -> Found:
@@ -70,7 +78,8 @@ def found_of(bench: Bench, quick: bool = False) -> Found:
     }  # fmt: skip
     sizes = {format: bits_of(bench, format) for format in UNIFORM}
     both = {"bits": bits, "error": found["first-and-last"], "ours": found[f"budget-{beside}"]}
-    return Found(bench.subject.name, bench.subject.about, machine(), found, sizes, budgets, both, peers)
+    saved = bench.subject.saved(SAVED, bench.calibration.source.path)
+    return Found(bench.subject.name, bench.subject.about, machine(), found, sizes, budgets, both, peers, saved)
 
 
 def told_of(bench: Bench, bits: str, error: float, quick: bool) -> dict[str, Any]:
@@ -118,6 +127,10 @@ def figures(found: Found) -> Iterator[tuple[str, str, str, bool]]:
         if one["our seconds"]:
             share = one["our seconds"] / one["seconds"]
             yield f"our time / its, {format}", "<= 0.10", f"{share:.3f}", share <= 0.1
+    for name, one in found.saved.items():
+        same = one["off"] == 0
+        what = f"{name}, saved and loaded by core without the pack: latents beside the graph's"
+        yield what, "the same bits", "the same bits" if same else f"{one['off']:.1e} off", same
 
 
 def beside_outer(found: Found) -> Iterator[tuple[str, str, str, bool]]:

@@ -1,0 +1,215 @@
+"""What a model of 12 B weights takes to be calibrated, planned and converted: ``python -m benchmarks.precision.large``.
+
+Worked out from parts: each is the engine's own work on a file of one layer of FLUX.1's sizes, random weights, alone on
+one core in a process of its own. Seconds are of the processor, memory is the process's peak, python and torch included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from scaled_fp8.quant import Request, convert
+from scaled_fp8.quant.calibration.candidates import USUAL
+from scaled_fp8.quant.calibration.planner import Wish, weighed
+from scaled_fp8.quant.calibration.store import Facts, Record, read_calibration, sample_of, save_calibration
+from scaled_fp8.quant.calibration.watching import LIMIT, Watch
+from scaled_fp8.quant.text import text_table
+
+from ..comfyui import ROOT
+from ..inside import held
+from ..machine import machine
+from ..shapes import MODELS
+from .table import RESULTS
+
+TARGET = RESULTS / "large" / "flux1.json"
+FLUX = next(model for model in MODELS if model.name == "FLUX.1")
+EACH = 38  # 19 double blocks have two streams, and there are 38 single ones
+MODULATIONS = 2 * 19 + 38  # Linears of the same width that stay as they are, and are watched too
+TOKENS = 4096 + 512  # of one image of 1024 x 1024 and its prompt
+SLOWEST, LEAST = "nvfp4", 1 << 30  # format that every layer is measured in; bytes of moments where memory is short
+PARTS = ("watch", "step", "plan", *USUAL)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """seconds: of the processor; memory: bytes at the peak."""
+
+    seconds: float
+    memory: int
+
+
+##### One part of one layer, in a process of its own
+
+
+def measured(part: str, name: str) -> Cost:
+    with tempfile.TemporaryDirectory() as folder:
+        run = [sys.executable, "-m", "benchmarks.precision.large", "--part", part, "--layer", name, "--folder", folder]
+        subprocess.run([*run, "--prepare"], cwd=ROOT, check=True)
+        return Cost(**json.loads(subprocess.run(run, cwd=ROOT, check=True, capture_output=True, text=True).stdout))
+
+
+def prepare(name: str, folder: Path) -> None:
+    """A file of one layer, and the calibration of it."""
+    torch.manual_seed(0)
+    shape = FLUX.linears[name]
+    weight = torch.randn(shape).mul_(0.02).bfloat16()
+    save_file({"layer.weight": weight}, folder / "model.safetensors")
+    watch = watching(shape[1])
+    watch.see("layer", fed(shape[1]))
+    record = Record(shape, sample_of(weight), watch.moments["layer"])
+    save_calibration(folder / "calibration.safetensors", {"layer": record}, Facts(1, 1))
+
+
+def watching(inputs: int) -> Watch:
+    """A watch of one layer with blocks as large as those of the whole model."""
+    found = Watch({"layer": inputs})
+    found.size = whole_watch().size
+    return found
+
+
+def whole_watch(limit: int = LIMIT) -> Watch:
+    inputs = {f"{name}.{index}": shape[1] for name, shape in FLUX.linears.items() for index in range(EACH)}
+    return Watch(inputs | {f"modulation.{index}": FLUX.hidden for index in range(MODULATIONS)}, limit)
+
+
+def fed(inputs: int) -> torch.Tensor:
+    """Activations of which few channels are strong, as those of trained models."""
+    return (torch.randn(TOKENS, inputs) * torch.logspace(0, 1.5, inputs)).bfloat16()
+
+
+def work_of(part: str, name: str, folder: Path) -> Callable[[], object]:
+    """What is timed."""
+    source, known = folder / "model.safetensors", folder / "calibration.safetensors"
+    if part == "plan":
+        return lambda: weighed(source, Wish("6 bits", USUAL), known)
+    if part in USUAL:
+        request = Request(part, calibration=read_calibration(known))
+        return lambda: convert(source, folder / "converted.safetensors", request)
+    out, inputs = FLUX.linears[name]
+    x, watch = fed(inputs), watching(inputs)
+    if part == "watch":
+        return lambda: watch.see("layer", x)
+    weight = torch.randn(out, inputs).bfloat16()
+    return lambda: x @ weight.T
+
+
+def timed(work: Callable[[], object]) -> Cost:
+    start = time.process_time()
+    work()
+    return Cost(time.process_time() - start, held(0))
+
+
+##### The whole model
+
+
+def measure() -> dict[str, dict[str, Cost]]:
+    """Part -> layer -> cost; the other formats on the smallest layer alone."""
+    found: dict[str, dict[str, Cost]] = {part: {} for part in PARTS}
+    for part in PARTS:
+        for name in FLUX.linears if part not in USUAL or part == SLOWEST else ("proj",):
+            found[part][name] = measured(part, name)
+            sys.stderr.write(f"{part} {name}: {found[part][name]}\n")
+    return found
+
+
+def rows(costs: Mapping[str, Mapping[str, Cost]]) -> Iterator[list[str]]:
+    """Of the table."""
+    step, watch = (sum(cost.seconds for cost in costs[part].values()) * EACH for part in ("step", "watch"))
+    share = f"{watch:.0f} s beside {step:.0f} s of its own products"
+    yield ["calibrate, a step more", share, f"{gigabytes(whole_watch().nbytes)} of moments"]
+    least = whole_watch(LEAST)
+    yield ["the same, memory_gb 1", f"blocks of {least.size} inputs", f"{gigabytes(least.nbytes)} of moments"]
+    yield ["plan", hours(costs["plan"]), peak(costs["plan"])]
+    for format in USUAL:
+        ratio = costs[format]["proj"].seconds / costs[SLOWEST]["proj"].seconds
+        measured = format == SLOWEST
+        yield [
+            f"convert to {format}",
+            hours(costs[SLOWEST], ratio),
+            peak(costs[format]) if measured else "less",
+        ]
+
+
+def hours(costs: Mapping[str, Cost], ratio: float = 1.0) -> str:
+    return f"{sum(cost.seconds for cost in costs.values()) * EACH * ratio / 3600:.1f} h"
+
+
+def peak(costs: Mapping[str, Cost]) -> str:
+    return gigabytes(max(cost.memory for cost in costs.values()))
+
+
+def bound() -> int:
+    """Bytes: eight times the largest layer in bf16, and 2 GB."""
+    return max(out * inputs * 2 for out, inputs in FLUX.linears.values()) * 8 + 2 * 10**9
+
+
+def gigabytes(size: float) -> str:
+    return f"{size / 1e9:.2f} GB"
+
+
+COLUMNS = ("part", "one core", "memory")
+HEADING = "### FLUX.1, 12 B weights, worked out from measured parts"
+
+
+def markdown(costs: Mapping[str, Mapping[str, Cost]]) -> str:
+    weights = sum(out * inputs for out, inputs in FLUX.linears.values()) * EACH
+    lines = [
+        HEADING,
+        "",
+        f"`python -m benchmarks.precision.large`: {len(FLUX.linears) * EACH} layers of {weights / 1e9:.1f} B weights "
+        f"in all may be quantized. Memory wanted: at most {gigabytes(bound())} (the largest layer times 8, and 2 GB), "
+        "python and torch included.",
+        "",
+        *(f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows(costs))),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def stored() -> dict[str, dict[str, Cost]] | None:
+    """What was measured last, None where nothing was."""
+    if not TARGET.exists():
+        return None
+    costs = json.loads(TARGET.read_text())["costs"]
+    return {part: {name: Cost(**cost) for name, cost in known.items()} for part, known in costs.items()}
+
+
+def save(costs: Mapping[str, Mapping[str, Cost]]) -> None:
+    TARGET.parent.mkdir(parents=True, exist_ok=True)
+    told: dict[str, Any] = {"machine": machine(), "costs": costs}
+    TARGET.write_text(json.dumps(told, indent=1, default=asdict) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--part", choices=PARTS, help="one part alone, as JSON")
+    parser.add_argument("--layer", choices=FLUX.linears)
+    parser.add_argument("--folder", type=Path)
+    parser.add_argument("--prepare", action="store_true")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    if asked.prepare:
+        prepare(asked.layer, asked.folder)
+    elif asked.part:
+        with torch.inference_mode():
+            cost = timed(work_of(asked.part, asked.layer, asked.folder))
+        sys.stdout.write(json.dumps(asdict(cost)))
+    else:
+        costs = measure()
+        save(costs)
+        sys.stdout.write(f"{text_table(COLUMNS, list(rows(costs)))}\n\nwanted: {gigabytes(bound())} at most\n")
+
+
+if __name__ == "__main__":
+    main()
