@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from math import isfinite
+from dataclasses import MISSING, fields
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 T = TypeVar("T")
@@ -12,15 +13,25 @@ UNFIT = (TypeError, ValueError, AttributeError, LookupError, OverflowError)
 LARGEST = float(1 << 63)  # of a number; NaN and infinity are beyond
 
 
-def record_of(cls: type[T], fields: object) -> T:
-    """cls(**fields); ValueError for a field of another kind than its annotation, TypeError for one too many or few."""
-    if not isinstance(fields, dict):
-        raise ValueError(f"a {cls.__name__} should be an object and is {shown(fields)}")
+def record_of(cls: type[T], found: object) -> T:
+    """cls(**found); ValueError for a field that is missing, unknown or of another kind than its annotation."""
+    if not isinstance(found, dict):
+        raise ValueError(f"a {cls.__name__} should be an object and is {shown(found)}")
+    check_names(cls, found)
     for name, hint in get_type_hints(cls).items():
         kind = get_origin(hint) or hint
-        if name in fields and not is_kind(fields[name], kind):
-            raise ValueError(f"{name} should be a {kind.__name__} and is {shown(fields[name])}")
-    return cls(**fields)
+        if name in found and not is_kind(found[name], kind):
+            article = "an" if kind is int else "a"
+            raise ValueError(f"{name} should be {article} {kind.__name__} and is {shown(found[name])}")
+    return cls(**found)
+
+
+def check_names(cls: Any, found: dict[str, object]) -> None:
+    known = {one.name: one.default is MISSING and one.default_factory is MISSING for one in fields(cls)}
+    if missing := [name for name, needed in known.items() if needed and name not in found]:
+        raise ValueError(f"{missing[0]} is missing")
+    if unknown := [name for name in found if name not in known]:
+        raise ValueError(f"{unknown[0][:40]} is unknown")
 
 
 def is_kind(value: object, kind: Any) -> bool:

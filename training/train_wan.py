@@ -2,7 +2,7 @@
 
     pip install scikit-learn && PYTHONPATH=COMFYUI python training/train_wan.py
 
-In ComfyUI's environment, about ten minutes on one CPU core, seeded. The class is ComfyUI core's own, with a text of 64
+In ComfyUI's environment, under ten minutes on one CPU core, seeded. The class is ComfyUI core's own, with a text of 64
 channels and heads of 32, which the file's ``config`` says. One frame of a video is a digit of 32 x 32 pixels, four by
 four of which are the channels of a latent: no autoencoder. Ends with how a classifier that never saw the model reads
 what it draws.

@@ -116,20 +116,30 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     if found.pop("scaled_fp8_plan", None) != VERSION:
         raise Refused(f"{name}: is no plan of this version; scaled-fp8 plan makes one.")
     try:
-        rows = tuple(checked(record_of(PlanRow, row), name) for row in found.pop("rows"))
-        points = tuple(record_of(Point, point) for point in found.pop("curve"))
+        rows = tuple(checked(record_of(PlanRow, row), name) for row in list_of(found, "rows"))
+        points = tuple(record_of(Point, point) for point in list_of(found, "curve"))
         plan = record_of(Plan, found | {"rows": rows, "curve": Curve(points)})
-    except (TypeError, AttributeError, LookupError, ValueError) as problem:
+    except ValueError as problem:
         raise Refused(f"{name}: the plan is damaged: {first_line(problem)}; plan anew.") from None
     if len(plan.by_name) < len(rows):
         raise Refused(f"{name}: a layer is planned twice; leave one of its rows out.")
     return plan
 
 
+def list_of(found: Mapping[str, Any], name: str) -> list[Any]:
+    if not isinstance(found.get(name), list):
+        raise ValueError(f"{name} should be a list" if name in found else f"{name} is missing")
+    return list(found[name])
+
+
 def checked(row: PlanRow, name: str) -> PlanRow:
     """Refused where a row asks for what does not exist."""
-    if row.format != KEEP and row.format not in FORMATS:
+    if row.format == KEEP:
+        return row
+    if row.format not in FORMATS:
         raise Refused(f"{name}: {row.layer} asks for {row.format!r}; choose {KEEP} or one of {', '.join(FORMATS)}.")
-    if row.format != KEEP:
+    try:
         FORMATS[row.format].granularity(row.granularity or None)
+    except Refused as problem:
+        raise Refused(f"{name}: {row.layer} asks for what there is not: {problem}") from None
     return row

@@ -171,6 +171,8 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     if version > VERSION:
         raise Refused(f"{source.name}: is of a newer version of this pack; update it, or calibrate again.")
     found = Calibration(source, facts)
+    if not found:
+        raise Refused(f"{source.name}: knows no layer; calibrate again.")
     for name in found:
         check_parts(source, name)
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from ..errors import Refused, first_line
@@ -138,6 +139,10 @@ def plan(arguments: Arguments) -> int:
     from ..calibration.plan import write_plan
     from ..calibration.planner import Wish, plan_checkpoint
 
+    for path in (arguments.out, arguments.curve):
+        check_writable(path)
+    if arguments.curve:
+        check_picture(arguments.curve)
     formats = tuple(arguments.formats.split(","))
     wish = Wish(arguments.budget, formats, arguments.keep, arguments.family, arguments.effort)
     found = plan_checkpoint(arguments.src, wish, arguments.calibration, bar)
@@ -147,6 +152,21 @@ def plan(arguments: Arguments) -> int:
         save_curve(arguments.curve, found)
     put_json(found.to_json()) if arguments.json else put(found.table())
     return DONE
+
+
+def check_writable(path: str | None) -> None:
+    """Refused, before a large model is gone through, where nothing can be written."""
+    if path and not Path(path).parent.is_dir():
+        raise Refused(f"{path}: cannot be written: there is no folder {Path(path).parent}; make it, or name another.")
+    if path and Path(path).is_dir():
+        raise Refused(f"{path}: cannot be written: it is a folder; name a file.")
+
+
+def check_picture(path: str) -> None:
+    from PIL import Image
+
+    if Path(path).suffix.lower() not in Image.registered_extensions():
+        raise Refused(f"{path}: is no kind of picture that can be written; name it .png.")
 
 
 def save_curve(path: str, found: Any) -> None:

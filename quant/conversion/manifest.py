@@ -77,7 +77,7 @@ class Manifest:
 
 
 def entry_of(fields: object) -> Entry:
-    """An entry as it is kept; TypeError or ValueError for anything else."""
+    """An entry as it is kept; ValueError for anything else."""
     entry = record_of(Entry, fields)
     if entry.state not in STATES:
         raise ValueError(entry.state)

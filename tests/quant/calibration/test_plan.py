@@ -47,8 +47,9 @@ def test_may_be_edited(tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"format": "int3"}, "'int3'; choose keep or one of"),
-        ({"granularity": "block"}, "'block' is none of nvfp4's"),
-        ({"colour": "red"}, "is damaged"),
+        ({"granularity": "block"}, r"plan\.json: blocks\.0\.q .*'block' is none of nvfp4's"),
+        ({"colour": "red"}, "is damaged: colour is unknown"),
+        ({"bytes": "many"}, "is damaged: bytes should be an int and is 'many'"),
         ({"error": float("nan")}, "NaN, which is not JSON; correct it"),
     ],
 )
@@ -62,6 +63,15 @@ def test_other_files_are_refused(tmp_path: Path, rest: str) -> None:
     (tmp_path / "plan.json").write_text(rest)
     with pytest.raises(Refused, match=r"plan\.json: "):
         read_plan(tmp_path / "plan.json")
+
+
+@pytest.mark.parametrize("part", ["rows", "curve", "budget"])
+def test_a_plan_without_a_part_says_which(tmp_path: Path, part: str) -> None:
+    path = edited(tmp_path)
+    left = {name: value for name, value in json.loads(path.read_text()).items() if name != part}
+    path.write_text(json.dumps(left))
+    with pytest.raises(Refused, match=f"is damaged: {part} is missing; plan anew"):
+        read_plan(path)
 
 
 def test_table_tells_each_layers_share_of_the_error() -> None:

@@ -132,6 +132,33 @@ def test_damaged_files_are_refused(module: nn.Module, tmp_path: Path, damage: st
         read_calibration(path)["0"]
 
 
+def test_one_that_knows_no_layer_is_refused(tmp_path: Path) -> None:
+    save_file({}, tmp_path / "c.safetensors", {"scaled_fp8_calibration": '{"version": 1, "steps": 1, "prompts": 1}'})
+    with pytest.raises(Refused, match=r"c\.safetensors: knows no layer; calibrate again"):
+        read_calibration(tmp_path / "c.safetensors")
+
+
+def test_an_addition_that_is_cancelled_leaves_the_file_as_it_was(
+    module: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "c.safetensors"
+    saved(module, path, torch.randn(8, 64))
+    whole, calls = path.read_bytes(), []
+
+    def cancelled(self: Record, name: str) -> dict[str, Tensor]:
+        calls.append(name)
+        if len(calls) > 3:
+            raise KeyboardInterrupt
+        return tensors(self, name)
+
+    tensors = Record.tensors
+    monkeypatch.setattr(Record, "tensors", cancelled)
+    with pytest.raises(KeyboardInterrupt):
+        saved(module, path, torch.randn(8, 64))
+    assert path.read_bytes() == whole
+    assert [one.name for one in tmp_path.iterdir()] == ["c.safetensors"]
+
+
 def test_blocks_are_told(module: nn.Module) -> None:
     wide = Watch({"a": 1024, "b": 128}, limit=1)
     assert wide.blocks == "1 layers whole, 1 in blocks of 256 inputs"

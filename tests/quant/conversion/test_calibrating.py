@@ -10,6 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import FORMATS, Refused, cli, convert, read_checkpoint
+from scaled_fp8.quant.calibration import planner, rounding
 from scaled_fp8.quant.calibration.moments import moments_of
 from scaled_fp8.quant.calibration.plan import read_plan, write_plan
 from scaled_fp8.quant.calibration.store import Facts, Record, read_calibration, sample_of, save_calibration
@@ -147,10 +148,60 @@ def test_what_cannot_be_planned_is_one_sentence(folder: Path, capsys, arguments:
     assert said in error and error.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        (("-o", "no/plan.json"), "there is no folder"),
+        (("-o", "."), "it is a folder; name a file"),
+        (("--curve", "no/curve.png"), "there is no folder"),
+        (("--curve", "curve.xyz"), "is no kind of picture"),
+    ],
+)
+def test_where_nothing_can_be_written_nothing_is_planned(
+    folder: Path, tmp_path: Path, capsys, monkeypatch: pytest.MonkeyPatch, where: tuple[str, str], said: str
+) -> None:
+    option, name = where
+    monkeypatch.setattr(planner, "candidate", lambda *asked: pytest.fail("a layer was tried"))
+    arguments = ("--budget", "7 bits", "-o", tmp_path / "plan.json", option, tmp_path / name)
+    assert run("plan", folder / "model.safetensors", *arguments) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def interrupted(monkeypatch: pytest.MonkeyPatch, module: object, name: str) -> None:
+    """Ctrl+C at the second call of a function."""
+    calls, work = [], getattr(module, name)
+
+    def call(*given: object) -> object:
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return work(*given)
+
+    monkeypatch.setattr(module, name, call)
+
+
+def test_a_plan_that_is_cancelled_leaves_nothing(folder: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    interrupted(monkeypatch, planner, "candidate")
+    out = tmp_path / "plan.json"
+    assert (
+        run("plan", folder / "model.safetensors", "--budget", "7 bits", "-o", out, "--curve", tmp_path / "c.png") == 1
+    )
+    assert "Interrupted; nothing was left behind." in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_plan_whose_carrying_out_is_cancelled_leaves_nothing(folder: Path, plan: Path, capsys, monkeypatch) -> None:
+    interrupted(monkeypatch, rounding, "with_feedback")
+    assert run("convert", folder / "model.safetensors", plan.parent / "out.safetensors", "--plan", plan) == 1
+    assert "Interrupted; nothing was left behind." in capsys.readouterr().err
+    assert [one.name for one in plan.parent.iterdir()] == ["plan.json"]
+
+
 def test_plan_prints_the_curve_and_json(folder: Path, tmp_path: Path, capsys) -> None:
     picture = tmp_path / "curve.png"
     assert not run("plan", folder / "model.safetensors", "--budget", "7 bits", "--json", "--curve", picture)
     found = json.loads(capsys.readouterr().out)
     assert {point["kind"] for point in found["curve"]} == {"mixed", "uniform", "chosen"}
     assert picture.read_bytes().startswith(b"\x89PNG")
-    assert run("plan", folder / "model.safetensors", "--budget", "7 bits", "--curve", tmp_path / "no" / "c.png") == 2
