@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from math import isfinite
 from dataclasses import MISSING, fields
+from math import isfinite
 from typing import Any, TypeVar, get_origin, get_type_hints
 
 T = TypeVar("T")
