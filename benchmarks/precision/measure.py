@@ -112,10 +112,9 @@ class Bench:
             del tensors[f"{layer}.weight"]
             stored = load_file(source)
             tensors |= {key: tensor for key, tensor in stored.items() if key.startswith(f"{layer}.")}
-            with safe_open(source, "pt") as opened:
-                described[layer] = json.loads(opened.metadata()["_quantization_metadata"])["layers"][layer]
+            described[layer] = json.loads(metadata(source)["_quantization_metadata"])["layers"][layer]
         header = {"format_version": "1.0", "layers": described}
-        save_file(tensors, path, {"_quantization_metadata": json.dumps(header)})
+        save_file(tensors, path, metadata(self.subject.file) | {"_quantization_metadata": json.dumps(header)})
 
     @cached_property
     def model(self) -> Model:
@@ -169,7 +168,14 @@ class Bench:
             start = children()
             subprocess.run([*command, "--exclude-layers", others], check=True, capture_output=True)
             told.write_text(str(children() - start))
+            # what ComfyUI reads of a model beside its weights, which is no part of the comparison
+            save_file(load_file(path), path, metadata(self.subject.file) | metadata(path))
         return path, float(told.read_text())
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as opened:
+        return opened.metadata() or {}
 
 
 def block_of(layer: str) -> str:

@@ -1,4 +1,7 @@
-"""How much of each layer's error reaches the image: one run with the layer disturbed, for each layer or block."""
+"""How much of each layer's error reaches the image: one run with the layer disturbed, for each layer or block.
+
+One quantizer at a time, the others off (Pandey et al., arXiv 2302.05397), in one format: others' errors follow from it.
+"""
 
 from __future__ import annotations
 

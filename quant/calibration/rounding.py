@@ -54,7 +54,7 @@ def calibrated(
 def ways(
     weight: Tensor, format: Format, granularity: Granularity, moments: Moments, name: str
 ) -> Iterator[tuple[str, QuantizedWeight]]:
-    """Plain rounding first, then scales searched for these inputs, then error feedback on those scales."""
+    """Plain rounding first, then scales searched for these inputs, then error feedback (GPTQ) on those scales."""
     plain = quantize(weight, format, granularity, name)
     yield "to nearest", plain
     if format.factors:

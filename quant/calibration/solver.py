@@ -40,7 +40,7 @@ def total(layers: Sequence[Sequence[Choice]], choice: Sequence[int], part: int) 
 
 
 def by_milp(layers: Sequence[Sequence[Choice]], room: float) -> list[int] | None:
-    """With scipy's branch and bound (HiGHS); None where scipy is not installed or gives up."""
+    """As an integer program (HAWQ-V3, Yao et al., arXiv 2011.10680), by scipy's HiGHS; None where that is not there."""
     try:
         import numpy as np
         from scipy.optimize import Bounds, LinearConstraint, milp

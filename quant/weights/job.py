@@ -24,6 +24,8 @@ GPU_SLAB = 1 << 24
 class Search:
     """Search for the scales with the least error: amax is multiplied by each factor, the best wins scale by scale.
 
+    Four Over Six (Cook et al., arXiv 2512.02010) tries two factors for NVFP4; here they are the format's own.
+
     importance: mean square ``[in]`` of the activations, which turns the weight's error into the output's; or None.
     factors: those to try, None for the format's own.
     """

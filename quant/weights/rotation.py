@@ -1,4 +1,7 @@
-"""The ConvRot rotation of a weight's inputs, by groups."""
+"""The ConvRot rotation of a weight's inputs, by groups.
+
+ConvRot (Huang et al., arXiv 2512.03673): regular Hadamard matrices, whose rows all have the same sum.
+"""
 
 from __future__ import annotations
 
