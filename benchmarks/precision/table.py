@@ -9,6 +9,8 @@ from math import log10
 from pathlib import Path
 from typing import Any
 
+from scaled_fp8.quant.calibration import curve
+from scaled_fp8.quant.calibration.curve import Curve, Point
 from scaled_fp8.quant.text import text_table
 
 from ..comfyui import ROOT
@@ -199,8 +201,24 @@ def stored() -> list[Found]:
     return [Found(**json.loads(path.read_text())) for path in sorted(RESULTS.glob("*.json"))]
 
 
+def picture(found: Found) -> str:
+    """Its name below docs."""
+    return f"images/precision-{found.subject}.png"
+
+
+def measured_curve(found: Found) -> Curve:
+    """Measured errors: those of budgets as the curve, uniform formats as points; all calibrated."""
+    budgets = [Point(curve.MIXED, "", one["bits"], 0, one["measured"]) for one in found.budgets.values()]
+    known = [(name, bits) for name, bits in found.bits.items() if bits]
+    return Curve((
+        *budgets, *(Point(curve.UNIFORM, name, bits, 0, found.errors[f"fed-{name}"]) for name, bits in known)
+    ))  # fmt: skip
+
+
 def write_document() -> None:
-    """The tables of docs/precision.md, below its mark."""
+    """The tables of docs/precision.md, below its mark, and its pictures."""
+    for one in stored():
+        curve.draw_curve(measured_curve(one), curve.MEASURED).save(DOCUMENT.parent / picture(one))
     head = DOCUMENT.read_text().split(MARK)[0]
     DOCUMENT.write_text(head + MARK + "\n\n" + "\n".join(map(markdown, stored())))
 
@@ -215,7 +233,8 @@ def markdown(found: Found) -> str:
         f"`python -m benchmarks.precision --subject {found.subject}{quick}`",
         "",
     ]
-    lines += [*table(FIGURES, met), "", *table(BUDGET, budget_rows(found)), ""]
+    shown = f"![Measured: error of the image against bits a weight]({picture(found)})"
+    lines += [*table(FIGURES, met), "", shown, "", *table(BUDGET, budget_rows(found)), ""]
     return "\n".join(lines)
 
 
