@@ -41,4 +41,4 @@ class CalibrateModel(io.ComfyNode):
     @classmethod
     def execute(cls, model: io.Model.Type, name: str, memory_gb: float = 8.0) -> io.NodeOutput:
         path_of(name)
-        return io.NodeOutput(watching(model, name, int(memory_gb * 1e9)))
+        return io.NodeOutput(watching(model, name, memory_gb))

@@ -79,7 +79,8 @@ def text(found: object) -> str:
 
 
 def whole(found: object) -> int:
-    if not isinstance(found, int) or isinstance(found, bool):
+    """A count that there may be, which a float can hold too."""
+    if not isinstance(found, int) or not is_kind(found, int):
         raise TypeError
     return found
 

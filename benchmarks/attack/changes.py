@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from scaled_fp8.quant.checkpoint.keys import SUFFIXES
 
-from .file import WIDTHS, Entry, File, bf16, f32, joined, u8
+from .file import WIDTHS, Entry, File, bf16, f32, joined, turned_over, u8
 
 COMPANIONS = sorted({*SUFFIXES, ".scale", ".alpha", ".smooth", ".lora_up", ".lora_down"})
 SCALES = tuple(suffix for suffix in COMPANIONS if "scale" in suffix and "input" not in suffix)
@@ -101,8 +101,7 @@ def transposed(file: File, rng: random.Random) -> None:
     key = some(file, rng)
     entry = file.tensors[key]
     if len(entry.shape) == 2:
-        codes = np.frombuffer(entry.data, f"V{WIDTHS[entry.dtype]}").reshape(entry.shape).T
-        file.tensors[key] = Entry(entry.dtype, codes.shape, np.ascontiguousarray(codes).tobytes())
+        file.tensors[key] = turned_over(entry)
 
 
 ##### Companions

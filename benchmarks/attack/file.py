@@ -60,6 +60,12 @@ class File:
         return joined(json.dumps(self.header()).encode(), b"".join(entry.data for entry in self.tensors.values()))
 
 
+def turned_over(entry: Entry) -> Entry:
+    """A matrix written the other way round."""
+    codes = np.frombuffer(entry.data, f"V{WIDTHS[entry.dtype]}").reshape(entry.shape).T
+    return Entry(entry.dtype, codes.shape, np.ascontiguousarray(codes).tobytes())
+
+
 def joined(header: bytes, data: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header + data
 

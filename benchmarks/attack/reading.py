@@ -13,12 +13,14 @@ from safetensors import SafetensorError, safe_open
 from scaled_fp8.quant import Refused, read_checkpoint
 from scaled_fp8.quant.checkpoint.read import Checkpoint
 
-from .changes import CHANGES, METHODS, Change, header_surgery
-from .file import Entry, File, parsed
-from .specimens import DIALECTS, Specimen, parts_of, specimen
+from .changes import CHANGES, METHODS, SCALES, Change, header_surgery
+from .file import Entry, File, parsed, turned_over
+from .specimens import DIALECTS, Parts, Specimen, from_nibbles, parts_of, specimen, turned_back
 
 NEAR = 0.01  # relative: scales in bfloat16
 SANE = 1e5  # a scale that is further off is no model's
+BYTES = ("U8", "I8")
+WHOLE = ("int8_tensorwise", "int8", "convrot_w4a4")  # formats whose codes are whole numbers
 SPECIMENS = [specimen(dialect, number) for number, dialect in enumerate(DIALECTS)]
 
 
@@ -185,52 +187,69 @@ def matrix(read: np.ndarray, full: tuple[int, ...]) -> np.ndarray:
 
 
 def right(made: Try, layer: str, read: np.ndarray, truth: np.ndarray) -> bool:
-    if read.shape == truth.shape and error(read, truth) < NEAR:
+    """Whether a layer is read as it was, or as all that the changed file still says of it."""
+    if near(read, truth):
         return True
-    stated = literal(made, layer)
-    if stated is None:
+    stated, factor = literal(made, layer), size(read) / size(truth)
+    if stated is None or not np.isfinite(read).all() or not 1 / SANE < factor < SANE:
         return False
     if said_otherwise(made, layer, read, stated):
         return True
-    if {"transposed", "reshaped"} & {*made.names} and lies_as(made, read, truth, stated):
+    if {"transposed", "reshaped"} & {*made.names} and lies_as(made, layer, read, truth):
         return True
-    if stated.shape != read.shape or not error(read, stated) < NEAR:
-        return False
     # a plain cast has nothing beside its codes that says what they are, what is square may be turned, and what the
     # file says that its activations are multiplied by is part of what it says
     said = made.specimen.dialect.name == "plain cast" or f"{layer}.pre_quant_scale" in made.file.tensors
     unseen = made.unseen or said or bool({"transposed", "header"} & {*made.names})
-    return unseen and bool(np.isfinite(read).all()) and 1 / SANE < size(read) / size(truth) < SANE
+    return unseen and near(read, stated)
 
 
 def said_otherwise(made: Try, layer: str, read: np.ndarray, stated: np.ndarray) -> bool:
-    """Whether a part that was added says what was read: a marker of rotated codes, a scale beside a plain cast."""
+    """Whether a part that was added says what was read: a marker of other codes, a scale beside a plain cast."""
     parts = parts_of(made.file.tensors, layer)
-    if b'"convrot": true' in (parts[".comfy_quant"].data if ".comfy_quant" in parts else b""):
-        # a rotation keeps all lengths
-        return abs(size(read) / size(stated) - 1) < NEAR
+    if marker_of(parts) != marker_of(parts_of(made.specimen.file.tensors, layer)) and recoded(parts):
+        return near(read, stated)
     if made.specimen.dialect.name != "plain cast" or read.shape != stated.shape:
         return False
     added = (
         parts[suffix].values().reshape(-1) for suffix in parts if f"{layer}{suffix}" not in made.specimen.file.tensors
     )
     alike = {float(values[0]) for values in added if values.size and (values == values[0]).all()}
-    return any(0 < factor < SANE and error(read, stated * factor) < NEAR for factor in alike)
+    return any(0 < factor < SANE and near(read, stated * factor) for factor in alike)
 
 
-def lies_as(made: Try, read: np.ndarray, truth: np.ndarray, stated: np.ndarray) -> bool:
+def recoded(parts: Parts) -> bool:
+    """Whether a marker says that the codes are rotated, or whole numbers, and nothing else contradicts it."""
+    marker = marker_of(parts)
+    whole = marker.get("format") in WHOLE
+    codes = [parts[suffix].dtype for suffix in (".weight", ".float8_data") if suffix in parts]
+    return marker.get("convrot") is True or whole and "I8" in codes
+
+
+def marker_of(parts: Parts) -> dict[str, object]:
+    """What a layer's marker says, nothing where it has none or one that is no JSON object."""
+    try:
+        said = json.loads(parts[".comfy_quant"].data)
+    except (KeyError, ValueError):
+        return {}
+    return said if isinstance(said, dict) else {}
+
+
+def lies_as(made: Try, layer: str, read: np.ndarray, truth: np.ndarray) -> bool:
     """Whether a weight whose sides were exchanged is read as all that the file still shows of its sides says.
 
     A header whose two sides are exchanged is byte for byte that of a weight stored as [in, out]. Markers say that it
-    is none; where there are none only biases show which it is, and where those are gone, or are as long as the other
-    side, no reader knows better.
+    is none, so that its header counts unless its own bias contradicts; where there are none only biases show which it
+    is, and where those are gone, or are as long as the other side, no reader knows better.
     """
+    stated, turned = literal(made, layer), literal(made, layer, turned=True)
+    as_stored, as_turned = near(read, stated), near(read.T, stated) or near(read, turned)
     if made.specimen.dialect.marked and all(f"{name}.comfy_quant" in made.file.tensors for name in made.specimen.truth):
-        return False
+        return as_stored and side(made, layer) is not True
     ways = {way for name in made.specimen.truth if (way := side(made, name)) is not None}
     if not ways:
-        return min(error(read.T, truth), error(read.T, stated), error(read, stated)) < NEAR
-    return ways == {True} and error(read.T, stated) < NEAR
+        return as_stored or as_turned or near(read.T, truth)
+    return len(ways) == 1 and (as_turned if True in ways else as_stored)
 
 
 def side(made: Try, layer: str) -> bool | None:
@@ -242,24 +261,53 @@ def side(made: Try, layer: str) -> bool | None:
     return None if rows == columns else columns
 
 
-def literal(made: Try, layer: str) -> np.ndarray | None:
-    """What the file says now, by its own dialect's names; a factor of the activations is one of the weight's inputs."""
+def literal(made: Try, layer: str, turned: bool = False) -> np.ndarray | None:
+    """What the file says now, by its marker or its own dialect's names; turned: of a weight stored as [in, out].
+
+    A factor of the activations is one of the weight's inputs.
+    """
+    first = parts_of(made.specimen.file.tensors, layer)
     try:
-        parts = parts_of(everything(made), layer)
-        first = made.specimen.file.tensors[f"{layer}.weight"]
-        if ".weight" in parts and parts[".weight"].dtype in ("U8", "I8") and first.dtype.startswith("F8"):
-            # what bytes are the dialect says
-            parts[".weight"] = Entry(first.dtype, parts[".weight"].shape, parts[".weight"].data)
-        weight, factor = made.specimen.dialect.decode(parts), parts.get(".pre_quant_scale")
+        parts = as_named(parts_of(everything(made), layer), first)
+        if turned:
+            parts[".weight"] = turned_over(parts[".weight"])
+        weight, factor = decoded(made.specimen, parts), parts.get(".pre_quant_scale")
         return weight if factor is None else weight * factor.values().reshape(1, -1)
     except (KeyError, ValueError, IndexError):
         return None
+
+
+def as_named(parts: Parts, first: Parts) -> Parts:
+    """The parts by the names and dtypes of their dialect: what bytes are it says, and a lone scale is its scale."""
+    for suffix in (".weight", ".float8_data", ".weight_scale"):
+        entry, whole = parts.get(suffix), suffix != ".weight_scale" and marker_of(parts).get("format") in WHOLE
+        if entry and suffix in first and first[suffix].dtype.startswith("F8") and entry.dtype in BYTES and not whole:
+            parts[suffix] = Entry(first[suffix].dtype, entry.shape, entry.data)
+    own = [suffix for suffix in first if suffix in SCALES]
+    added = [suffix for suffix in parts if suffix in SCALES and suffix not in first]
+    if len(own) == len(added) == 1 and own[0] not in parts:
+        parts[own[0]] = parts[added[0]]
+    return parts
+
+
+def decoded(chosen: Specimen, parts: Parts) -> np.ndarray:
+    marker = marker_of(parts)
+    packed = marker.get("format") == "convrot_w4a4" and parts[".weight"].dtype in BYTES
+    weight = from_nibbles(parts) if packed else chosen.dialect.decode(parts)
+    if not packed and marker.get("convrot") is not True:
+        return weight
+    group = marker.get("convrot_groupsize", 256 if packed else marker.get("group_size", 256))
+    return turned_back(weight, group) if isinstance(group, int) else weight
 
 
 def everything(made: Try) -> dict[str, Entry]:
     folder = made.main if made.main.is_dir() else made.main.parent
     aside = folder / (made.specimen.dialect.aside or "none")
     return {**made.file.tensors, **(parsed(aside.read_bytes()).tensors if aside.is_file() else {})}
+
+
+def near(read: np.ndarray, truth: np.ndarray | None) -> bool:
+    return truth is not None and read.shape == truth.shape and error(read, truth) < NEAR
 
 
 def error(read: np.ndarray, truth: np.ndarray) -> float:

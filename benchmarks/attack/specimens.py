@@ -109,7 +109,10 @@ def multiplied(parts: Parts, scale: str = ".weight_scale", weight: str = ".weigh
 
 
 def divided(parts: Parts) -> np.ndarray:
+    """By the scale, or times its reciprocal where that is what is left."""
     codes = parts[".float8_data"].values()
+    if ".scale" not in parts:
+        return codes * spread(parts[".scale_reciprocal"].values(), codes.shape)
     return codes / spread(parts[".scale"].values(), codes.shape)
 
 
@@ -187,6 +190,25 @@ def from_nvfp4(parts: Parts) -> np.ndarray:
     codes = np.stack([pairs >> 4, pairs & 15], 2).reshape(len(pairs), -1)
     inner = untiled(parts[".weight_scale"].values(), (codes.shape[0], codes.shape[1] // 16))
     return E2M1[codes] * np.repeat(inner, 16, 1) * parts[".weight_scale_2"].values().reshape(())
+
+
+##### What a marker says of codes that were another format's
+
+
+def from_nibbles(parts: Parts) -> np.ndarray:
+    """W4A4: two whole numbers from -8 to 7 in a byte, the even input in its low half; one scale for each output."""
+    pairs = np.frombuffer(parts[".weight"].data, np.uint8).reshape(parts[".weight"].shape)
+    codes = np.stack([pairs & 15, pairs >> 4], 2).reshape(len(pairs), -1).astype(np.float32)
+    return (codes - 16 * (codes > 7)) * spread(parts[".weight_scale"].values(), codes.shape)
+
+
+def turned_back(weight: np.ndarray, group: int) -> np.ndarray:
+    """A weight that ConvRot rotated: each group of inputs times a regular Hadamard matrix, which is its own inverse."""
+    corner = np.array([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], np.float64) / 2
+    matrix: np.ndarray = corner
+    while len(matrix) < group:
+        matrix = np.kron(matrix, corner)
+    return (weight.reshape(-1, group) @ matrix).reshape(weight.shape).astype(np.float32)
 
 
 ##### The table

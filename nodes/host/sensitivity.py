@@ -24,6 +24,7 @@ from ...quant.calibration.watching import LIMIT, Watch
 from ...quant.errors import Refused
 from ...quant.files.atomic import write_whole
 from ...quant.nn.component import already
+from ...quant.records import UNFIT
 from ...quant.recipes.policy import Policy, recognise
 from ...quant.weights.encode import quantize
 from ...quant.weights.formats import FORMATS
@@ -163,9 +164,10 @@ class Progress:
         self.path = path
         self.factors: dict[str, float] = {}
         try:
-            found = json.loads(path.read_text(encoding="utf-8"))
+            # a pipe would wait for ever
+            found = json.loads(path.read_text(encoding="utf-8") if path.is_file() else "{}")
             self.factors = {name: float(factor) for name, factor in found.items() if isfinite(factor)}
-        except (OSError, ValueError, TypeError, AttributeError):
+        except (OSError, RecursionError, *UNFIT):
             # none yet, or damaged: measured anew
             pass
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
@@ -48,9 +49,11 @@ def watch_for(model: ModelPatcher, limit: int) -> Watch:
     return watch
 
 
-def watching(model: ModelPatcher, name: str, limit: int) -> ModelPatcher:
-    """A clone that watches for the calibration of that name."""
-    watch = watch_for(model, limit)
+def watching(model: ModelPatcher, name: str, memory_gb: float) -> ModelPatcher:
+    """A clone that watches for the calibration of that name; memory_gb: that all moments may take."""
+    if not isfinite(memory_gb):
+        raise Refused(f"memory_gb {memory_gb}: is no number of gigabytes; say how much memory may be used.")
+    watch = watch_for(model, int(memory_gb * 1e9))
     clone = with_watch(model, watch)
     clone.set_attachments(KEY, Watched(name, watch))
     return clone

@@ -81,7 +81,7 @@ def handed_on_problem(source: Source, key: str) -> str:
 
 def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:
     """The same by one sample; low: whether it is large enough to be called too small."""
-    if broken := bad_codes(seen.raw):
+    if broken := bad_codes(seen.raw) or beyond(layer, seen):
         return broken
     if low and not seen.zero and not bool(seen.scaled.any()):
         return (
@@ -101,6 +101,16 @@ def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:
         # an embedding may be this large, but only absmax scaling reaches the very last code
         return "" if exempt and not reaches_top(layer) else lost_scale(problem)
     return wrong_scale(layer, seen, problem)
+
+
+def beyond(layer: Layer, seen: Sample) -> str:
+    """Codes that their format has room for and no producer writes: a marker names one, the codes are another's."""
+    offset = layer.kind.offset is not None or layer.module.key("codebook") is not None
+    share = 0.0 if offset else float((seen.raw.abs() > layer.format.maximum).float().mean())
+    return "" if share <= limit("beyond") else (
+        f"{share:.0%} of its codes are beyond {layer.format.maximum:g}, which no {layer.format.name} is: "
+        f"its marker is of another format; {AGAIN}"
+    )  # fmt: skip
 
 
 def relabelled(layer: Layer) -> str:

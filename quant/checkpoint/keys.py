@@ -72,6 +72,11 @@ BESIDE = {
     ".smooth": (".qweight", "smooth_divisor"),
     ".smooth_orig": (".qweight", "unused"),
 }
+# scales of one producer, who has a name of his own for the codes too: beside others they are of another layer or layout
+PAIRED = {
+    ".wscales": ".qweight", ".weight:scale": ".weight:qdata", "._weight_scale": "._weight_qdata",
+    ".weight._scale": ".weight._data", ".scale_reciprocal": ".float8_data",
+}  # fmt: skip
 # scales that name their weight's whole key, where the weight is a bare parameter: `experts.gate_up_proj_scale_inv`
 WEIGHT_KEYED = {"_scale_inv": ".weight_scale_inv", "_scale": ".weight_scale", ".scale_weight": ".scale_weight"}
 # a gain of a norm, never a scale of codes

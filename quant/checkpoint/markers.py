@@ -5,6 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
+from ..errors import AGAIN
 from ..weights.formats import CALIBRATED, FORMATS
 from ..weights.native import own_names
 from .module import FLOAT8, POWERS, Module
@@ -23,6 +24,11 @@ MARKS: dict[str, str] = {
 BINDING = (
     "format", "convrot", "convrot_groupsize", "group_size", "orig_shape", "params", "act_unsigned", "comfy_quant",
 )  # fmt: skip
+# What a value must be where one of another type would be taken for true, or for none.
+TYPES = {
+    "convrot": bool, "act_unsigned": bool, "convrot_groupsize": int, "group_size": int, "orig_shape": list,
+    "params": dict,
+}  # fmt: skip
 HARMLESS = ("orig_dtype", "full_precision_matrix_mult", "linear_dtype", "quant_group_size", "per_row", "rank")
 ALIKE = 0.8
 
@@ -37,6 +43,8 @@ def marker_problem(module: Module) -> str:
     marker = module.marker
     if damaged := [key for key in marker if key not in (*BINDING, *HARMLESS) and is_nearly(key)]:
         return f"its marker says {damaged[0]!r}, which is nearly {is_nearly(damaged[0])!r}: the marker is damaged"
+    if mistyped := [key for key, kind in TYPES.items() if type(marker.get(key)) not in (kind, type(None))]:
+        return f"its marker says {mistyped[0]} is {str(marker[mistyped[0]])[:40]!r}: the marker is damaged; {AGAIN}"
     if "format" in marker:
         known = isinstance(marker["format"], str) and module.format in MARKS
         return "" if known else unknown(marker["format"])

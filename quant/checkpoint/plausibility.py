@@ -27,6 +27,7 @@ LIMITS = {
     "low_std": Limit(0.01, "divided by sqrt(in): a tenth of the smallest trained layers: scaled twice, or divided"),
     "tiny_exempt": Limit(1e-4, "the same for layers that start at zero, and for residuals; one of zeros is sound"),
     "outlier": Limit(1e4, "the largest weight of any trained layer is some hundreds"),
+    "beyond": Limit(0.01, "share of -8 in symmetric 4-bit codes; it is 1/16 in the low halves of INT8 bytes"),
     "few": Limit(64, "fewer elements than this say nothing about std"),
     "all_groups": Limit(0.99, "absmax scaling puts a top code into every group that shares a scale"),
     "some_groups": Limit(0.9, "an axis below this is not the one that the scales run along"),

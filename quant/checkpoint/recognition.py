@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import AGAIN, Refused
 from ..weights.formats import CALIBRATED, FORMATS, Format
 from .dialects import Dialect, dialect_of
-from .keys import BINDING
+from .keys import BINDING, PAIRED
 from .kinds import (
     AWQ,
     MXFP4,
@@ -88,7 +88,7 @@ def layer_of(module: Module, bytes_are: str | None = None) -> Layer:
 
 def emptied(module: Module) -> str:
     """Why a module is no weight, "" where it may be one: a part without elements."""
-    parts = [suffix for suffix in module.keys if module.role(suffix) not in ("marker", "bias", "placeholder")]
+    parts = [suffix for suffix in module.keys if module.role(suffix) not in ("marker", "placeholder")]
     empty = next((key for suffix in parts if 0 in module.source[key := module.keys[suffix]].shape), "")
     return f"{empty} has no elements: the file is damaged or was cut, get it again" if empty else ""
 
@@ -148,6 +148,9 @@ def check_parts(module: Module, kind: Kind) -> None:
             raise Refused(
                 f"{keys[0]} has no place in {kind.name} weights: the file mixes two dialects in one layer; {AGAIN}"
             )
+        if apart := [s for s in suffixes if s in PAIRED and not module.has(PAIRED[s])]:
+            raise Refused(f"{module.keys[apart[0]]} belongs to codes called {PAIRED[apart[0]]!r}, which it has not: "
+                          f"the file mixes two dialects in one layer; {AGAIN}")  # fmt: skip
         if role in BINDING and len(keys) > 1:
             raise Refused(f"it has two scales, {' and '.join(keys)}: which one is right cannot be seen; {AGAIN}")
     if (module.key("up") is None) != (module.key("down") is None):

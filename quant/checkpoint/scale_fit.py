@@ -14,6 +14,7 @@ E4M3, POWERS = ("F8_E4M3", "U8"), ("F8_E8M0", "U8")
 # what the dtype of block scales may be called, whose bits are read as one format's
 BLOCK_SCALES = {NVFP4: E4M3, NVFP4_LOW: E4M3, MXFP8: POWERS, MXFP4: POWERS}
 IN_ROWS = ("D24b", "D24d")  # dialects whose block scales lie in rows whatever their number
+WHOLE_ROWS = ("int8_tensorwise", "convrot_w4a4")  # formats of markers that know one scale, or one for each output
 IN_TILES = ("D24c",)
 
 
@@ -67,7 +68,9 @@ def fits_of(module: Module, kind: Kind, stored: tuple[int, int], scale: Shape) -
 
 
 def as_marked(fit: Fit, module: Module) -> bool:
-    """Whether blocks are as large as the marker says."""
+    """Whether scales lie over tiles of the kind and size that the marker says."""
+    if module.format in WHOLE_ROWS and not isinstance(fit.granularity, PerTensor | PerRow):
+        return False
     size = hinted(module.marker)
     granularity = fit.granularity
     if not size or not isinstance(granularity, PerBlock):

@@ -12,6 +12,7 @@ import secrets
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from threading import Event, Thread
 from time import monotonic
 from typing import Any
@@ -22,6 +23,7 @@ from .remote import beside, place_of, reaching, read_object
 CLAIM = ".scaled-fp8-job-{}.lock"
 BEAT = 20.0  # seconds between two renewals
 DEAD = 180.0  # seconds without one, after which a job is taken to be killed
+HOST = 255  # letters of a machine's name
 Check = Callable[[], None]
 
 
@@ -101,7 +103,7 @@ def claims_in(folder: str) -> list[str]:
     with reaching(folder) as (system, path):
         # listings may be of a while ago
         system.invalidate_cache()
-        found = system.glob(f"{path.rstrip('/')}/{CLAIM.format('*')}")
+        found = system.glob(f"{escape(path.rstrip('/'))}/{CLAIM.format('*')}")
         return [beside(folder, str(one).rpartition("/")[2]) for one in found]
 
 
@@ -121,7 +123,7 @@ def changed(path: str) -> Any:
 
 def described(path: str, age: float | None) -> str:
     """Who else has a folder, and when it will be free."""
-    host = read_object(path).get("host", "an unknown machine")
+    host = str(read_object(path).get("host", "an unknown machine"))[:HOST]
     if age is None:
         return f"another job writes there, on {host}, or was killed; wait for it, or remove {path}."
     return (

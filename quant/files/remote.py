@@ -8,6 +8,7 @@ import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -18,6 +19,7 @@ from .sidecars import SCALES, SIDECARS
 
 # not what a run takes for a stale temporary of another
 PART = ".scaled-fp8-{}.part"
+LARGEST = 1 << 26  # bytes of an index; those of the largest models have some 100,000 names
 Place = tuple[Any, str]  # a file system of fsspec, and a path there
 
 
@@ -103,8 +105,9 @@ def read_object(address: str) -> dict[str, Any]:
     with reaching(address) as (system, path):
         value: Any = None
         with suppress(FileNotFoundError, ValueError, RecursionError):
-            # a pipe would wait for ever
-            value = json.loads(system.cat_file(path)) if system.isfile(path) else None
+            # a pipe would wait for ever, and what is larger than any index fill the memory
+            sound = system.isfile(path) and system.size(path) <= LARGEST
+            value = json.loads(system.cat_file(path)) if sound else None
     return value if isinstance(value, dict) else {}
 
 
@@ -173,7 +176,7 @@ def send(files: Iterable[Path], folder: str) -> None:
 def sweep(folder: str) -> None:
     """Remove what killed runs had not finished sending; for who has the folder alone."""
     with reaching(folder) as (system, path):
-        for left in system.glob(f"{path.rstrip('/')}/{PART.format('*')}"):
+        for left in system.glob(f"{escape(path.rstrip('/'))}/{PART.format('*')}"):
             system.rm_file(left)
 
 

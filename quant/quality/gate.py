@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from math import isnan
 
 from ..errors import Refused, one_of
-from ..records import number, worded
+from ..records import UNFIT, number, worded
 from .quality import METRICS, Quality
 
 LINE = "figures: "
@@ -51,5 +51,5 @@ def figures_of(report: str) -> Mapping[str, float]:
     try:
         found = json.loads((line or "").removeprefix(LINE))
         return {METRICS[name].name: number(value) for name, value in found.items()}
-    except (ValueError, TypeError, AttributeError, LookupError):
+    except (*UNFIT, RecursionError):
         raise Refused("report: has no line of figures; connect the report of Compare Models.") from None

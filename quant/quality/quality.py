@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from math import inf, isnan
+from math import inf, isfinite, isnan
 from typing import Any
 
 from ..errors import Refused
@@ -14,6 +14,7 @@ from .sqnr import NOISE_DB, is_noise
 
 VERSION = 1
 SHOWN = 5  # layers in a sentence
+MOST_DB = 1e5  # of any two numbers that a float64 holds
 COLUMNS = ("layer", "shape", "A", "B", "SQNR dB", "relative error")
 WEIGHTS, OUTPUTS = "weights", "outputs"
 
@@ -186,4 +187,7 @@ def read_side(found: Mapping[str, Any]) -> Side:
 
 def read_layer(found: Mapping[str, Any]) -> LayerError:
     name, a, b = (text(found[key]) for key in ("name", "format_a", "format_b"))
-    return LayerError(name, each(whole, found["shape"]), a, b, number(found["sqnr_db"]), number(found["relative"]))
+    decibel = number(found["sqnr_db"])
+    if isfinite(decibel) and abs(decibel) > MOST_DB:
+        raise ValueError
+    return LayerError(name, each(whole, found["shape"]), a, b, decibel, number(found["relative"]))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from autoencoder import write_autoencoder
+from server import Server, free_port
 from text_encoders import write_text_encoders
 
 from benchmarks.comfyui import COMFYUI, environment, python
@@ -123,3 +124,25 @@ def clip_l(contract, base) -> dict[str, str]:
     """CLIP-L with random weights in models/text_encoders, in bf16 and several dialects: dialect -> file name."""
     contract("text_encoder", write=True)
     return write_text_encoders(base / "models" / "text_encoders", "clip_l.safetensors")
+
+
+@pytest.fixture(scope="module")
+def server(base, contract, clip_l, comfyui, tmp_path_factory) -> Iterator[Server]:
+    """A real server with this pack in custom_nodes."""
+    contract("files")
+    log = tmp_path_factory.mktemp("server") / "log.txt"
+    port = free_port()
+    command = [
+        str(comfyui.python), str(comfyui.path / "main.py"), "--cpu", "--base-directory", str(base), "--port", str(port),
+        "--disable-api-nodes", "--database-url", "sqlite:///:memory:",
+    ]  # fmt: skip
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=base, env=comfyui.environment, stdout=out, stderr=subprocess.STDOUT)
+    server = Server(port, process, log)
+    try:
+        server.wait_until_ready()
+        assert "IMPORT FAILED" not in log.read_text(), log.read_text()
+        yield server
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from server import Server, free_port
 from workflows import DIGITS, EXAMPLES, example, on_digits
 
 NODES = (
@@ -28,27 +27,6 @@ NODES = (
     "CompareModels",
     "RequireQuality",
 )
-
-
-@pytest.fixture(scope="module")
-def server(base, contract, clip_l, comfyui, tmp_path_factory):
-    contract("files")
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    port = free_port()
-    command = [
-        str(comfyui.python), str(comfyui.path / "main.py"), "--cpu", "--base-directory", str(base), "--port", str(port),
-        "--disable-api-nodes", "--database-url", "sqlite:///:memory:",
-    ]  # fmt: skip
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=base, env=comfyui.environment, stdout=out, stderr=subprocess.STDOUT)
-    server = Server(port, process, log)
-    try:
-        server.wait_until_ready()
-        assert "IMPORT FAILED" not in log.read_text(), log.read_text()
-        yield server
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 @pytest.fixture(scope="module")

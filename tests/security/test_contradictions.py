@@ -10,6 +10,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from scaled_fp8.quant import Refused, read_checkpoint
+from scaled_fp8.quant.checkpoint.keys import PAIRED
 from scaled_fp8.quant.conversion.converter import Options, convert
 from torch import Tensor
 
@@ -165,3 +166,60 @@ def test_an_empty_name_is_not_the_folder_that_one_is_in(tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Refused, match="empty"):
         read_checkpoint("")
+
+
+def marker(**said: object) -> Tensor:
+    return torch.tensor(list(json.dumps(said).encode()), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("said", [
+    {"convrot": "x"}, {"convrot": -1}, {"convrot": 1}, {"convrot": []}, {"convrot": "false"},
+    {"convrot": True, "convrot_groupsize": True}, {"convrot": True, "convrot_groupsize": 16.0}, {"group_size": "64"},
+    {"group_size": [64]}, {"orig_shape": 96}, {"params": ["convrot"]}, {"params": {"convrot": "yes"}},
+    {"act_unsigned": 2},
+], ids=str)  # fmt: skip
+def test_a_value_of_a_marker_is_of_its_type(said: dict[str, object], tmp_path: Path) -> None:
+    """What is no flag was taken for true, and the weight rotated."""
+    with pytest.raises(Refused, match="its marker says .* the marker is damaged"):
+        read_checkpoint(saved(SCALED | {"a.comfy_quant": marker(format="float8_e4m3fn", **said)}, tmp_path))
+
+
+@pytest.mark.parametrize("said", [{"convrot": None}, {"convrot": False}, {"group_size": None}], ids=str)
+def test_a_value_that_is_not_given_says_nothing(said: dict[str, object], tmp_path: Path) -> None:
+    path = saved(SCALED | {"a.comfy_quant": marker(format="float8_e4m3fn", **said)}, tmp_path)
+    assert distance(path) < 0.04
+
+
+@pytest.mark.parametrize("ending", PAIRED)
+@pytest.mark.parametrize("shape", [(), (96, 1)], ids=["tensor", "rows"])
+def test_a_scale_of_another_producers_codes_is_none_of_these(
+    ending: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Nunchaku's `.wscales` beside an unpacked FP8 weight passed for LTX-2's scale."""
+    state = {"a.weight": CODES, "a" + ending: SCALE.expand(shape).clone(), "a.bias": BIAS}
+    with pytest.raises(Refused, match="two dialects"):
+        read_checkpoint(saved(state, tmp_path))
+
+
+@pytest.mark.parametrize("shape", [(0,), (96, 0), (0, 96)])
+def test_a_bias_has_elements(shape: tuple[int, ...], tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="a.bias has no elements"):
+        read_checkpoint(saved(SCALED | {"a.bias": torch.zeros(shape)}, tmp_path))
+
+
+@pytest.mark.parametrize("shape", [(3, 2), (96, 2), (3, 1)])
+def test_a_marker_of_whole_rows_has_no_scales_of_blocks(shape: tuple[int, ...], tmp_path: Path) -> None:
+    codes = (WEIGHT / 1e-3).round().clamp(-127, 127).to(torch.int8)
+    state = {"a.weight": codes, "a.comfy_quant": marker(format="int8_tensorwise")}
+    assert distance(saved(state | {"a.weight_scale": torch.full((96, 1), 1e-3)}, tmp_path)) < 0.1
+    with pytest.raises(Refused, match="fits no granularity"):
+        read_checkpoint(saved(state | {"a.weight_scale": torch.full(shape, 1e-3)}, tmp_path))
+
+
+def test_bytes_of_int8_are_no_pairs_of_four_bits(tmp_path: Path) -> None:
+    """A marker of the one over the codes of the other: every shape fits, and the weight has twice as many inputs."""
+    scale = WEIGHT.abs().amax(1, keepdim=True) / 127
+    state = {"a.weight": (WEIGHT / scale).round().to(torch.int8), "a.weight_scale": scale}
+    said = marker(format="convrot_w4a4", convrot_groupsize=64)
+    with pytest.raises(Refused, match="beyond 7"):
+        read_checkpoint(saved(state | {"a.comfy_quant": said}, tmp_path))

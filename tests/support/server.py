@@ -53,10 +53,14 @@ class Server:
         """History of an API prompt once it is over."""
         status, answer = self.ask("/prompt", {"prompt": prompt})
         assert status == 200, answer
+        return self.over(answer["prompt_id"], seconds)
+
+    def over(self, identity: str, seconds: float = 240) -> dict:
+        """History of a prompt that was taken, once it is over."""
         until = time.monotonic() + seconds
         while time.monotonic() < until:
-            history = self.get(f"/history/{answer['prompt_id']}")
+            history = self.get(f"/history/{identity}")
             if history:
-                return history[answer["prompt_id"]]
+                return history[identity]
             time.sleep(0.2)
         raise AssertionError(f"not over in {seconds} s")
