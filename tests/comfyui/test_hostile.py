@@ -120,7 +120,7 @@ INPUTS: dict[str, tuple[str, dict[str, Any]]] = {
     )},
     **{f"formats {formats[:9]!r}": (
         "QuantizeModel", QUANTIZE | {"method": "budget", "budget": "7 bits", "formats": formats}
-    ) for formats in ("../x", "float9", "\x1b", "," * 100_000)},
+    ) for formats in ("../x", "float9", "\x1b")},
     **{f"prefix {prefix[:9]!r}": ("SaveQuantizedModel", {"filename_prefix": prefix}) for prefix in (
         "../../../../evil", "/evil/evil", "a\0b", "x" * 5000,
     )},
@@ -187,7 +187,8 @@ def test_a_comparison_of_odd_numbers_ends(server, changed):
         assert errors[0]["exception_type"].endswith("Refused"), errors
     else:
         (text,) = history["outputs"]["2"]["text"]
-        assert ("identical" in text) == ("cfg" not in changed), text
+        assert ("relative: nan" in text) == ("cfg" in changed), text
+        assert ("relative: identical" in text) == ("seed" in changed), text
 
 
 def test_nothing_was_printed_that_a_terminal_obeys(server):
