@@ -24,8 +24,8 @@ from ...quant.calibration.watching import LIMIT, Watch
 from ...quant.errors import Refused
 from ...quant.files.atomic import write_whole
 from ...quant.nn.component import already
-from ...quant.records import UNFIT
 from ...quant.recipes.policy import Policy, recognise
+from ...quant.records import UNFIT
 from ...quant.weights.encode import quantize
 from ...quant.weights.formats import FORMATS
 from .calibrations import path_of, plain, records
