@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benchmarks.precision import table
+from benchmarks.precision import large, table
 from benchmarks.precision.table import DOCUMENT, MARK, Found, figures, markdown, stored
 
 
@@ -51,11 +51,49 @@ def test_a_budget_is_compared_with_uniform_formats_of_at_most_its_size() -> None
     assert row(found(), "best uniform") == ("0.33", True)
 
 
+def test_what_core_loads_has_the_same_bits_or_has_not() -> None:
+    saved = {"int8": {"bytes": 8, "off": 0.0}, "budget": {"bytes": 8, "off": 1e-6}}
+    assert row(found(saved=saved), "int8, saved") == ("the same bits", True)
+    assert row(found(saved=saved), "budget, saved") == ("1.0e-06 off", False)
+
+
+def test_others_rounding_is_compared_in_error_and_time() -> None:
+    peer = {"error": 0.03, "seconds": 50.0, "bytes": 8, "ours": 0.02, "our seconds": 1.0, "our bytes": 8}
+    assert row(found(peers={"int8": peer}), "learned rounding") == ("1.50", True)
+    assert row(found(peers={"int8": peer}), "our time") == ("0.020", True)
+    assert row(found(peers={"int8": peer | {"our seconds": 10.0}}), "our time") == ("0.200", False)
+
+
+def test_a_measured_curve_has_each_format_and_budget() -> None:
+    points = table.measured_curve(found()).points
+    assert {(point.name, point.bits, point.error) for point in points if point.name} == {
+        (name, 8.0 if name == "int8" else 4.5, 0.03) for name in table.UNIFORM
+    }
+    assert [(point.bits, point.error) for point in points if not point.name] == [
+        (float(bits), 0.01) for bits in table.BITS
+    ]
+
+
+def test_a_large_model_takes_what_its_layers_take() -> None:
+    second = {name: large.Cost(1.0, 10**9) for name in large.FLUX.linears}
+    costs = {part: dict(second) for part in large.PARTS} | {"int8": {"proj": large.Cost(0.5, 10**9)}}
+    rows = {part: (time, memory) for part, time, memory in large.rows(costs)}
+    hours = len(large.FLUX.linears) * large.EACH / 3600
+    assert rows["plan"] == (f"{hours:.1f} h", "1.00 GB")
+    assert rows[f"convert to {large.SLOWEST}"] == (f"{hours:.1f} h", "1.00 GB")
+    assert rows["convert to int8"][0] == f"{hours / 2:.1f} h"
+    # 21504 x 3072 in bf16, times 8, and 2 GB
+    assert large.bound() == 21504 * 3072 * 2 * 8 + 2 * 10**9
+
+
 def test_the_document_holds_what_is_stored() -> None:
     text = DOCUMENT.read_text()
     assert stored(), "python -m benchmarks.precision was never run"
     for one in stored():
         assert markdown(one) in text.split(MARK)[1], "run: python -m benchmarks.precision"
+        assert (DOCUMENT.parent / table.picture(one)).exists(), "run: python -m benchmarks.precision"
+    if (costs := large.stored()) is not None:
+        assert large.markdown(costs) in text, "run: python -m benchmarks.precision.large"
 
 
 @pytest.mark.parametrize("one", stored(), ids=lambda one: one.subject)

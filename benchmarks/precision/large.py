@@ -30,7 +30,7 @@ from ..comfyui import ROOT
 from ..inside import held
 from ..machine import machine
 from ..shapes import MODELS
-from .table import RESULTS
+from .table import DOCUMENT, RESULTS
 
 TARGET = RESULTS / "large" / "flux1.json"
 FLUX = next(model for model in MODELS if model.name == "FLUX.1")
@@ -159,22 +159,26 @@ def gigabytes(size: float) -> str:
 
 
 COLUMNS = ("part", "one core", "memory")
-HEADING = "### FLUX.1, 12 B weights, worked out from measured parts"
+MARK, AFTER = "<!-- large: python -m benchmarks.precision.large -->", "## Measured"
 
 
 def markdown(costs: Mapping[str, Mapping[str, Cost]]) -> str:
     weights = sum(out * inputs for out, inputs in FLUX.linears.values()) * EACH
     lines = [
-        HEADING,
-        "",
-        f"`python -m benchmarks.precision.large`: {len(FLUX.linears) * EACH} layers of {weights / 1e9:.1f} B weights "
-        f"in all may be quantized. Memory wanted: at most {gigabytes(bound())} (the largest layer times 8, and 2 GB), "
-        "python and torch included.",
+        f"FLUX.1, worked out from measured parts (`python -m benchmarks.precision.large`): {len(FLUX.linears) * EACH} "
+        f"layers of {weights / 1e9:.1f} B weights in all may be quantized. Memory wanted: at most {gigabytes(bound())} "
+        "(the largest layer times 8, and 2 GB), python and torch included.",
         "",
         *(f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows(costs))),
         "",
     ]
     return "\n".join(lines)
+
+
+def write_document(costs: Mapping[str, Mapping[str, Cost]]) -> None:
+    """The table of docs/precision.md, below its mark."""
+    head, rest = DOCUMENT.read_text().split(MARK)
+    DOCUMENT.write_text(f"{head}{MARK}\n\n{markdown(costs)}\n{AFTER}{rest.split(AFTER, 1)[1]}")
 
 
 def stored() -> dict[str, dict[str, Cost]] | None:
@@ -208,6 +212,7 @@ def main() -> None:
     else:
         costs = measure()
         save(costs)
+        write_document(costs)
         sys.stdout.write(f"{text_table(COLUMNS, list(rows(costs)))}\n\nwanted: {gigabytes(bound())} at most\n")
 
 

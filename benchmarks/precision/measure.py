@@ -75,12 +75,14 @@ class Bench:
     def layers(self) -> list[str]:
         return list(weights_of(self.nearest("int8")))
 
+    @property
+    def watched(self) -> Path:
+        """What the subject's layers are fed."""
+        return self.file("calibration", lambda path: self.subject.watch(path, self.layers))
+
     @cached_property
     def calibration(self) -> Calibration:
-        path = self.folder / "calibration.safetensors"
-        if not path.exists():
-            self.subject.watch(path, self.layers)
-        return read_calibration(path)
+        return read_calibration(self.watched)
 
     @cached_property
     def measured(self) -> Calibration:
@@ -119,7 +121,7 @@ class Bench:
     @cached_property
     def model(self) -> Model:
         """What each format would make of each layer, by moments alone."""
-        return weighed(self.subject.file, self.wish("6"), self.calibration.source.path)
+        return weighed(self.subject.file, self.wish("6"), self.watched)
 
     def wish(self, bits: str) -> Wish:
         return Wish(f"{bits} bits", USUAL)

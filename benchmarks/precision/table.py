@@ -80,7 +80,7 @@ def found_of(bench: Bench, quick: bool = False) -> Found:
     }  # fmt: skip
     sizes = {format: bits_of(bench, format) for format in UNIFORM}
     both = {"bits": bits, "error": found["first-and-last"], "ours": found[f"budget-{beside}"]}
-    saved = bench.subject.saved(SAVED, bench.calibration.source.path)
+    saved = bench.subject.saved(SAVED, bench.watched)
     return Found(bench.subject.name, bench.subject.about, machine(), found, sizes, budgets, both, peers, saved)
 
 
