@@ -290,6 +290,20 @@ def test_two_models_are_compared_in_the_editor(seen):
     assert "PSNR" in found["page"] and "server-ltx" in found["page"]
 
 
+def test_a_plans_curve_is_in_the_panel(seen):
+    found = seen["budgeted"]
+    assert found["ended"] == "success"
+    for name in ("nvfp4: ", "int4: ", "int8: ", "6 bits: "):
+        assert name in found["said"]
+    mixed = sorted((dot["x"], dot["y"]) for dot in found["dots"] if "sfp8-mixed" in dot["kind"])
+    # the more bytes, the less error
+    assert len(mixed) > 3 and [y for _, y in mixed] == sorted((y for _, y in mixed), reverse=True)
+    (chosen,) = (dot for dot in found["dots"] if "sfp8-chosen" in dot["kind"])
+    worse = [dot for dot in found["dots"] if "sfp8-uniform" in dot["kind"] and dot["x"] > chosen["x"]]
+    assert all(0 <= dot[axis] <= 100 for dot in found["dots"] for axis in "xy")
+    assert "6 bits" in chosen["title"] and worse
+
+
 @pytest.mark.parametrize("where", ["dark", "light", "errors", "page"])
 def test_axe_finds_nothing_wrong(seen, where):
     """Contrast, names and roles, by WCAG 2.1 A and AA."""

@@ -1,5 +1,6 @@
 // One session in the editor as a person has it; what was seen is printed as JSON for the test to judge.
 import { readFileSync } from "node:fs";
+import { budgeted } from "./budgeted.mjs";
 import { compared } from "./compared.mjs";
 import * as editor from "./editor.mjs";
 import { measured, older } from "./measured.mjs";
@@ -22,7 +23,7 @@ const links = [
 ];
 const settings = { "Comfy.VueNodes.Enabled": vue, "Comfy.Locale": "en", "Comfy.ColorPalette": "dark" };
 // the pictures of the documents, where they are made anew
-const SCREENS = ["verdict", "panel", "panel-error", "report"];
+const SCREENS = ["verdict", "panel", "panel-error", "panel-curve", "report"];
 async function shot(page, name, options = {}) {
   if (shots) await page.screenshot({ path: `${shots}/${name}.png`, ...options });
   if (request.screens && SCREENS.includes(name)) await page.screenshot({ path: `${request.screens}/${name}.png`, ...options });
@@ -43,6 +44,7 @@ try {
   await kept(page);
   await editor.openPanel(page);
   seen.compared = await compared(page, request, shot);
+  seen.budgeted = await budgeted(page, shot);
   await editor.toggle(page);
   await page.waitForSelector(".sfp8-panel", { state: "detached" });
   await many(page);
