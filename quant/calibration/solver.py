@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import inf
 
 from ..errors import Refused
@@ -54,14 +57,38 @@ def by_milp(layers: Sequence[Sequence[Choice]], room: float) -> list[int] | None
     one_each = csr_matrix((np.ones(len(flat)), (owner, range(len(flat)))))
     scale = values.max() or 1.0
     constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(weights[None] / room, -np.inf, 1)]
-    found = milp(
-        values / scale, constraints=constraints, integrality=np.ones(len(flat)), bounds=Bounds(0, 1),
-        options={"time_limit": 30.0, "mip_rel_gap": 1e-6},
-    )  # fmt: skip
+    with printing_to_stderr():
+        found = milp(
+            values / scale, constraints=constraints, integrality=np.ones(len(flat)), bounds=Bounds(0, 1),
+            options={"time_limit": 30.0, "mip_rel_gap": 1e-6},
+        )  # fmt: skip
     if found.x is None:
         return None
     picked = iter(found.x)
     return [max(enumerate([next(picked) for _ in options]), key=lambda pair: pair[1])[0] for options in layers]
+
+
+@contextmanager
+def printing_to_stderr() -> Iterator[None]:
+    """Where HiGHS may tell of its repairs: it prints them to stdout, which is a command's answer."""
+    kept = stdout_moved()
+    try:
+        yield
+    finally:
+        if kept is not None:
+            os.dup2(kept, 1)
+            os.close(kept)
+
+
+def stdout_moved() -> int | None:
+    """A copy of stdout, which now is stderr; None for a process without these streams, which has nobody to confuse."""
+    try:
+        sys.stdout.flush()
+        kept = os.dup(1)
+        os.dup2(2, 1)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return kept
 
 
 ##### Without one

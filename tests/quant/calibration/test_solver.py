@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import random
 
 import pytest
@@ -74,3 +75,17 @@ def test_a_larger_budget_never_costs_more() -> None:
 def test_refuses_what_is_too_small() -> None:
     with pytest.raises(Refused, match="small enough"):
         least_cost(problem(0), 1.0)
+
+
+def test_what_the_solver_prints_is_no_part_of_an_answer(capfd: pytest.CaptureFixture[str], monkeypatch) -> None:
+    optimize = pytest.importorskip("scipy.optimize")
+    plain = optimize.milp
+
+    def printing(*given: object, **how: object) -> object:
+        os.write(1, b"HiGHS: repaired\n")
+        return plain(*given, **how)
+
+    monkeypatch.setattr(optimize, "milp", printing)
+    least_cost(problem(0), 40_000)
+    os.write(1, b"answer\n")
+    assert capfd.readouterr() == ("answer\n", "HiGHS: repaired\n")
