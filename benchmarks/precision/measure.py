@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import Request, convert
 from scaled_fp8.quant.calibration.candidates import KEEP, USUAL, factor_of
@@ -21,7 +20,7 @@ from scaled_fp8.quant.calibration.rounding import calibrated
 from scaled_fp8.quant.calibration.store import Calibration, Facts, read_calibration, save_calibration
 from scaled_fp8.quant.weights.formats import FORMATS
 
-from .subjects import SEEN, Subject, weights_of
+from .subjects import SEEN, Subject, metadata, weights_of
 
 UNIFORM = ("nvfp4", "int4", "int4_convrot", "float8_e4m3fn", "int8", "mxfp8")
 SEARCHED = ("nvfp4", "int4", "int4_convrot")
@@ -173,11 +172,6 @@ class Bench:
             # what ComfyUI reads of a model beside its weights, which is no part of the comparison
             save_file(load_file(path), path, metadata(self.subject.file) | metadata(path))
         return path, float(told.read_text())
-
-
-def metadata(path: Path) -> dict[str, str]:
-    with safe_open(path, "pt") as opened:
-        return opened.metadata() or {}
 
 
 def block_of(layer: str) -> str:

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import read_checkpoint
 from scaled_fp8.quant.calibration.moments import Moments
 from scaled_fp8.quant.calibration.store import Facts, Record, sample_of, save_calibration
@@ -52,17 +53,22 @@ class Digits:
         more = {"work": "watch", "out": str(path), "layers": layers, "digits": "0123456789012345", "steps": 12}
         self.ask("watch", self.request(SEEN) | more)
 
-    def errors(self, files: Iterable[Path], seed: int = JUDGED, core: bool = False) -> dict[str, float]:
+    def errors(self, files: Iterable[Path], seed: int = JUDGED) -> dict[str, float]:
         """File name -> relative error of its images; what an earlier run found is not measured again."""
-        work = f"errors-{seed}-{core}"
+        work = f"errors-{seed}"
         known = self.known(work)
         if left := [path for path in files if path.name not in known]:
             for path in left:
-                shutil.copy(path, self.models)
-            asked = self.request(seed) | {"work": "errors", "files": [path.name for path in left], "core": core}
-            known |= self.ask(work, asked)
+                self.dequantize(path)
+            known |= self.ask(work, self.request(seed) | {"work": "errors", "files": [path.name for path in left]})
             (self.folder / f"{work}.found").write_text(json.dumps(known))
         return known
+
+    def dequantize(self, path: Path) -> None:
+        """A file as plain numbers where ComfyUI finds it: its own INT8 and INT4 layers round the activations too."""
+        tensors = load_file(self.file)
+        tensors |= {f"{layer}.weight": weight for layer, weight in weights_of(path).items()}
+        save_file(tensors, self.models / path.name, metadata(self.file))
 
     def saved(self, ways: Mapping[str, Mapping[str, str]], calibration: Path) -> dict[str, dict[str, float]]:
         """Inputs of Quantize Model by name -> bytes of the file, and how far core's latents of it are from the graph's.
@@ -129,7 +135,7 @@ class Demo:
         records = {name: record(self.linears[name], moments) for name, moments in watch.moments.items()}
         save_calibration(path, records, Facts(self.steps, 1))
 
-    def errors(self, files: Iterable[Path], seed: int = JUDGED, core: bool = False) -> dict[str, float]:
+    def errors(self, files: Iterable[Path], seed: int = JUDGED) -> dict[str, float]:
         want = self.draw(seed)
         return {path.name: self.error(weights_of(path), want, seed) for path in files}
 
@@ -153,6 +159,11 @@ class Demo:
 
 def record(linear: nn.Linear, moments: Moments) -> Record:
     return Record((linear.out_features, linear.in_features), sample_of(linear.weight), moments)
+
+
+def metadata(path: Path) -> dict[str, str]:
+    with safe_open(path, "pt") as opened:
+        return opened.metadata() or {}
 
 
 def weights_of(path: Path) -> dict[str, Tensor]:
