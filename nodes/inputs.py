@@ -1,4 +1,4 @@
-"""The inputs that several nodes share."""
+"""What several nodes share: inputs, outputs, and what comes of quantizing."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from comfy_api.v0_0_2 import io
 
 from ..quant.errors import one_of
 from ..quant.kernels.mode import ACTIVATION_SCALES, FAMILIES
+from ..quant.nn.stats import Stats
 from ..quant.recipes.methods import BUDGET, CHOICES, METHODS
-from .host.quantize import DEFAULT, settings_stamp
+from .host.parts import Part
+from .host.quantize import DEFAULT, Recipe, quantize_report, settings_stamp
+from .panel.runs import remember
 
 CATEGORY = "Scaled FP8"
 CalibrationType = io.Custom("CALIBRATION")
@@ -63,12 +66,23 @@ def quantize_inputs(methods: Sequence[str], default: str) -> list[io.Input]:
     return [method_input(methods, default), granularity_input(), keep_input()]
 
 
-class FollowsSettings(io.ComfyNode):
-    """A node that runs again when the settings file is another one than it was."""
+def quantize_outputs(quantized: io.Output) -> list[io.Output]:
+    report = io.String.Output(display_name="report", tooltip="What was quantized, kept and why; what runs where.")
+    return [quantized, report]
+
+
+class QuantizeNode(io.ComfyNode):
+    """A node that quantizes by a recipe; it runs again when the settings file is another one than it was."""
 
     @classmethod
     def fingerprint_inputs(cls, **inputs: object) -> object:
         return settings_stamp()
+
+    @classmethod
+    def quantized(cls, recipe: Recipe, part: Part, stats: Stats) -> io.NodeOutput:
+        """What a quantize function gave, as the node's outputs and for the panel."""
+        remember(cls, part, stats=stats)
+        return io.NodeOutput(part, quantize_report(part, recipe, stats))
 
 
 def method_input(names: Sequence[str], default: str) -> io.Combo.Input:

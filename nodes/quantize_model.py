@@ -14,8 +14,8 @@ from ..quant.recipes.methods import BUDGET, METHODS
 from .host.budget import quantize_for_budget
 from .host.calibrations import newest
 from .host.plan import model_report
-from .host.quantize import DEFAULT, Recipe, quantize_model, quantize_report
-from .inputs import CATEGORY, CalibrationType, FollowsSettings, quantize_inputs
+from .host.quantize import DEFAULT, Recipe, quantize_model
+from .inputs import CATEGORY, CalibrationType, QuantizeNode, quantize_inputs, quantize_outputs
 from .panel.runs import remember
 
 SEVEN = "7 bits"
@@ -23,7 +23,7 @@ SEVEN = "7 bits"
 UNUSED = (DEFAULT, "per-tensor")
 
 
-class QuantizeModel(FollowsSettings):
+class QuantizeModel(QuantizeNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -57,10 +57,7 @@ class QuantizeModel(FollowsSettings):
                     tooltip="What the layers are fed: codes that lose less by it, and for method budget a better plan.",
                 ),
             ],
-            outputs=[
-                io.Model.Output(display_name="MODEL"),
-                io.String.Output(display_name="report", tooltip="What was quantized, kept and why; what runs where."),
-            ],
+            outputs=quantize_outputs(io.Model.Output(display_name="MODEL")),
         )
 
     @classmethod
@@ -78,9 +75,7 @@ class QuantizeModel(FollowsSettings):
         if method == BUDGET.name:
             return cls.planned(model, Wish(budget, tuple(formats.split(",")), keep), granularity, known)
         recipe = Recipe(method, granularity, keep, calibration=known)
-        quantized, stats = quantize_model(model, recipe)
-        remember(cls, quantized, stats=stats)
-        return io.NodeOutput(quantized, quantize_report(quantized, recipe, stats))
+        return cls.quantized(recipe, *quantize_model(model, recipe))
 
     @classmethod
     def planned(cls, model: io.Model.Type, wish: Wish, granularity: str, known: Calibration | None) -> io.NodeOutput:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from comfy_api.v0_0_2 import io
 
 from ..quant.recipes.methods import METHODS
-from .host.quantize import Recipe, quantize_report, quantize_text_encoder
-from .inputs import CATEGORY, FollowsSettings, quantize_inputs
-from .panel.runs import remember
+from .host.quantize import Recipe, quantize_text_encoder
+from .inputs import CATEGORY, QuantizeNode, quantize_inputs, quantize_outputs
 
 
-class QuantizeTextEncoder(FollowsSettings):
+class QuantizeTextEncoder(QuantizeNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -24,15 +23,10 @@ class QuantizeTextEncoder(FollowsSettings):
                 io.Clip.Input("clip", tooltip="The text encoder to quantize, in any precision."),
                 *quantize_inputs(list(METHODS), "auto"),
             ],
-            outputs=[
-                io.Clip.Output(display_name="CLIP"),
-                io.String.Output(display_name="report", tooltip="What was quantized, kept and why; what runs where."),
-            ],
+            outputs=quantize_outputs(io.Clip.Output(display_name="CLIP")),
         )
 
     @classmethod
     def execute(cls, clip: io.Clip.Type, method: str, granularity: str, keep: str) -> io.NodeOutput:
         recipe = Recipe(method, granularity, keep, "encoder")
-        quantized, stats = quantize_text_encoder(clip, recipe)
-        remember(cls, quantized, stats=stats)
-        return io.NodeOutput(quantized, quantize_report(quantized, recipe, stats))
+        return cls.quantized(recipe, *quantize_text_encoder(clip, recipe))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from comfy_api.v0_0_2 import io
 
-from .host.quantize import Recipe, quantize_report, quantize_vae
-from .inputs import CATEGORY, FollowsSettings, quantize_inputs
-from .panel.runs import remember
+from .host.quantize import Recipe, quantize_vae
+from .inputs import CATEGORY, QuantizeNode, quantize_inputs, quantize_outputs
 
 
-class QuantizeVAE(FollowsSettings):
+class QuantizeVAE(QuantizeNode):
     @classmethod
     def define_schema(cls) -> io.Schema:
         return io.Schema(
@@ -23,15 +22,10 @@ class QuantizeVAE(FollowsSettings):
                 io.Vae.Input("vae", tooltip="The VAE to quantize, in any precision."),
                 *quantize_inputs(["none", "int8"], "int8"),
             ],
-            outputs=[
-                io.Vae.Output(display_name="VAE"),
-                io.String.Output(display_name="report", tooltip="What was quantized, kept and why; what runs where."),
-            ],
+            outputs=quantize_outputs(io.Vae.Output(display_name="VAE")),
         )
 
     @classmethod
     def execute(cls, vae: io.Vae.Type, method: str, granularity: str, keep: str) -> io.NodeOutput:
         recipe = Recipe(method, granularity, keep, "vae")
-        quantized, stats = quantize_vae(vae, recipe)
-        remember(cls, quantized, stats=stats)
-        return io.NodeOutput(quantized, quantize_report(quantized, recipe, stats))
+        return cls.quantized(recipe, *quantize_vae(vae, recipe))

@@ -96,7 +96,9 @@ def carried_out(patched: ModelPatcher, layer: tuple[str, Module], plan: Plan, as
     weight = base_weight(patched, name)
     shape, size = tuple(weight.shape), nbytes(weight)
     reason = "planned: as it is" if row else asked.any_policy.decide(short(name), shape, already(weight)).reason
-    return LayerStats(short(name), False, reason, shape, size, size)
+    return LayerStats(
+        name=short(name), quantized=False, reason=reason, shape=shape, bytes_before=size, bytes_after=size
+    )
 
 
 def why(row: PlanRow) -> str:

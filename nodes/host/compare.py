@@ -194,7 +194,14 @@ def layer_errors(a: ModelPatcher, b: ModelPatcher, found: dict[str, Sums]) -> tu
     ours, theirs, sizes = formats(a), formats(b), shapes(a)
     short = {name.removeprefix("diffusion_model."): shape for name, shape in sizes.items()}
     return tuple(
-        LayerError(name, shape, ours[name], theirs[name], found[name].sqnr, found[name].relative)
+        LayerError(
+            name=name,
+            shape=shape,
+            format_a=ours[name],
+            format_b=theirs[name],
+            sqnr_db=found[name].sqnr,
+            relative=found[name].relative,
+        )
         for name, shape in short.items()
         if name in found
     )

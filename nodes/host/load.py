@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import comfy.model_detection
 import comfy.model_management
@@ -131,19 +132,8 @@ def load_checkpoint(path: str, mode: Mode, disable_dynamic: bool = False) -> Par
     if config is None:
         return load_diffusion_model(path, mode, disable_dynamic), None, None
     dequantize_others(tensors, (prefix, *config.text_encoder_key_prefix))
-    parts = {
-        "output_vae": any(name.startswith(tuple(config.vae_key_prefix)) for name in tensors),
-        "output_clip": any(name.startswith(tuple(config.text_encoder_key_prefix)) for name in tensors),
-    }
-    model, clip, vae, _ = comfy.sd.load_state_dict_guess_config(
-        tensors,
-        **parts,
-        embedding_directory=folder_paths.get_folder_paths("embeddings"),
-        model_options={"custom_operations": unet_ops(tensors, prefix)},
-        te_model_options={"custom_operations": text_encoder_ops()},
-        metadata=dict(checkpoint.source.metadata),
-        disable_dynamic=disable_dynamic,
-    )
+    metadata = dict(checkpoint.source.metadata)
+    model, clip, vae = built(tensors, prefix, config, metadata=metadata, disable_dynamic=disable_dynamic)
     ready(model, notes, mode)
     model.set_attachments("scaled_fp8_verdict", checkpoint.verdict)
     model.cached_patcher_init = (load_checkpoint, (path, mode), 0)
@@ -153,6 +143,20 @@ def load_checkpoint(path: str, mode: Mode, disable_dynamic: bool = False) -> Par
         by_patcher(clip)
     if vae is not None:
         vae.patcher.cached_patcher_init = (load_checkpoint_vae, (path, mode))
+    return model, clip, vae
+
+
+def built(tensors: dict[str, Tensor], prefix: str, config: Any, **options: Any) -> Parts:
+    """MODEL, CLIP and VAE as core makes them of tensors, by operations that take scaled weights."""
+    model, clip, vae, _ = comfy.sd.load_state_dict_guess_config(
+        tensors,
+        output_vae=any(name.startswith(tuple(config.vae_key_prefix)) for name in tensors),
+        output_clip=any(name.startswith(tuple(config.text_encoder_key_prefix)) for name in tensors),
+        embedding_directory=folder_paths.get_folder_paths("embeddings"),
+        model_options={"custom_operations": unet_ops(tensors, prefix)},
+        te_model_options={"custom_operations": text_encoder_ops()},
+        **options,
+    )
     return model, clip, vae
 
 

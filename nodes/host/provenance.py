@@ -41,16 +41,16 @@ def card_of(
     layers = Counter(str(marker.get("format")) for marker in markers.values())
     kept = tuple(name for info in plan if (name := weight_of(info)) and name not in markers)
     card = Card(
-        file_name(source) if source else NOT_THERE,
-        fingerprint(source) if source else "",
-        "Save Quantized Model",
-        ", ".join(layers),
-        "",
-        dict(layers.most_common()),
-        {"not quantized in the model that was saved": kept} if kept else {},
-        {"merged patches": str(len(model.patches))} if model.patches else {},
-        versions("torch", "comfy-kitchen") | {"ComfyUI": comfyui_version.__version__},
-        quality_of(model),
+        source=file_name(source) if source else NOT_THERE,
+        fingerprint=fingerprint(source) if source else "",
+        maker="Save Quantized Model",
+        method=", ".join(layers),
+        granularity="",
+        layers=dict(layers.most_common()),
+        kept={"not quantized in the model that was saved": kept} if kept else {},
+        settings={"merged patches": str(len(model.patches))} if model.patches else {},
+        versions=versions("torch", "comfy-kitchen") | {"ComfyUI": comfyui_version.__version__},
+        quality=quality_of(model),
     )
     return card.metadata(source.metadata if source else {})
 

@@ -187,7 +187,9 @@ def quantize_layer(
     shape, before = tuple(weight.shape), nbytes(weight)
     decision = policy.decide(short, shape, already(weight))
     if not decision.quantize:
-        return LayerStats(short, False, decision.reason, shape, before, before)
+        return LayerStats(
+            name=short, quantized=False, reason=decision.reason, shape=shape, bytes_before=before, bytes_after=before
+        )
     source = weight.data.to(patched.load_device).flatten(1)
     found, note, gain = rounded(source, policy.format, policy.granularity, known, short)
     own = scaled_layer(patched, module, found.to(patched.offload_device), weight, chosen.method.compute)
@@ -195,7 +197,9 @@ def quantize_layer(
     made = tensor_of(own)
     assert made is not None
     reason = f"{decision.reason}; {note}" if note else decision.reason
-    return LayerStats(short, True, reason, shape, before, nbytes(made), gain)
+    return LayerStats(
+        name=short, quantized=True, reason=reason, shape=shape, bytes_before=before, bytes_after=nbytes(made), gain=gain
+    )
 
 
 def scaled_layer(

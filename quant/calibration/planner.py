@@ -80,7 +80,15 @@ def plan_model(model: Model, wish: Wish) -> Plan:
     final = point(model, formats, CHOSEN, str(budget))
     curve = Curve((*mixed(model, names, options), *uniform(model), final))
     return Plan(
-        model.source, str(budget), model.calibration, model.measure, final.error, final.bytes, final.bits, rows, curve
+        source=model.source,
+        budget=str(budget),
+        calibration=model.calibration,
+        measure=model.measure,
+        error=final.error,
+        bytes=final.bytes,
+        bits=final.bits,
+        rows=rows,
+        curve=curve,
     )
 
 
@@ -112,7 +120,9 @@ def check(budget: Budget, amount: float, span: tuple[float, float], what: str, t
 def row(layer: Candidate, format: str) -> PlanRow:
     found = layer.options[format]
     error = sqrt(layer.cost(format))
-    return PlanRow(layer.name, format, found.granularity, found.bytes, error, found.way)
+    return PlanRow(
+        layer=layer.name, format=format, granularity=found.granularity, bytes=found.bytes, error=error, why=found.way
+    )
 
 
 ##### The curve

@@ -1,4 +1,4 @@
-"""Which dialect a checkpoint is in, whether it is sound, what tells it from another, and its weights."""
+"""What a checkpoint says of itself, which dialect it is in, whether it is sound, its fingerprint, and its weights."""
 
 from __future__ import annotations
 

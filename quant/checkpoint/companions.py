@@ -112,7 +112,7 @@ def outlying(layer: Layer) -> str:
     columns = ((up.T @ up @ down) * down).sum(0) / up.shape[0]
     std = float(torch.maximum(rows.amax(), columns.amax()).sqrt())
     far = not std <= limit("max")
-    return f"its weight would have a row or column of std {std:.3g} by its low-rank part; {AGAIN}" * far
+    return f"its weight would have a row or column of std {std:.3g} by its low-rank part; {AGAIN}" if far else ""
 
 
 def bias_misfit(layer: Layer) -> str:
@@ -134,10 +134,8 @@ def offset_misfit(layer: Layer) -> str:
     """Zero points are those of their scales: the range of 16 codes holds a zero, in most groups at least."""
     if layer.kind.offset is None:
         return ""
-    far = layer.kind.offset(layer).abs() > 2**4 * layer.kind.scale(layer)
-    return f"{layer.module.key('offset')} are zero points of other scales than its own; {AGAIN}" * (
-        far.float().mean() > 0.5
-    )
+    far = (layer.kind.offset(layer).abs() > 2**4 * layer.kind.scale(layer)).float().mean()
+    return f"{layer.module.key('offset')} are zero points of other scales than its own; {AGAIN}" if far > 0.5 else ""
 
 
 def halves_misfit(layer: Layer) -> str:

@@ -98,7 +98,7 @@ def by_codes(layers: Sequence[Layer]) -> Reading:
 
 
 def shape_vote(layer: Layer) -> bool | None:
-    """Turned or not by a bias or a row scale as long as one side only."""
+    """Transposed or not by a bias or a row scale as long as one side only."""
     rows, cols = layer.stored
     if rows == cols or layer.kind is not SCALED and not layer.plain:
         return None

@@ -56,7 +56,7 @@ def fits(scale: Shape, stored: tuple[int, int], hint: Mapping[str, Any] | None =
     scale = squeezed(scale)
     if len(scale) == 2 and scale[0] == 1:
         # a row vector is the scale of a transposed weight; of an upright one only where nothing else fits
-        over = [Fit(PerRow(), flip=True)] * (scale[1] == stored[1]) + [Fit(PerRow())] * (scale[1] == stored[0])
+        over = [Fit(PerRow(), flip) for flip, side in ((True, stored[1]), (False, stored[0])) if scale[1] == side]
         return tuple(over) or tuple(readings(scale, stored, hint or {}))
     return tuple(readings(scale, stored, hint or {}))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentParser
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,16 @@ def add_convert(commands: Any) -> None:
         help=f"{FILE}; or folders and globs, for a folder as DST; each may be a URL",
     )
     one.add_argument("dst", help="the .safetensors file or .index.json to write; appears whole or not at all")
+    add_what(one)
+    add_how(one)
+    one.add_argument("--effort", choices=EFFORTS, default=EFFORTS[0], help=EFFORT_HELP)
+    one.add_argument("--check", choices=("sample", "all"), default="sample", help="what is read back and compared")
+    one.add_argument("--plan", metavar="FILE", help="carry out what scaled-fp8 plan wrote, instead of one format")
+    one.add_argument("--calibration", metavar="FILE", help=CALIBRATION_HELP)
+
+
+def add_what(one: ArgumentParser) -> None:
+    """Which layers become what."""
     one.add_argument("--format", help=FORMATS_HELP)
     one.add_argument(
         "--granularity", help="per-tensor, per-row or block, where the format has it; default: as core loads it"
@@ -52,15 +63,15 @@ def add_convert(commands: Any) -> None:
     one.add_argument("--requantize", action="store_true", help="quantize anew what is quantized already")
     one.add_argument("--allow-unsupported", action="store_true", help="write what ComfyUI loads only with this pack")
     one.add_argument("--config", metavar="FILE", help="settings (TOML): methods by component and family; arguments win")
+
+
+def add_how(one: ArgumentParser) -> None:
+    """What runs it."""
     one.add_argument("--threads", type=positive, metavar="N", help="default: all cores; one a file on an engine")
     one.add_argument(
         "--engine", choices=("local", "ray"), default="local", help="what runs many files: this process, or Ray"
     )
     one.add_argument("--address", help="of a Ray cluster; default: one of this machine's cores")
-    one.add_argument("--effort", choices=EFFORTS, default=EFFORTS[0], help=EFFORT_HELP)
-    one.add_argument("--check", choices=("sample", "all"), default="sample", help="what is read back and compared")
-    one.add_argument("--plan", metavar="FILE", help="carry out what scaled-fp8 plan wrote, instead of one format")
-    one.add_argument("--calibration", metavar="FILE", help=CALIBRATION_HELP)
 
 
 def add_plan(commands: Any) -> None:

@@ -18,12 +18,12 @@ from ..files.sets import INDEX, stem_of
 from ..files.sidecars import SCALES
 from ..files.stored import STORES
 from ..text import text_table
-from .converter import Bar, Options
+from .converter import Bar, ConversionPlan, Options, plan
 from .decisions import check_format
 from .engines import ENGINES, Engine
-from .jobs import Job, Outcome, Work, convert_address, job_of
+from .jobs import FileJob, Outcome, Work, convert_address, job_of
 from .manifest import Entry, Manifest, stamps_of
-from .ranges import Plan, assembled, plan, staging
+from .ranges import assembled, staging
 from .request import Request
 from .result import Conversion
 
@@ -103,7 +103,7 @@ def run_one(src: str, dst: str, work: Work, engine: str = "local", address: str 
     return done(outcome)
 
 
-def run_shards(found: Plan, job: Job, work: Work, engine: str, address: str | None) -> Conversion:
+def run_shards(found: ConversionPlan, job: FileJob, work: Work, engine: str, address: str | None) -> Conversion:
     """Convert one checkpoint, a shard a task; what was finished before a job was stopped is not done again."""
     start, dst = time.perf_counter(), Path(job.dst)
     with staging(found, dst, described(work)) as staged:
@@ -124,17 +124,19 @@ class Failed(Exception):
     """What an engine could not do."""
 
 
-def run_jobs(jobs: Sequence[Job], work: Work, engine: str, address: str | None = None) -> Iterator[tuple[Job, Outcome]]:
+def run_jobs(
+    jobs: Sequence[FileJob], work: Work, engine: str, address: str | None = None
+) -> Iterator[tuple[FileJob, Outcome]]:
     """Each job with what became of it, and one bar for all."""
     run: Engine = ENGINES[engine]
     with work.options.bar(sum(job.size for job in jobs)) as bar:
-        progress = Progress(bar, {job.name: job.size for job in jobs})
+        progress = BatchBar(bar, {job.name: job.size for job in jobs})
         for job, outcome in run(jobs, replace(work, options=replace(work.options, bar=Options.bar)), progress, address):
             progress(job.name, job.size)
             yield job, outcome
 
 
-class Progress:
+class BatchBar:
     """Moves one bar by what each file tells of itself; one that is tried again starts again."""
 
     def __init__(self, bar: Bar, sizes: dict[str, int]) -> None:

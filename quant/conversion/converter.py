@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
 from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..checkpoint.sampling import evenly_spaced
 from ..errors import Refused
-from ..files.sets import MARK
 from ..files.stored import Source
-from ..files.writer import Output, writing
+from ..files.targets import Target
+from ..files.writer import Layout, Output, writing
 from .decisions import check_accounted, check_format, planned
 from .ownership import check_name, check_ownership
-from .provenance import card_of
+from .provenance import metadata_of
 from .quantizing import Encode
 from .readback import check_layers
 from .request import Request
@@ -27,8 +28,6 @@ from .shards import target_of
 from .tasks import Cast, Pass, Task, format_of
 from .workers import run_all
 
-# header keys that describe what the result is not
-DROPPED_KEYS = ("tensor_names", "weight_qmax", "comfy_config", "scaled_fp8", MARK)
 SAMPLED = 64  # layers that are read back
 
 
@@ -72,29 +71,55 @@ def convert(
     >>> list(quant.read_checkpoint(folder / "fp8.safetensors"))
     ['blocks.0.q']
     """
-    start = time.perf_counter()
-    request = Request(request) if isinstance(request, str) else request
-    check_format(request)
-    check_name(Path(dst))
-    ckpt = read_checkpoint(src, options.check)
-    check_accounted(ckpt)
-    tasks, lines = planned(ckpt, request)
-    target = target_of(Path(dst), tasks, options.shard_size, metadata_of(ckpt, tasks, request), not options.named)
-    check_ownership(ckpt.source, Path(dst), target, options.named)
+    start, dst = time.perf_counter(), Path(dst)
+    found = plan(src, dst, Request(request) if isinstance(request, str) else request, options)
+    source, target = found.ckpt.source, found.target
+    check_ownership(source, dst, target, options.named)
     with writing(target.layouts, target.places) as output:
-        run(tasks, output, options, ckpt.source.total_bytes)
-        checked = read_back(tasks, output, options, Path(dst))
+        run(found.tasks, output, options, source.total_bytes)
+        checked = read_back(found.tasks, output, options, dst)
     return Conversion(
-        source=ckpt.source.name,
+        source=source.name,
         files=tuple(str(path) for path in target.paths),
-        verdict=ckpt.verdict.told(),
-        parts=lines,
-        rows=rows_of(ckpt, tasks),
-        bytes_before=ckpt.source.total_bytes,
+        verdict=found.ckpt.verdict.told(),
+        parts=found.parts,
+        rows=rows_of(found.ckpt, found.tasks),
+        bytes_before=source.total_bytes,
         bytes_after=sum(layout.size for layout in target.layouts.values()),
         checked=checked,
         seconds=time.perf_counter() - start,
     )
+
+
+@dataclass(frozen=True)
+class ConversionPlan:
+    """What becomes of a checkpoint, told from its headers: tasks in the order of the source, and a line a part."""
+
+    ckpt: Checkpoint
+    tasks: list[Task]
+    parts: tuple[str, ...]
+    target: Target
+
+    @property
+    def layouts(self) -> list[Layout]:
+        """Of the files that hold tensors: shards without their index."""
+        return [layout for layout in self.target.layouts.values() if layout.places]
+
+    @cached_property
+    def shards(self) -> list[list[Task]]:
+        """The tasks that write each of these."""
+        return [[task for task in self.tasks if task.infos[0].name in layout.places] for layout in self.layouts]
+
+
+def plan(src: str | os.PathLike[str] | Source, dst: Path, request: Request, options: Options) -> ConversionPlan:
+    """What a conversion has to write, and where; nothing is written yet."""
+    check_format(request)
+    check_name(dst)
+    ckpt = read_checkpoint(src, options.check)
+    check_accounted(ckpt)
+    tasks, parts = planned(ckpt, request)
+    target = target_of(dst, tasks, options.shard_size, metadata_of(ckpt, tasks, request), not options.named)
+    return ConversionPlan(ckpt, tasks, parts, target)
 
 
 def rows_of(ckpt: Checkpoint, tasks: Iterable[Task]) -> tuple[TensorResult, ...]:
@@ -104,7 +129,14 @@ def rows_of(ckpt: Checkpoint, tasks: Iterable[Task]) -> tuple[TensorResult, ...]
 
 def row_of(ckpt: Checkpoint, task: Task) -> TensorResult:
     gain = task.gains[0] if isinstance(task, Encode) and task.gains else None
-    return TensorResult(task.name, before(ckpt, task), task.after, remark(task), not isinstance(task, Cast), gain)
+    return TensorResult(
+        name=task.name,
+        before=before(ckpt, task),
+        after=task.after,
+        reason=remark(task),
+        quantized=not isinstance(task, Cast),
+        gain=gain,
+    )
 
 
 def remark(task: Task) -> str:
@@ -152,27 +184,3 @@ def sampled(tasks: list[Task]) -> list[Task]:
     cheap: list[Task] = [t for t in tasks if isinstance(t, Cast | Encode) and not t.values.whole]
     whole = sorted((t for t in tasks if t not in cheap), key=lambda t: t.cost)
     return evenly_spaced(cheap, SAMPLED) + evenly_spaced(whole, 4)
-
-
-##### Metadata, and files
-
-
-def metadata_of(ckpt: Checkpoint, tasks: Sequence[Task], request: Request) -> dict[str, str]:
-    """What the result's header holds beside its tensors: what the source's says, and how it was made."""
-    return plain_metadata(ckpt, tasks) | card_of(ckpt, tasks, request)
-
-
-def plain_metadata(ckpt: Checkpoint, tasks: Iterable[Task]) -> dict[str, str]:
-    """The source's metadata that goes into the result: all but what describes its quantization."""
-    infos = {info.name for task in tasks for info in task.infos}
-    names = infos | {name.removesuffix(".weight") for name in infos}
-    return {
-        key: value
-        for key, value in ckpt.source.metadata.items()
-        if "quant" not in key.lower() and key not in DROPPED_KEYS and key not in names and not has_type(value)
-    }
-
-
-def has_type(value: str) -> bool:
-    """Whether this is torchao's description of a tensor."""
-    return value.startswith("{") and '"_type"' in value

@@ -9,19 +9,19 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import NoRoom, Refused, first_line, named
-from .jobs import Job, Outcome, Work, attempt, failed
+from .jobs import FileJob, Outcome, Work, attempt, failed
 from .workers import cores
 
 TRIES = 5  # of a file whose worker dies, before it is the file that is taken to be the reason
 WAIT = 1.0  # seconds between two looks at how far all are
 Tell = Callable[[str, int], object]  # told the name of a file and how many bytes of it are done
 # (jobs, what is asked, tell, address of a cluster) -> each job with what became of it, in the order of their ends
-Engine = Callable[[Sequence[Job], Work, Tell, "str | None"], Iterator[tuple[Job, Outcome]]]
+Engine = Callable[[Sequence[FileJob], Work, Tell, "str | None"], Iterator[tuple[FileJob, Outcome]]]
 
 
 def on_this_machine(
-    jobs: Sequence[Job], work: Work, tell: Tell, address: str | None = None
-) -> Iterator[tuple[Job, Outcome]]:
+    jobs: Sequence[FileJob], work: Work, tell: Tell, address: str | None = None
+) -> Iterator[tuple[FileJob, Outcome]]:
     """One file after another, each on all cores."""
     if address:
         raise Refused(f"--address {address}: is for an engine that has one; say --engine ray.")
@@ -29,7 +29,7 @@ def on_this_machine(
         yield job, at_once(job, work, tell)
 
 
-def at_once(job: Job, work: Work, tell: Tell) -> Outcome:
+def at_once(job: FileJob, work: Work, tell: Tell) -> Outcome:
     try:
         return attempt(job, work, lambda done: tell(job.name, done))
     except NoRoom as problem:
@@ -39,12 +39,14 @@ def at_once(job: Job, work: Work, tell: Tell) -> Outcome:
 ##### Ray
 
 
-def on_ray(jobs: Sequence[Job], work: Work, tell: Tell, address: str | None = None) -> Iterator[tuple[Job, Outcome]]:
+def on_ray(
+    jobs: Sequence[FileJob], work: Work, tell: Tell, address: str | None = None
+) -> Iterator[tuple[FileJob, Outcome]]:
     """One task a file on a Ray cluster, by default one of this machine alone."""
     # a worker has the cores that it asked for, not those of its machine
     work = replace(work, options=replace(work.options, threads=work.options.threads or 1))
     with connected(address) as ray:
-        progress = ray.remote(num_cpus=0, max_restarts=-1)(Progress).remote()
+        progress = ray.remote(num_cpus=0, max_restarts=-1)(ByteCounts).remote()
         room = [resources(node) for node in ray.nodes() if node["Alive"]]
         fits = [job for job in jobs if not (problem := too_large(job, work, room))]
         yield from ((job, failed(problem)) for job in jobs if (problem := too_large(job, work, room)))
@@ -59,7 +61,7 @@ def on_ray(jobs: Sequence[Job], work: Work, tell: Tell, address: str | None = No
                 ray.cancel(ref, force=True)
 
 
-class Progress:
+class ByteCounts:
     """How many bytes of each file are done, for whoever looks."""
 
     def __init__(self) -> None:
@@ -79,7 +81,7 @@ def pass_on(ray: Any, progress: Any, tell: Tell) -> None:
             tell(name, done)
 
 
-def submitted(ray: Any, job: Job, work: Work, progress: Any) -> Any:
+def submitted(ray: Any, job: FileJob, work: Work, progress: Any) -> Any:
     """The task of a file. A worker that dies is replaced, by one elsewhere where there is one."""
     task = ray.remote(on_worker).options(
         name=f"convert {job.name}",
@@ -92,7 +94,7 @@ def submitted(ray: Any, job: Job, work: Work, progress: Any) -> Any:
     return task.remote(job, work, progress)
 
 
-def on_worker(job: Job, work: Work, progress: Any) -> Outcome:
+def on_worker(job: FileJob, work: Work, progress: Any) -> Outcome:
     # what Ray cannot count: a disk that is full for this worker is raised, for it to try another
     return attempt(job, work, Seldom(job, lambda done: progress.put.remote(job.name, done)))
 
@@ -100,7 +102,7 @@ def on_worker(job: Job, work: Work, progress: Any) -> Outcome:
 class Seldom:
     """Passes on a hundred steps of a file, not each."""
 
-    def __init__(self, job: Job, tell: Callable[[int], object]) -> None:
+    def __init__(self, job: FileJob, tell: Callable[[int], object]) -> None:
         self.step, self.tell, self.last = job.size // 100, tell, 0
 
     def __call__(self, done: int) -> None:
@@ -126,7 +128,7 @@ def resources(node: dict[str, Any]) -> tuple[float, float]:
     return node["Resources"].get("memory", 0.0), node["Resources"].get("CPU", 0.0)
 
 
-def too_large(job: Job, work: Work, room: Sequence[tuple[float, float]]) -> str:
+def too_large(job: FileJob, work: Work, room: Sequence[tuple[float, float]]) -> str:
     """Why no machine of the engine can take a file, which would wait for ever; "" where one can."""
     need = work.options.threads or 1
     if any(memory >= job.memory and cores >= need for memory, cores in room):

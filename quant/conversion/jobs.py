@@ -33,7 +33,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Job:
+class FileJob:
     """A file to convert. src, dst: paths or URLs; size: bytes of its tensors; memory: bytes that it needs.
 
     staged: the path of one shard of dst, which is then all that is written.
@@ -55,9 +55,9 @@ class Outcome:
     conversion: Conversion | None = None
 
 
-def job_of(src: str, dst: str) -> Job:
+def job_of(src: str, dst: str) -> FileJob:
     """With what the headers of the source say; a file that has none is for the conversion to refuse."""
-    job = Job(name_of(src), src, dst)
+    job = FileJob(name_of(src), src, dst)
     try:
         infos = [info for path in files_of(src) for info, _ in header_at(path).tensors.values()]
     except Refused:
@@ -84,7 +84,7 @@ class Told:
         self.tell(self.done)
 
 
-def attempt(job: Job, work: Work, tell: Callable[[int], object]) -> Outcome:
+def attempt(job: FileJob, work: Work, tell: Callable[[int], object]) -> Outcome:
     """Convert one file; whatever stops it stops no other. Only a full disk is raised: another machine has another."""
     options = replace(work.options, bar=lambda total: nullcontext(Told(tell)))
     try:
@@ -99,7 +99,7 @@ def attempt(job: Job, work: Work, tell: Callable[[int], object]) -> Outcome:
         return failed(named(problem))
 
 
-def converted(job: Job, request: Request, options: Options) -> Conversion:
+def converted(job: FileJob, request: Request, options: Options) -> Conversion:
     if job.staged:
         return convert_shard(job.src, Path(job.staged), Path(job.dst), request, options)
     return convert_address(job.src, job.dst, request, options)
@@ -112,14 +112,14 @@ def failed(said: str) -> Outcome:
 def entry_of(conversion: Conversion, source: dict[str, list[int | str] | None]) -> Entry:
     """The manifest's entry of a conversion that is done."""
     return Entry(
-        "done",
-        conversion.summary(),
-        socket.gethostname(),
-        source,
-        results_of(conversion.files),
-        conversion.bytes_before,
-        conversion.bytes_after,
-        conversion.seconds,
+        state="done",
+        said=conversion.summary(),
+        host=socket.gethostname(),
+        source=source,
+        results=results_of(conversion.files),
+        bytes_before=conversion.bytes_before,
+        bytes_after=conversion.bytes_after,
+        seconds=conversion.seconds,
     )
 
 

@@ -7,60 +7,27 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
-from ..checkpoint.read import Checkpoint, read_checkpoint
 from ..errors import NoRoom, Refused
 from ..files.atomic import adopt, failure
 from ..files.locks import only_job
-from ..files.targets import Target
 from ..files.temporaries import remove
 from ..files.writer import Layout, writing
-from .converter import Options, metadata_of, read_back, rows_of, run
-from .decisions import check_accounted, check_format, planned
-from .ownership import check_name, check_ownership
+from .converter import ConversionPlan, Options, plan, read_back, rows_of, run
+from .ownership import check_ownership
 from .request import Request
 from .result import Conversion
-from .shards import target_of
-from .tasks import Task
 
 PARTS = ".scaled-fp8-{}.parts"  # the folder of finished shards, beside their places
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What becomes of a checkpoint, which every worker finds anew from its headers. shards: what goes into each."""
-
-    ckpt: Checkpoint
-    parts: tuple[str, ...]
-    target: Target
-    shards: tuple[tuple[Task, ...], ...]
-
-    @property
-    def layouts(self) -> list[Layout]:
-        """Of the shards, without the index."""
-        return [layout for layout in self.target.layouts.values() if layout.places]
-
-
-def plan(src: str, dst: Path, request: Request, options: Options) -> Plan:
-    """What each worker of one conversion has to write, the same for all of them; nothing is written yet."""
-    check_format(request)
-    check_name(dst)
-    ckpt = read_checkpoint(src, options.check)
-    check_accounted(ckpt)
-    tasks, parts = planned(ckpt, request)
-    target = target_of(dst, tasks, options.shard_size, metadata_of(ckpt, tasks, request), not options.named)
-    layouts = [layout for layout in target.layouts.values() if layout.places]
-    shards = tuple(tuple(task for task in tasks if task.infos[0].name in layout.places) for layout in layouts)
-    return Plan(ckpt, parts, target, shards)
 
 
 def convert_shard(src: str, staged: Path, dst: Path, request: Request, options: Options) -> Conversion:
     """Write the shard that a staged file's name counts, unless it is there; Refused as convert is."""
     start, found = time.perf_counter(), plan(src, dst, request, options)
     index = int(staged.stem)
-    tasks, layout = list(found.shards[index]), found.layouts[index]
+    tasks, layout = found.shards[index], found.layouts[index]
     checked = 0
     if not is_whole(staged, layout):
         with writing({staged: layout}) as output:
@@ -91,7 +58,7 @@ def is_whole(staged: Path, layout: Layout) -> bool:
 
 
 @contextmanager
-def staging(found: Plan, dst: Path, asked: dict[str, object]) -> Iterator[list[Path]]:
+def staging(found: ConversionPlan, dst: Path, asked: dict[str, object]) -> Iterator[list[Path]]:
     """Where the shards go until all are there: a folder of this source and these options, kept until it is done."""
     source = found.ckpt.source
     stamps = sorted((str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in source.files)
@@ -116,7 +83,9 @@ def staging(found: Plan, dst: Path, asked: dict[str, object]) -> Iterator[list[P
         folder.rmdir()
 
 
-def assembled(found: Plan, staged: Sequence[Path], dst: Path, done: Sequence[Conversion], seconds: float) -> Conversion:
+def assembled(
+    found: ConversionPlan, staged: Sequence[Path], dst: Path, done: Sequence[Conversion], seconds: float
+) -> Conversion:
     """The shards in their places, and what was done in all."""
     for path, layout in zip(staged, found.layouts, strict=True):
         if not is_whole(path, layout):

@@ -21,7 +21,7 @@ class Stopped(Exception):
     """Another task has failed."""
 
 
-class Budget:
+class MemoryBudget:
     """Bytes that are handed out, and waited for while there are none."""
 
     def __init__(self, total: int = BUDGET) -> None:
@@ -41,6 +41,19 @@ class Budget:
                 self.changed.notify_all()
 
 
+class Reporter:
+    """Where tasks report what they did, one call at a time; it stops them between their pieces."""
+
+    def __init__(self, advance: Callable[[int], object]) -> None:
+        self.advance, self.stopped, self.lock = advance, Event(), Lock()
+
+    def __call__(self, count: int) -> None:
+        if self.stopped.is_set():
+            raise Stopped
+        with self.lock:
+            self.advance(count)
+
+
 def run_all(
     tasks: Sequence[T],
     work: Callable[[T, Callable[[int], None]], None],
@@ -52,18 +65,12 @@ def run_all(
 
     The first failure stops the others between their pieces, and is raised.
     """
-    budget, stop, lock = Budget(), Event(), Lock()
-
-    def step(count: int) -> None:
-        if stop.is_set():
-            raise Stopped
-        with lock:
-            advance(count)
+    budget, report = MemoryBudget(), Reporter(advance)
 
     def run(task: T) -> None:
         with budget.of(cost(task)):
-            if not stop.is_set():
-                work(task, step)
+            if not report.stopped.is_set():
+                work(task, report)
 
     count = threads or cores()
     with single_threaded(), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
@@ -72,7 +79,7 @@ def run_all(
             for future in as_completed(futures):
                 future.result()
         except BaseException:
-            stop.set()
+            report.stopped.set()
             pool.shutdown(cancel_futures=True)
             raise
 

@@ -21,7 +21,7 @@ def partial_sum(x: Tensor, weight: QuantizedWeight, choice: Choice, group: objec
 
     Activations are quantized by the largest scale of all devices in group, as one device would have done.
     """
-    rows, scheme = x.reshape(-1, x.shape[-1]), choice.kernel.scheme or ""
+    rows, scheme = x.reshape(-1, x.shape[-1]), choice.kernel.scheme
     shared = choice.activation == "dynamic" and scheme in SHARED
     y = product_of_codes(rows, weight, choice, group) if shared else dequantized(rows, weight)
     choice.count(choice.kernel.name if shared else "dequantized, cut by inputs")
@@ -32,7 +32,7 @@ def product_of_codes(x: Tensor, weight: QuantizedWeight, choice: Choice, group: 
     """This device's part of the sum, of codes by the scale that all devices share."""
     import torch.distributed as dist
 
-    scheme = str(choice.kernel.scheme)
+    scheme = choice.kernel.scheme
     # whole groups: a part begins where one does
     x = rotated(x, weight.rotation) if weight.rotation else x
     _, scale = SCHEMES[scheme](x, None)

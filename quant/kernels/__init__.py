@@ -1,4 +1,4 @@
-"""The ways to compute ``x @ W.T``, activations to codes and back: proven and timed on their device, chosen, and run."""
+"""The ways to compute ``x @ W.T``, and activations to codes for them: proven on a device, timed, chosen, and run."""
 
 from __future__ import annotations
 

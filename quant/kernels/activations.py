@@ -97,10 +97,8 @@ SCHEMES: dict[str, Quantize] = {
     "float8 1x128": by_runs,
     "int8 per-token": int8_per_token,
 }
-
-
-##### The quantizers: who computes a scheme
-
+# of what takes activations without codes, or makes codes of them itself
+AS_THEY_ARE = "as they are"
 
 ##### Static scales
 

@@ -42,7 +42,8 @@ def encode_int8(weight: QuantizedWeight, judge: Judge) -> tuple[QuantizedWeight 
         cost = decibels_lost(weight, values, candidate)
         reason = too_much(cost, format) or judge(candidate)
         if reason is None:
-            return candidate, f"{NAME}{' with ConvRot' * format.rotates}, {cost:.2f} dB of the weight lost"
+            name = f"{NAME} with ConvRot" if format.rotates else NAME
+            return candidate, f"{name}, {cost:.2f} dB of the weight lost"
         reasons.append(reason)
     return None, f"not run as INT8: {'; '.join(reasons)}"
 

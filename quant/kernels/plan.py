@@ -42,11 +42,11 @@ def choose(
     doubt = not_static(input_scale) if mode.activation_scale == "static" else None
     activation = "dynamic" if doubt else mode.activation_scale
     layer = Workload(
-        format=format,
-        granularity=granularity,
-        shape=shape,
-        device=torch.device(device),
-        dtype=dtype,
+        format,
+        granularity,
+        shape,
+        torch.device(device),
+        dtype,
         has_transform=has_transform,
         activation=activation,
         rotation=rotation,

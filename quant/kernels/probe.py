@@ -70,7 +70,7 @@ def as_multiplied(kernel: Kernel, x: Tensor, scale: Tensor | None, rotation: int
         return rotate(as_multiplied(kernel, rotate(x.float(), rotation).to(x.dtype), scale), rotation)
     if kernel.into is not None:
         return quantize(x.float(), kernel.into, kernel.into.granularities[0]).dequantize()
-    codes, x_scale = SCHEMES[str(kernel.scheme) if scale is None else "float8 static"](x, scale)
+    codes, x_scale = SCHEMES[kernel.scheme if scale is None else "float8 static"](x, scale)
     return codes.float()[:, : x.shape[1]] * per_element(x_scale, x)
 
 

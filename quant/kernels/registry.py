@@ -15,7 +15,7 @@ from ..weights.granularity import Granularity, PerBlock, PerGroup, PerRow, PerTe
 from ..weights.rotation import rotated
 from ..weights.weight import QuantizedWeight
 from . import bits, compiled, gemm, upcast
-from .activations import SCHEMES, static_scale
+from .activations import AS_THEY_ARE, SCHEMES, static_scale
 from .compiler import compiler_refuses
 from .gemm import Codes
 from .quantizers import QUANTIZERS, kitchen_refuses, triton_kernels, triton_refuses
@@ -50,9 +50,9 @@ class Kernel:
     """One way to compute a Linear. rules: each answers None or a clause completing "{name} ...".
 
     compute: (activations or their Codes, weight, bias) -> output; scheme: of SCHEMES, by which its activations are
-    quantized for it; into: the format into which it quantizes them itself; static: whether it can use a scale that is
-    given; deep: whether its error grows with the layer's inputs, so that the probe needs as many; bound: of the
-    relative error that the probe allows; exact: the kernel whose output that error is measured from, float32
+    quantized for it, or AS_THEY_ARE; into: the format into which it quantizes them itself; static: whether it can use a
+    scale that is given; deep: whether its error grows with the layer's inputs, so that the probe needs as many; bound:
+    of the relative error that the probe allows; exact: the kernel whose output that error is measured from, float32
     arithmetic's without.
     """
 
@@ -60,7 +60,7 @@ class Kernel:
     family: str
     rules: tuple[Requirement, ...]
     compute: Callable[..., Tensor] = field(repr=False)
-    scheme: str | None = None
+    scheme: str = AS_THEY_ARE
     into: Format | None = None
     static: bool = False
     deep: bool = False
@@ -73,9 +73,14 @@ class Kernel:
         return self.family in ("scaled_mm", "int8")
 
     @property
+    def takes_codes(self) -> bool:
+        """Whether activations are quantized for it."""
+        return self.scheme != AS_THEY_ARE
+
+    @property
     def rounds(self) -> bool:
         """Whether it quantizes activations, or has them quantized."""
-        return self.scheme is not None or self.into is not None
+        return self.takes_codes or self.into is not None
 
     def refuses(self, layer: Workload) -> str | None:
         """None where it fits, else the reason."""
@@ -92,7 +97,7 @@ class Kernel:
 
     def schemes(self, activation: str) -> list[str]:
         """The schemes of activation.py that it needs for "static" or "dynamic" activations."""
-        if self.scheme is None:
+        if not self.takes_codes:
             return []
         return ["float8 static" if activation == "static" and self.static else self.scheme]
 
@@ -101,7 +106,7 @@ class Kernel:
         quantizer: str = "eager",
     ) -> Tensor:  # fmt: skip
         """``[tokens, in] -> [tokens, out]`` in x's dtype; input_scale: ``[]`` for static activations, else None."""
-        if self.scheme is None:
+        if not self.takes_codes:
             return self.compute(x, weight, bias)
         if input_scale is not None and self.static:
             given = static_scale(input_scale, weight.format)

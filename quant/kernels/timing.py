@@ -24,7 +24,7 @@ def beside(run: Callable[[], object], base: Callable[[], object], device: torch.
     """
     first = milliseconds(run, device)
     milliseconds(base, device)
-    mine, its = [first] * (first > PATIENCE), list[float]()
+    mine, its = [first] if first > PATIENCE else [], list[float]()
     while len(its) < times or (falling(mine, times) or falling(its, times)) and sum(mine) + sum(its) < PATIENCE:
         if first <= PATIENCE:
             mine.append(milliseconds(run, device))

@@ -1,4 +1,4 @@
-"""Scaled weights inside torch modules: quantized there, also by torchao, or patched in and out without a trace."""
+"""Scaled weights inside torch modules, as resident tensors: quantized there, by torchao too, or patched in and out."""
 
 from __future__ import annotations
 

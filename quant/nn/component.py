@@ -153,7 +153,14 @@ def quantized_layer(name: str, layer: nn.Module, policy: Policy, engine: Backend
     problem = None if not decision.quantize else engine.quantize(layer, name, policy, search)
     if problem:
         decision = replace(decision, quantize=False, reason=problem)
-    return LayerStats(name, decision.quantize, decision.reason, shape, before, total_bytes(layer))
+    return LayerStats(
+        name=name,
+        quantized=decision.quantize,
+        reason=decision.reason,
+        shape=shape,
+        bytes_before=before,
+        bytes_after=total_bytes(layer),
+    )
 
 
 def already_in(layer: nn.Module) -> str:

@@ -106,7 +106,8 @@ def unsmoothed(weight: Tensor, smooth: Tensor | None) -> Tensor:
     return torch.where(smooth == 0, 0, weight.float() / smooth)
 
 
-def recoded(values: Tensor, scale: Tensor, job: Job) -> tuple[Tensor, Tensor]:
-    """Codes of values ``[out, in]`` for scales that are given, and these in the shape of the job's granularity."""
+def recoded(tensor: Tensor, scale: Tensor, job: Job) -> tuple[Tensor, ScaledParams]:
+    """Codes of a tensor for scales that are given, and what the resident form holds beside them."""
+    values = tensor.flatten(1).float()
     scale = scale.float().reshape(job.granularity.scale_shape((values.shape[0], values.shape[1])))
-    return job.codes(values, scale), scale
+    return job.codes(values, scale), ScaledParams(scale, tensor.dtype, tuple(tensor.shape), job.format, job.granularity)

@@ -62,21 +62,18 @@ class ScaledWeightLayout(QuantizedLayout):
         smooth: ``[in]``, what will multiply the activations, so that the columns are divided by it here;
         beside: a low-rank part that stays as it is, so that the codes hold the rest alone.
         """
-        granularity, seed, shape = granularity or PerTensor(), stochastic_rounding or 0, tuple(tensor.shape)
+        granularity, seed = granularity or PerTensor(), stochastic_rounding or 0
         if isinstance(scale, Tensor):
             job = Job(format, granularity, generator=generator(seed, tensor.device))
-            codes, scale = recoded(tensor.flatten(1).float(), scale, job)
-            params = ScaledParams(
-                scale, tensor.dtype, shape, format, granularity, input_scale=input_scale, choice=choice
-            )
-            return codes, params
+            codes, params = recoded(tensor, scale, job)
+            return codes, replace(params, input_scale=input_scale, choice=choice)
         smooth = None if smooth is None else smooth.to(tensor.device)
         rest = unsmoothed(tensor.flatten(1) if beside is None else beside.rest(tensor), smooth)
         # between two steps of sampling a GPU is not waited for
         weight = quantize(rest, format, granularity, seed=seed, checked=rest.device.type == "cpu")
         low_rank = {} if beside is None else vars(beside)
         weight = replace(weight, smooth=smooth, input_scale=input_scale, **low_rank)
-        return weight.codes, params_of(weight, tensor.dtype, choice, shape)
+        return weight.codes, params_of(weight, tensor.dtype, choice, tuple(tensor.shape))
 
     @classmethod
     def requantize_kwargs(cls, qtensor: QuantizedTensor) -> dict[str, object]:

@@ -116,15 +116,15 @@ def read(found: Any, nested: bool = False) -> Card:
         raise ValueError
     source, fingerprint, maker, method, granularity = map(text, (found[key] for key in TEXTS))
     return Card(
-        source,
-        fingerprint,
-        maker,
-        method,
-        granularity,
-        {text(name): whole(count) for name, count in found["layers"].items()},
-        {text(reason): each(text, names) for reason, names in found["kept"].items()},
-        texts(found["settings"]),
-        texts(found["versions"]),
-        maybe(Quality.from_json, found["quality"]),
-        each(lambda card: read(card, True), found["history"]),
+        source=source,
+        fingerprint=fingerprint,
+        maker=maker,
+        method=method,
+        granularity=granularity,
+        layers={text(name): whole(count) for name, count in found["layers"].items()},
+        kept={text(reason): each(text, names) for reason, names in found["kept"].items()},
+        settings=texts(found["settings"]),
+        versions=texts(found["versions"]),
+        quality=maybe(Quality.from_json, found["quality"]),
+        history=each(lambda card: read(card, True), found["history"]),
     )

@@ -148,8 +148,8 @@ def legend(layers: Sequence[LayerError]) -> str:
     low, high = span(decibels)
     measured = any(isfinite(value) and not is_noise(value) for value in decibels)
     steps = [(shown(low + (high - low) * i / 4), ramp(i / 4)) for i in range(5)] if measured else []
-    steps += [("identical", ramp(1.0))] * (inf in decibels)
-    entries = [f"<li>{swatch(colour)}{text(words)}</li>" for words, colour in steps]
+    same = [("identical", ramp(1.0))] if inf in decibels else []
+    entries = [f"<li>{swatch(colour)}{text(words)}</li>" for words, colour in (*steps, *same)]
     noise = f"<li>{swatch(colour_of(-inf, (0, 1)), True)}noise, below {NOISE_DB:g} dB</li>"
     return f'<ul class="legend">{"".join((*entries, noise))}</ul>'
 

@@ -164,7 +164,15 @@ def difference(name: str, a: Held, b: Held) -> Difference:
     values = a.read().float()
     error = b.read().float() - values
     maximum = float(error.abs().max()) if error.numel() else 0.0
-    return Difference(name, a.shape, squares(values), squares(error), maximum, a.format, b.format)
+    return Difference(
+        name=name,
+        shape=a.shape,
+        signal=squares(values),
+        noise=squares(error),
+        maximum=maximum,
+        format_a=a.format,
+        format_b=b.format,
+    )
 
 
 def squares(x: Tensor) -> float:

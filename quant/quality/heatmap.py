@@ -80,7 +80,7 @@ def draw_report(report: Report, title: str = "", by: str = "kernel") -> Image.Im
     counts = Counter(getattr(row, by) for row in report.rows)
     palette = colours(list(counts))
     total = f"{counts.total()} layers" if counts else "no scaled layers"
-    legend = [Entry(f"{name}: {counts[name]}", colour) for name, colour in palette.items()]
+    legend = [LegendEntry(f"{name}: {counts[name]}", colour) for name, colour in palette.items()]
     return draw_map(report.rows, lambda row: palette[getattr(row, by)], (title or "Scaled FP8", total), legend)
 
 
@@ -106,18 +106,18 @@ def draw_all(report: Report, errors: Mapping[str, float]) -> Image.Image:
     return canvas
 
 
-def error_legend(report: Report, errors: Mapping[str, float]) -> list[Entry]:
+def error_legend(report: Report, errors: Mapping[str, float]) -> list[LegendEntry]:
     """Legend of an error map: the ramp in five steps, noise, and how many layers were not measured."""
     ends, unknown = span(errors.values()), sum(row.layer not in errors for row in report.rows)
     shares = [i / 4 for i in range(5)] if any(map(isfinite, errors.values())) else []
-    steps = [Entry(shown(ends[0] + (ends[1] - ends[0]) * share), ramp(share)) for share in shares]
-    same = [Entry(f"identical: {count}", ramp(1.0)) for count in (list(errors.values()).count(inf),) if count]
-    rest = [Entry(f"not measured: {unknown}", EMPTY)] if unknown else []
-    return [*steps, *same, Entry(f"noise, below {NOISE_DB:g} dB", NOISE_COLOUR), *rest]
+    steps = [LegendEntry(shown(ends[0] + (ends[1] - ends[0]) * share), ramp(share)) for share in shares]
+    same = [LegendEntry(f"identical: {count}", ramp(1.0)) for count in (list(errors.values()).count(inf),) if count]
+    rest = [LegendEntry(f"not measured: {unknown}", EMPTY)] if unknown else []
+    return [*steps, *same, LegendEntry(f"noise, below {NOISE_DB:g} dB", NOISE_COLOUR), *rest]
 
 
 @dataclass(frozen=True)
-class Entry:
+class LegendEntry:
     """A line of the legend."""
 
     text: str
@@ -125,7 +125,7 @@ class Entry:
 
 
 def draw_map(
-    rows: Iterable[Row], paint: Callable[[Row], str | None], heads: tuple[str, str], legend: Sequence[Entry]
+    rows: Iterable[Row], paint: Callable[[Row], str | None], heads: tuple[str, str], legend: Sequence[LegendEntry]
 ) -> Image.Image:
     """A heat map: title and a line, legend, sections; paint: a row's colour, None where it has none."""
     parts = sections({row.layer: row for row in rows})
@@ -143,7 +143,7 @@ def draw_map(
     return canvas
 
 
-def draw_legend(pen: ImageDraw.ImageDraw, heads: tuple[str, str], legend: Sequence[Entry]) -> None:
+def draw_legend(pen: ImageDraw.ImageDraw, heads: tuple[str, str], legend: Sequence[LegendEntry]) -> None:
     pen.text((MARGIN, MARGIN - 6), heads[0], fill=INK, font=font(20))
     pen.text((MARGIN, MARGIN + LINE - 4), heads[1], fill=SOFT, font=font(14))
     for i, entry in enumerate(legend):

@@ -166,23 +166,30 @@ def read(found: Any) -> Quality:
     if found["scaled_fp8_quality"] != VERSION or found["measured"] not in (WEIGHTS, OUTPUTS):
         raise ValueError
     return Quality(
-        read_side(found["a"]),
-        read_side(found["b"]),
-        {METRICS[name].name: number(value) for name, value in found["metrics"].items()},
-        each(number, found["steps"]),
-        each(read_layer, found["layers"]),
-        found["measured"],
-        each(text, found["warnings"]),
-        texts(found["settings"]),
-        texts(found["versions"]),
-        text(found["device"]),
+        a=read_side(found["a"]),
+        b=read_side(found["b"]),
+        metrics={METRICS[name].name: number(value) for name, value in found["metrics"].items()},
+        steps=each(number, found["steps"]),
+        layers=each(read_layer, found["layers"]),
+        measured=found["measured"],
+        warnings=each(text, found["warnings"]),
+        settings=texts(found["settings"]),
+        versions=texts(found["versions"]),
+        device=text(found["device"]),
     )
 
 
 def read_side(found: Mapping[str, Any]) -> Side:
     step, first = (maybe(number, found[key]) for key in ("seconds_per_step", "first_step_seconds"))
     peak = maybe(whole, found["peak_bytes"])
-    return Side(text(found["name"]), text(found["format"]), whole(found["bytes"]), step, first, peak)
+    return Side(
+        name=text(found["name"]),
+        format=text(found["format"]),
+        bytes=whole(found["bytes"]),
+        seconds_per_step=step,
+        first_step_seconds=first,
+        peak_bytes=peak,
+    )
 
 
 def read_layer(found: Mapping[str, Any]) -> LayerError:
@@ -190,4 +197,11 @@ def read_layer(found: Mapping[str, Any]) -> LayerError:
     decibel = number(found["sqnr_db"])
     if isfinite(decibel) and abs(decibel) > MOST_DB:
         raise ValueError
-    return LayerError(name, each(whole, found["shape"]), a, b, decibel, number(found["relative"]))
+    return LayerError(
+        name=name,
+        shape=each(whole, found["shape"]),
+        format_a=a,
+        format_b=b,
+        sqnr_db=decibel,
+        relative=number(found["relative"]),
+    )

@@ -65,7 +65,7 @@ ALIKE = 0.5
 
 
 @dataclass(frozen=True)
-class Candidate:
+class MethodCandidate:
     """One method on one device. time: of its kernel over a bfloat16 Linear's, with as many tokens as are measured
     there; decibels: signal to error of a Linear's output, the least of activations of several sizes and with outliers.
     """
@@ -83,13 +83,13 @@ class Candidate:
 def best(device: torch.device, dtype: torch.dtype) -> tuple[str, str]:
     """Name and reason, by trying on the device."""
     found = [weighed(name, device, dtype) for name in CANDIDATES]
-    candidates = [one for one in found if isinstance(one, Candidate)]
+    candidates = [one for one in found if isinstance(one, MethodCandidate)]
     chosen = most_exact(candidates)
     weighing = "; ".join(map(str, (chosen, *(one for one in found if one != chosen))))
     return chosen.method, f"weighed on {device} by time and exactness: {weighing}"
 
 
-def most_exact(candidates: list[Candidate]) -> Candidate:
+def most_exact(candidates: list[MethodCandidate]) -> MethodCandidate:
     """Of those that take about as long as the fastest, the one with the most signal."""
     fastest = min(one.time for one in candidates)
     near = [one for one in candidates if one.time <= NEAR * fastest]
@@ -97,7 +97,7 @@ def most_exact(candidates: list[Candidate]) -> Candidate:
     return next(one for one in near if one.decibels >= most - ALIKE)
 
 
-def weighed(name: str, device: torch.device, dtype: torch.dtype) -> Candidate | str:
+def weighed(name: str, device: torch.device, dtype: torch.dtype) -> MethodCandidate | str:
     """A method as a candidate for auto, with its time and signal on device; or why it is none there."""
     method, plain = METHODS[name], sample().to(device)
     weight = quantize(plain, method.format, PerRow())
@@ -108,7 +108,7 @@ def weighed(name: str, device: torch.device, dtype: torch.dtype) -> Candidate | 
     if method.compute != "upcast" and not choice.kernel.on_codes:
         return f"{name} not: {choice.reason}"
     time = busy_time(choice.kernel, choice.layer)
-    return Candidate(name, choice.kernel.name, time, signal(choice, weight, plain))
+    return MethodCandidate(name, choice.kernel.name, time, signal(choice, weight, plain))
 
 
 def sample() -> Tensor:

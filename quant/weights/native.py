@@ -70,10 +70,12 @@ def description(weight: QuantizedWeight) -> dict[str, object]:
 def own_name(weight: QuantizedWeight) -> str:
     """A name that core refuses rather than misreads: what is unlike the format as core knows it, after its name."""
     own = "" if weight.format.name in PARTS else SUFFIXES[weight.granularity.name]
-    smoothed = weight.smooth is not None and weight.format.name not in SMOOTHED
-    ranked = weight.up is not None and weight.format.name not in CALIBRATED
-    rotated = weight.rotation > 0 and not weight.format.rotates
-    return weight.format.name + own + "_smooth" * smoothed + "_convrot" * rotated + "_lowrank" * ranked
+    unlike = {
+        "_smooth": weight.smooth is not None and weight.format.name not in SMOOTHED,
+        "_convrot": weight.rotation > 0 and not weight.format.rotates,
+        "_lowrank": weight.up is not None and weight.format.name not in CALIBRATED,
+    }
+    return weight.format.name + own + "".join(suffix for suffix, has in unlike.items() if has)
 
 
 def own_names() -> dict[str, Format]:

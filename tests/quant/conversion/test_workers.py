@@ -17,7 +17,7 @@ def test_steps_add_up():
 
 
 def test_running_tasks_hold_no_more_than_the_budget(monkeypatch):
-    monkeypatch.setattr(workers.Budget.__init__, "__defaults__", (10,))
+    monkeypatch.setattr(workers.MemoryBudget.__init__, "__defaults__", (10,))
     held, most, lock = 0, 0, Lock()
 
     def work(task: int, step: object) -> None:

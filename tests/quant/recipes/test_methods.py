@@ -104,7 +104,7 @@ def test_auto_weighs_time_and_exactness(table: dict[str, float], times: dict[str
 def test_int8_is_as_much_more_exact_as_its_bits_say(table: dict[str, float]) -> None:
     """Two roundings of 8 bits against two of 4: 6 dB at least, with a rotation also where channels stand out."""
     kept = {name: auto.weighed(name, CPU, torch.float32) for name in auto.CANDIDATES}
-    signals = {name: one.decibels for name, one in kept.items() if isinstance(one, auto.Candidate)}
+    signals = {name: one.decibels for name, one in kept.items() if isinstance(one, auto.MethodCandidate)}
     assert signals["int8-convrot"] > signals["fp8-dynamic"] + 6
     assert 26 < signals["fp8-dynamic"] < signals["fp8-weight-only"] < signals["int8-convrot"]
     # which is what a rotation is for
@@ -112,8 +112,8 @@ def test_int8_is_as_much_more_exact_as_its_bits_say(table: dict[str, float]) -> 
 
 
 def test_of_methods_that_are_alike_the_first_is_taken() -> None:
-    one = auto.Candidate("int8", "a", 1.0, 37.0)
-    other = auto.Candidate("int8-convrot", "b", 1.05, 37.3)
+    one = auto.MethodCandidate("int8", "a", 1.0, 37.0)
+    other = auto.MethodCandidate("int8-convrot", "b", 1.05, 37.3)
     assert auto.most_exact([one, other]) == one
     assert auto.most_exact([one, replace(other, decibels=41.0)]).method == "int8-convrot"
     assert auto.most_exact([one, replace(other, decibels=41.0, time=1.3)]) == one
