@@ -52,9 +52,11 @@ def test_a_budget_is_compared_with_uniform_formats_of_at_most_its_size() -> None
 
 
 def test_what_core_loads_has_the_same_bits_or_has_not() -> None:
-    saved = {"int8": {"bytes": 8, "off": 0.0}, "budget": {"bytes": 8, "off": 1e-6}}
-    assert row(found(saved=saved), "int8, saved") == ("the same bits", True)
-    assert row(found(saved=saved), "budget, saved") == ("1.0e-06 off", False)
+    saved = {name: {"bytes": 8, "error": 0.01, "off": 0.0} for name in ("int8", "budget")}
+    assert row(found(saved=saved), "saved in 2 ways") == ("the same bits", True)
+    saved["budget"]["off"] = 1e-6
+    assert row(found(saved=saved), "saved in 2 ways") == ("1.0e-06 off", False)
+    assert "| budget | 0.00 | 0.0100 |" in markdown(found(saved=saved))
 
 
 def test_others_rounding_is_compared_in_error_and_time() -> None:

@@ -69,9 +69,10 @@ def errors(request: Request) -> Request:
 
 
 def save(request: Request) -> Request:
-    """File -> its bytes: of the model quantized in the graph in several ways, whose latents are written down beside."""
+    """File -> its bytes, and how far the graph's latents, which are written down beside, are from the original's."""
     nodes, folder = start(request), Path(request["folder"])
     base, draw, written = loader(nodes, "UNETLoader", request["file"])(), sampler(request, nodes), {}
+    want = draw(base)
     for name, asked in request["ways"].items():
         known = called(nodes, "LoadCalibration", name=request["calibration"])[0]
         model = called(nodes, "QuantizeModel", model=base, granularity="default", keep="", calibration=known, **asked)[
@@ -80,8 +81,9 @@ def save(request: Request) -> Request:
         called(nodes, "SaveQuantizedModel", model=model, filename_prefix=name)
         (path,) = (Path(request["base"]) / "output").glob(f"{name}_*.safetensors")
         path = path.rename(Path(request["base"]) / "models" / "diffusion_models" / f"{name}.safetensors")
-        save_file({"latents": draw(model)}, folder / path.name)
-        written[path.name] = path.stat().st_size
+        latents = draw(model)
+        save_file({"latents": latents}, folder / path.name)
+        written[path.name] = {"bytes": path.stat().st_size, "error": float((latents - want).norm() / want.norm())}
     return written
 
 

@@ -71,17 +71,17 @@ class Digits:
         save_file(tensors, self.models / path.name, metadata(self.file))
 
     def saved(self, ways: Mapping[str, Mapping[str, str]], calibration: Path) -> dict[str, dict[str, float]]:
-        """Inputs of Quantize Model by name -> bytes of the file, and how far core's latents of it are from the graph's.
+        """Inputs of Quantize Model by name -> the file's bytes, its images' error, and how far core's are from them.
 
-        Core runs in a process that never loads this pack.
+        As ComfyUI computes them, activations too. Core runs in a process that never loads this pack.
         """
         known = self.models.parent / "scaled_fp8"
         known.mkdir(exist_ok=True)
         shutil.copy(calibration, known)
         asked = self.request(JUDGED) | {"folder": str(self.folder), "calibration": calibration.stem, "ways": ways}
-        sizes = self.ask("saved", asked | {"work": "save"})
-        off = self.ask("loaded", asked | {"work": "load", "files": list(sizes), "pack": False})
-        return {Path(name).stem: {"bytes": size, "off": off[name]} for name, size in sizes.items()}
+        written = self.ask("saved", asked | {"work": "save"})
+        off = self.ask("loaded", asked | {"work": "load", "files": list(written), "pack": False})
+        return {Path(name).stem: {**told, "off": off[name]} for name, told in written.items()}
 
     def known(self, work: str) -> dict[str, float]:
         """What was found before, by a whole run or by one that was cut short."""
