@@ -16,7 +16,7 @@ from torch.nn import Module, Parameter
 
 from ...quant.weights.native import native_tensors
 from ...quant.weights.weight import QuantizedWeight
-from .linear import Layer, ScaledConvolution, ScaledLinear, core_ops
+from .linear import Named, ScaledConvolution, ScaledLinear, SetInPlace, core_ops
 from .plan import modules, tensor_of
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ BOOKKEEPING = frozenset(
 )  # fmt: skip
 
 
-class Own(Layer):
+class Own(Named):
     """Mixed in before a layer's class: a layer that may be out of its place while others hold on to it.
 
     parent, attribute: where it stands when its patch is loaded; lent: what stands for its forward in the original;
@@ -97,7 +97,7 @@ def own_linear(module: Module, weight: Tensor) -> Own:
 def own_core_linear(weight: QuantizedWeight, dtype: torch.dtype, device: torch.device) -> Own:
     """A new Linear of core's own, with a weight as core itself loads it from a file to run it on device."""
     linear: Any = core_ops(dtype, device).Linear
-    own = own_class(linear)(weight.shape[1], weight.shape[0], bias=False)
+    own = own_class(linear, SetInPlace)(weight.shape[1], weight.shape[0], bias=False)
     own._load_from_state_dict(native_tensors(weight, ""), "", {}, True, [], [], [])
     return own
 

@@ -19,7 +19,7 @@ from ...quant.kernels.forward import apply
 from ...quant.kernels.moment import InForward
 from ...quant.kernels.plan import choose_for, elsewhere
 from ...quant.nn.tensor import as_class, choice_of, from_tensor, is_scaled, with_choice
-from ...quant.weights.native import core_runs, native_tensors
+from ...quant.weights.native import NAMES, core_runs, native_tensors
 
 if TYPE_CHECKING:
     Layer = Module  # what these are mixed into
@@ -33,7 +33,22 @@ else:
     Layer = object
 
 
-class Scaled(Layer):
+# core has them as parameters where a file has them
+CORE_KEEPS = ("input_scale", "pre_quant_scale")
+
+
+class Named(Layer):
+    """Mixed in before a layer's class: what a quantized weight is saved as can be asked for by its name.
+
+    ComfyUI asks a layer for all that its state dict names where models are merged, and LoRAs hooked to conditioning.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        found = stored(self, name) if name in NAMES else None
+        return super().__getattr__(name) if found is None else found
+
+
+class Scaled(Named):
     """Mixed in before one of ComfyUI's classes: LoRA, saving and moving of a scaled weight."""
 
     weight: Parameter
@@ -71,6 +86,15 @@ class Scaled(Layer):
         return comfy.ops._quantized_apply(self, fn, recurse)
 
 
+class SetInPlace(Layer):
+    """Mixed in before core's quantized Linear, which refuses what a LoRA hooked to conditioning asks for."""
+
+    def set_weight(self, weight: Tensor, inplace_update: bool = False, **kwargs: Any) -> Tensor | None:
+        core: Any = super()
+        found: Tensor | None = core.set_weight(weight, inplace_update=False, **kwargs)
+        return found
+
+
 class ScaledLinear(Scaled):
     """A Linear that runs scaled weights by their kernel and leaves every other to the class behind it."""
 
@@ -101,6 +125,16 @@ class ScaledLinear(Scaled):
             self.weight = Parameter(with_choice(self.weight, planned), requires_grad=False)
         here = (x.device, x.dtype) == (planned.layer.device, planned.layer.dtype)
         return planned if here else elsewhere(planned, from_tensor(self.weight), x.device, x.dtype)
+
+
+def stored(layer: Module, name: str) -> Tensor | None:
+    """One of the tensors that a layer with a quantized weight is saved as; None where there is none of that name."""
+    weight = layer.weight
+    if is_scaled(weight):
+        return native_tensors(from_tensor(weight), "").get(name)
+    if name in CORE_KEEPS or not isinstance(weight, QuantizedTensor):
+        return None
+    return layer.state_dict().get(name)
 
 
 class ScaledConvolution(Scaled):

@@ -14,6 +14,7 @@ import folder_paths
 import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP
+from comfy.supported_models_base import BASE
 from torch import Tensor
 
 from ... import quant
@@ -131,7 +132,6 @@ def load_checkpoint(path: str, mode: Mode, disable_dynamic: bool = False) -> Par
     config = comfy.model_detection.model_config_from_unet(tensors, prefix)
     if config is None:
         return load_diffusion_model(path, mode, disable_dynamic), None, None
-    dequantize_others(tensors, (prefix, *config.text_encoder_key_prefix))
     metadata = dict(checkpoint.source.metadata)
     model, clip, vae = built(tensors, prefix, config, metadata=metadata, disable_dynamic=disable_dynamic)
     ready(model, notes, mode)
@@ -148,10 +148,12 @@ def load_checkpoint(path: str, mode: Mode, disable_dynamic: bool = False) -> Par
 
 def built(tensors: dict[str, Tensor], prefix: str, config: Any, **options: Any) -> Parts:
     """MODEL, CLIP and VAE as core makes them of tensors, by operations that take scaled weights."""
+    encoders = encoder_names(config, tensors)
+    dequantize_others(tensors, encoders | {name for name in tensors if name.startswith(prefix)})
     model, clip, vae, _ = comfy.sd.load_state_dict_guess_config(
         tensors,
         output_vae=any(name.startswith(tuple(config.vae_key_prefix)) for name in tensors),
-        output_clip=any(name.startswith(tuple(config.text_encoder_key_prefix)) for name in tensors),
+        output_clip=bool(encoders),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         model_options={"custom_operations": unet_ops(tensors, prefix)},
         te_model_options={"custom_operations": text_encoder_ops()},
@@ -172,10 +174,20 @@ def load_checkpoint_vae(path: str, mode: Mode, disable_dynamic: bool = False) ->
     return vae.patcher
 
 
-def dequantize_others(tensors: dict[str, Tensor], scaled_prefixes: tuple[str, ...]) -> None:
+def encoder_names(config: BASE, tensors: dict[str, Tensor]) -> set[str]:
+    """The tensors that ComfyUI takes for a text encoder, whether or not the architecture tells their prefix.
+
+    Those of SDXL and Stable Diffusion 2 are below conditioner.embedders, which it does not tell.
+    """
+    left = {name: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta") for name, tensor in tensors.items()}
+    config.process_clip_state_dict(left)
+    return tensors.keys() - left.keys()
+
+
+def dequantize_others(tensors: dict[str, Tensor], scaled: set[str]) -> None:
     """Dequantize in place of the scaled tensors what goes to modules without scaled Linears, a VAE for example."""
     for name, tensor in tensors.items():
-        if is_scaled(tensor) and not name.startswith(scaled_prefixes):
+        if is_scaled(tensor) and name not in scaled:
             tensors[name] = tensor.dequantize()
 
 

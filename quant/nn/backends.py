@@ -124,12 +124,12 @@ def torchao_problem(method: Method, granularity: Granularity, place: Place, comp
 
 
 @cache
+@torch.no_grad()
 def tried(method: Method, granularity: Granularity, place: Place) -> str | None:
     """Why torchao cannot, by quantizing and running a small nn.Linear on the device; None where it is right."""
     device, dtype = place
     linear = nn.Linear(256, 128, bias=False, device="meta").to_empty(device=device).to(dtype)
-    with torch.no_grad():
-        linear.weight.copy_(noise(128, 256, device=device) / 16)
+    linear.weight.copy_(noise(128, 256, device=device) / 16)
     x = noise(32, 256, device=device).to(dtype)
     try:
         expected = linear(x).float()

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..kernels.choice import Choice
+from ..kernels.diagnosis import devices
 from ..kernels.int8 import activations
 from ..kernels.plan import choose
 from ..kernels.speed import busy_time
@@ -41,16 +42,24 @@ def pick(
 
 
 def get_recommended_method(
-    device: torch.device | str, dtype: torch.dtype = torch.bfloat16, component: str = "transformer"
+    device: torch.device | str | None = None, dtype: torch.dtype = torch.bfloat16, component: str = "transformer"
 ) -> str:
-    """Name of the method that device runs best, tried there."""
-    return pick("auto", device, dtype, component).method.name
+    """Name of the method that device runs best, tried there; None: usual_device."""
+    return pick("auto", device or usual_device(), dtype, component).method.name
 
 
-def check_fp8_support(device: torch.device | str, dtype: torch.dtype = torch.bfloat16) -> tuple[bool, str]:
-    """Whether device has been seen to multiply FP8 matrices right, and the kernel or the reason why not."""
-    choice = choose(float8_e4m3fn, PerRow(), (4096, 4096), torch.device(device), dtype, "scaled_mm")
+def check_fp8_support(
+    device: torch.device | str | None = None, dtype: torch.dtype = torch.bfloat16
+) -> tuple[bool, str]:
+    """Whether device, usual_device for None, was seen to multiply FP8 matrices right, and the kernel or why not."""
+    there = torch.device(device or usual_device())
+    choice = choose(float8_e4m3fn, PerRow(), (4096, 4096), there, dtype, "scaled_mm")
     return choice.kernel.family == "scaled_mm", f"{choice.kernel.name}: {choice.reason}"
+
+
+def usual_device() -> str:
+    """This machine's first GPU, or its CPU."""
+    return next((name for name in devices() if name != "cpu"), "cpu")
 
 
 ##### What is weighed

@@ -162,6 +162,13 @@ PARTS: dict[str, Callable[[QuantizedWeight], dict[str, Tensor]]] = {
     "svdquant_w4a4": svdquant_w4a4,
     "awq_w4a16": awq_w4a16,
 }
+# every name that a layer has in a file beside weight and bias, in one format or another
+NAMES = frozenset(
+    {
+        "comfy_quant", "weight_scale", "weight_scale_2", "weight_s_rel", "weight_s_channel", "weight_codebook",
+        "weight_zero", "smooth_factor", "input_scale", "pre_quant_scale", "proj_up", "proj_down",
+    }
+)  # fmt: skip
 FILLED = {"mxfp8": (32, 32), "nvfp4": (16, 16)}  # what rows and columns are filled up to multiples of
 RECIPROCAL = 4 * torch.finfo(torch.float32).eps  # what twice dividing 1 changes at most
 HALVES = (torch.bfloat16, torch.float16)

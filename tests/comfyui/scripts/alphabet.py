@@ -49,6 +49,7 @@ PATCH = [
     for layers in (".*", "double_blocks")
 ]
 PATCH += [("ScaledLinearPatch", "scaled_mm", scale, FEW_TOKENS) for scale in ("dynamic", "dynamic-per-tensor")]
+MERGE = [("ModelMergeSimple", ratio) for ratio in (0.5, 0.8)]
 SAMPLING = [("ModelSamplingAuraFlow", 1.5), ("ModelSamplingAuraFlow", 3.0)]
 COMPILE = [("TorchCompileModel", "inductor")]
 WATCH = [("CalibrateModel", memory) for memory in (1.0, 0.01)]
@@ -83,13 +84,13 @@ class Workflow:
 WORKFLOWS = {
     "bf16": Workflow(
         [("UNETLoader", BF16), ("UNETLoader", OTHER)],
-        (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE, WATCH),
-        (4, 4, 1, 1, OFTEN, 1),
+        (QUANTIZE, LORAS, MERGE, PATCH, SAMPLING, COMPILE, WATCH),
+        (4, 4, 1, 1, 1, OFTEN, 1),
     ),
     "healed": Workflow(
-        [("UNETLoader", LTX)], (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE, WATCH), (1, 4, 6, 1, OFTEN, 1)
+        [("UNETLoader", LTX)], (QUANTIZE, LORAS, MERGE, PATCH, SAMPLING, COMPILE, WATCH), (1, 4, 1, 6, 1, OFTEN, 1)
     ),
-    "ours": Workflow(LOAD, (QUANTIZE, LORAS, PATCH, SAMPLING, COMPILE, WATCH), (1, 4, 4, 1, 1, 1)),
+    "ours": Workflow(LOAD, (QUANTIZE, LORAS, MERGE, PATCH, SAMPLING, COMPILE, WATCH), (1, 4, 1, 4, 1, 1, 1)),
     "vae": Workflow([("VAELoader", "taef2")], (VAES,), (1,)),
 }
 # the stand-in's card has no way for an embedding of a text encoder, by core's own loader either
@@ -181,6 +182,8 @@ def applied(given, node: tuple, loader: tuple):
         return call(kind, model=given, shift=inputs[0])[0]
     if kind == "CalibrateModel":
         return call(kind, model=given, name="walk", memory_gb=inputs[0])[0]
+    if kind == "ModelMergeSimple":
+        return call(kind, model1=given, model2=unet(OTHER), ratio=inputs[0])[0]
     if kind == "TorchCompileModel":
         return call(kind, model=given, backend=inputs[0])[0]
     return call(kind, model=given, lora_name=f"{LORA}.safetensors", strength_model=inputs[0])[0]

@@ -19,7 +19,7 @@ torch.set_num_threads(1)
 # what Torch Compile puts around a model, without the minutes that compiling it takes
 torch._dynamo.config.disable = True
 pack()
-for file in ("nodes_lora_debug.py", "nodes_model_advanced.py", "nodes_torch_compile.py"):
+for file in ("nodes_lora_debug.py", "nodes_model_advanced.py", "nodes_model_merging.py", "nodes_torch_compile.py"):
     extra(file)
 write_files()
 if REQUEST["dynamic"]:

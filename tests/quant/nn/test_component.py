@@ -15,6 +15,7 @@ from scaled_fp8.quant.nn.component import nbytes, quantize_component
 from scaled_fp8.quant.nn.linear import ScaledLinear
 from scaled_fp8.quant.nn.stats import Stats
 from scaled_fp8.quant.nn.tensor import from_tensor, is_scaled
+from scaled_fp8.quant.recipes import auto
 from scaled_fp8.quant.recipes.methods import METHODS
 from scaled_fp8.quant.weights.encode import quantize
 from scaled_fp8.quant.weights.job import Search
@@ -377,3 +378,12 @@ def test_this_machine_is_asked_what_it_can() -> None:
     assert quant.get_recommended_method("cpu") in quant.VALID_METHODS
     works, reason = quant.check_fp8_support("cpu")
     assert isinstance(works, bool) and ":" in reason
+
+
+GPUS = {"cuda:0": "a GPU", "cuda:1": "a GPU"}
+
+
+@pytest.mark.parametrize(("found", "first"), [({}, "cpu"), (GPUS, "cuda:0")])
+def test_a_gpu_is_asked_where_there_is_one(monkeypatch: pytest.MonkeyPatch, found: dict[str, str], first: str) -> None:
+    monkeypatch.setattr(auto, "devices", lambda: {"cpu": "AVX2", **found})
+    assert auto.usual_device() == first
