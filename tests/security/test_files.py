@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import pwd
 from pathlib import Path
 
 import pytest
@@ -12,8 +13,9 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from scaled_fp8.quant import Refused, inspect_checkpoint, open_source, read_checkpoint
+from scaled_fp8.quant import Refused, inspect_checkpoint, open_source, quantize_component, read_checkpoint
 from scaled_fp8.quant.checkpoint.keys import SUFFIXES
+from scaled_fp8.quant.cli import main
 from scaled_fp8.quant.conversion.converter import convert
 from scaled_fp8.quant.files import header, sets
 from scaled_fp8.quant.kernels import proof_cache
@@ -144,14 +146,29 @@ def test_pipes_hold_nothing_up(tmp_path: Path) -> None:
             open_source(tmp_path / name)
 
 
-def test_without_a_home_proofs_are_kept_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    def nobody() -> Path:
-        raise RuntimeError("Could not determine home directory.")
+@pytest.fixture
+def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user whom the system does not know, without a home."""
 
-    for name in ("SCALED_FP8_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for name in ("SCALED_FP8_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA", "HOME", "USER", "LOGNAME", "USERNAME"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(Path, "home", nobody)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+@pytest.mark.usefixtures("nobody")
+def test_without_a_home_proofs_are_kept_nowhere() -> None:
     assert proof_cache.cache_file() is None
+
+
+@pytest.mark.usefixtures("nobody")
+def test_without_a_home_a_model_is_quantized_and_the_doctor_comes(capsys: pytest.CaptureFixture[str]) -> None:
+    module, stats = quantize_component(torch.nn.Sequential(torch.nn.Linear(64, 64)), "fp8-dynamic", "transformer")
+    assert stats.layers[0].quantized and module(torch.randn(2, 64)).isfinite().all()
+    assert main(["doctor", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)
 
 
 def refused_or_read(state: dict[str, torch.Tensor], path: Path) -> None:

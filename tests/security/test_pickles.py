@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import io
+import json
 import os
 import pickle
 import resource
@@ -50,16 +51,28 @@ HOSTILE = {
 }
 
 
-@pytest.mark.parametrize("name", ["model.pt", "model_map.pt"])
+@pytest.mark.parametrize("name", ["model.pt", "model_map.pt", "model.pth", "model.bin", "model.ckpt"])
+@pytest.mark.parametrize("old", [False, True], ids=["archive", "bare"])
 @pytest.mark.parametrize("kind", HOSTILE)
-def test_it_is_a_sentence_and_costs_nothing(tmp_path: Path, name: str, kind: str) -> None:
-    archive(tmp_path / name, HOSTILE[kind])
+def test_it_is_a_sentence_and_costs_nothing(tmp_path: Path, name: str, old: bool, kind: str) -> None:
+    """In an archive, as torch writes today, and bare, as it did before."""
+    (tmp_path / name).write_bytes(HOSTILE[kind])
+    if not old:
+        archive(tmp_path / name, HOSTILE[kind])
     save_file({"a.weight": torch.ones(4, 4)}, tmp_path / "model.safetensors")
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     with pytest.raises(Refused, match=rf"{name}: .*; save it as safetensors\.$") as refusal:
         open_source(tmp_path / ("model.safetensors" if "map" in name else name))
     assert "\n" not in str(refusal.value)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000
+
+
+@pytest.mark.parametrize("name", ["a.bin", "a.pt", "a.pkl", "pytorch_model.bin"])
+def test_no_index_has_a_pickle_opened(tmp_path: Path, name: str) -> None:
+    archive(tmp_path / name, HOSTILE["runs"])
+    (tmp_path / "m.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": name}}))
+    with pytest.raises(Refused, match="is not the name of a safetensors file"):
+        open_source(tmp_path / "m.safetensors.index.json")
 
 
 def test_a_packed_pickle_is_refused(tmp_path: Path) -> None:
