@@ -75,6 +75,13 @@ def exchanged(file: File) -> None:
     del file.tensors[f"{Q}.bias"]
 
 
+def exchanged_among_turned(file: File) -> None:
+    """The sides in the header of a layer, where another layer's codes are turned: both biases say [in, out]."""
+    entry = file.tensors[f"{Q}.weight"]
+    file.tensors[f"{Q}.weight"] = Entry(entry.dtype, entry.shape[::-1], entry.data)
+    turned(file, FC)
+
+
 def without_biases(file: File) -> None:
     exchanged(file)
     del file.tensors[f"{FC}.bias"]
@@ -88,6 +95,7 @@ CASES = {
     "untyped block scales": Case("nvfp4", untyped_scales, ("width_changed", "codes_flipped"), unseen=True),
     "whole numbers": Case("reciprocal", whole_numbers, ("dtype_relabelled", "marked")),
     "sides exchanged": Case("ltx", exchanged, ("reshaped", "dropped")),
+    "sides exchanged among turned": Case("flat rows", exchanged_among_turned, ("reshaped", "transposed")),
     "sides exchanged under markers": Case("marked", exchanged, ("reshaped", "dropped")),
 }
 # what a faulty reader would make of a weight

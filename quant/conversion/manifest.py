@@ -14,6 +14,7 @@ from ..records import record_of
 
 MANIFEST = "scaled-fp8-manifest.json"
 VERSION = 1
+LONGEST = 80  # letters of an option in a sentence
 STATES = ("done", "refused", "failed")
 Stamps = dict[str, "list[int | str] | None"]  # name of a file -> what differs once it is written anew
 
@@ -87,7 +88,7 @@ def entry_of(fields: object) -> Entry:
 def difference(kept: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     """The first option that two jobs do not share, as one had it and the other has it."""
     key = next(key for key in (*kept, *asked, "options") if kept.get(key) != asked.get(key) or key == "options")
-    return f"{key} {kept.get(key)}, and this one has {asked.get(key)}"
+    return f"{key} {str(kept.get(key))[:LONGEST]}, and this one has {str(asked.get(key))[:LONGEST]}"
 
 
 def stamps_of(address: str) -> Stamps:

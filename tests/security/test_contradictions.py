@@ -223,3 +223,21 @@ def test_bytes_of_int8_are_no_pairs_of_four_bits(tmp_path: Path) -> None:
     said = marker(format="convrot_w4a4", convrot_groupsize=64)
     with pytest.raises(Refused, match="beyond 7"):
         read_checkpoint(saved(state | {"a.comfy_quant": said}, tmp_path))
+
+
+BIASED = {
+    "unquantized": {"a.weight": WEIGHT.bfloat16()},
+    "torchao": {"a.weight:qdata": CODES, "a.weight:scale": SCALE.reshape(1, 1)},
+    "marked": {"a.weight": CODES, "a.weight_scale": SCALE, "a.comfy_quant": marker(format="float8_e4m3fn")},
+    "alone": {},
+}
+
+
+@pytest.mark.parametrize("kind", BIASED)
+@pytest.mark.parametrize("format", ["bfloat16", "float8_e4m3fn", "int8"])
+def test_torchaos_name_of_a_bias_loses_none(kind: str, format: str, tmp_path: Path) -> None:
+    bias = torch.linspace(-1, 1, 96).bfloat16()
+    path = saved(BIASED[kind] | {"a.bias:_data": bias, "b.weight": WEIGHT.bfloat16()}, tmp_path)
+    convert(path, tmp_path / "o.safetensors", format)
+    with safe_open(tmp_path / "o.safetensors", "pt") as file:
+        assert torch.equal(file.get_tensor("a.bias").bfloat16(), bias)

@@ -113,6 +113,12 @@ def test_a_manifest_is_read_or_refused(tmp_path: Path, key: str) -> None:
     shown_or_refused(lambda value: kept(tmp_path, KEPT | {key: value}))
 
 
+def test_a_job_of_others_is_told_in_a_few_words(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="was started with format") as refusal:
+        kept(tmp_path, KEPT | {"asked": {"format": "\x1b[2J" * 10**5}})
+    assert str(refusal.value).isprintable() and len(str(refusal.value)) < 700
+
+
 @pytest.mark.parametrize("key", ENTRY)
 def test_an_entry_of_a_manifest_is_read_or_refused(tmp_path: Path, key: str) -> None:
     shown_or_refused(lambda value: kept(tmp_path, KEPT | {"files": {"a": ENTRY | {key: value}}}))
