@@ -8,7 +8,7 @@ import folder_paths
 from comfy_api.v0_0_2 import io
 
 from ..quant.calibration.curve import Curve, draw_curve
-from ..quant.calibration.planner import Wish
+from ..quant.calibration.planner import PlanRequest
 from ..quant.calibration.store import Calibration
 from ..quant.recipes.methods import BUDGET, METHODS
 from .host.budget import quantize_for_budget
@@ -73,13 +73,15 @@ class QuantizeModel(QuantizeNode):
     ) -> io.NodeOutput:
         known = newest(calibration) if calibration else None
         if method == BUDGET.name:
-            return cls.planned(model, Wish(budget, tuple(formats.split(",")), keep), granularity, known)
+            return cls.planned(model, PlanRequest(budget, tuple(formats.split(",")), keep), granularity, known)
         recipe = Recipe(method, granularity, keep, calibration=known)
         return cls.quantized(recipe, *quantize_model(model, recipe))
 
     @classmethod
-    def planned(cls, model: io.Model.Type, wish: Wish, granularity: str, known: Calibration | None) -> io.NodeOutput:
-        quantized, stats, plan, notes = quantize_for_budget(model, wish, known)
+    def planned(
+        cls, model: io.Model.Type, request: PlanRequest, granularity: str, known: Calibration | None
+    ) -> io.NodeOutput:
+        quantized, stats, plan, notes = quantize_for_budget(model, request, known)
         remember(cls, quantized, stats=stats)
         unused = () if granularity in UNUSED else (f"granularity {granularity} is not used: formats have their own.",)
         report = (plan.table(), *notes, *unused, stats.table(), model_report(quantized).table())

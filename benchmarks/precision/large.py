@@ -21,7 +21,7 @@ import torch
 from safetensors.torch import save_file
 from scaled_fp8.quant import Request, convert
 from scaled_fp8.quant.calibration.candidates import USUAL
-from scaled_fp8.quant.calibration.planner import Wish, weighed
+from scaled_fp8.quant.calibration.planner import PlanRequest, weighed
 from scaled_fp8.quant.calibration.store import Facts, Record, read_calibration, sample_of, save_calibration
 from scaled_fp8.quant.calibration.watching import LIMIT, Watch
 from scaled_fp8.quant.text import text_table
@@ -92,7 +92,7 @@ def work_of(part: str, name: str, folder: Path) -> Callable[[], object]:
     """What is timed."""
     source, known = folder / "model.safetensors", folder / "calibration.safetensors"
     if part == "plan":
-        return lambda: weighed(source, Wish("6 bits", USUAL), known)
+        return lambda: weighed(source, PlanRequest("6 bits", USUAL), known)
     if part in USUAL:
         request = Request(part, calibration=read_calibration(known))
         return lambda: convert(source, folder / "converted.safetensors", request)

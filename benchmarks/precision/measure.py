@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import Request, convert
 from scaled_fp8.quant.calibration.candidates import KEEP, USUAL, factor_of
 from scaled_fp8.quant.calibration.plan import Plan
-from scaled_fp8.quant.calibration.planner import Model, Wish, plan_model, weighed
+from scaled_fp8.quant.calibration.planner import Model, PlanRequest, plan_model, weighed
 from scaled_fp8.quant.calibration.rounding import calibrated
 from scaled_fp8.quant.calibration.store import Calibration, Facts, read_calibration, save_calibration
 from scaled_fp8.quant.weights.formats import FORMATS
@@ -120,13 +120,13 @@ class Bench:
     @cached_property
     def model(self) -> Model:
         """What each format would make of each layer, by moments alone."""
-        return weighed(self.subject.file, self.wish("6"), self.watched)
+        return weighed(self.subject.file, self.request("6"), self.watched)
 
-    def wish(self, bits: str) -> Wish:
-        return Wish(f"{bits} bits", USUAL)
+    def request(self, bits: str) -> PlanRequest:
+        return PlanRequest(f"{bits} bits", USUAL)
 
     def plan(self, bits: str) -> Plan:
-        return plan_model(self.model, self.wish(bits))
+        return plan_model(self.model, self.request(bits))
 
     def planned(self, bits: str) -> Path:
         """What ``convert --plan --calibration`` writes, put together of the uniform files' layers."""

@@ -11,7 +11,7 @@ from torch.nn import Module
 
 from ...quant.calibration.candidates import Candidate, candidate
 from ...quant.calibration.plan import KEEP, Plan, PlanRow
-from ...quant.calibration.planner import Model, Wish, plan_model, with_measure
+from ...quant.calibration.planner import Model, PlanRequest, plan_model, with_measure
 from ...quant.calibration.store import Calibration
 from ...quant.nn.component import Account, already, nbytes
 from ...quant.nn.stats import LayerStats, Stats
@@ -36,7 +36,7 @@ class Budgeted:
     """What is planned for. policies: by format; notes: what people should know of the candidates."""
 
     model: ModelPatcher
-    wish: Wish
+    request: PlanRequest
     known: Calibration | None
     policies: Mapping[str, Policy]
     notes: tuple[str, ...] = ()
@@ -47,13 +47,13 @@ class Budgeted:
 
 
 def quantize_for_budget(
-    model: ModelPatcher, wish: Wish, known: Calibration | None
+    model: ModelPatcher, request: PlanRequest, known: Calibration | None
 ) -> tuple[ModelPatcher, Stats, Plan, tuple[str, ...]]:
     """A clone with the least error for the budget, what was done, the plan and notes; Refused where none meets it."""
     patched, layers = unwatched(model), list(linears(model))
-    family = recognise((f"{name}.weight" for name, _ in layers), wish.component)
-    policies, notes = proven_formats(model, wish, family)
-    asked = Budgeted(model, wish, known, policies)
+    family = recognise((f"{name}.weight" for name, _ in layers), request.component)
+    policies, notes = proven_formats(model, request, family)
+    asked = Budgeted(model, request, known, policies)
     plan = planned(asked, layers)
     done = tuple(carried_out(patched, layer, plan, asked) for layer in watched(layers))
     settle(patched)
@@ -73,7 +73,7 @@ def planned(asked: Budgeted, layers: list[tuple[str, Module]]) -> Plan:
     others = asked.model.model_size() - sum(layer.options[KEEP].bytes for layer in found)
     source = type(asked.model.model.model_config).__name__
     path = asked.known.source.name if asked.known else ""
-    return plan_model(with_measure(Model(source, found, others), asked.known, path), asked.wish)
+    return plan_model(with_measure(Model(source, found, others), asked.known, path), asked.request)
 
 
 def tried_layer(asked: Budgeted, name: str) -> Candidate | None:
@@ -84,7 +84,7 @@ def tried_layer(asked: Budgeted, name: str) -> Candidate | None:
     if not fitting:
         return None
     record = asked.known.of(short(name), weight.data) if asked.known else None
-    return candidate(short(name), weight.data.to(asked.model.load_device), fitting, record, asked.wish.effort)
+    return candidate(short(name), weight.data.to(asked.model.load_device), fitting, record, asked.request.effort)
 
 
 def carried_out(patched: ModelPatcher, layer: tuple[str, Module], plan: Plan, asked: Budgeted) -> LayerStats:

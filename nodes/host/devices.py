@@ -49,13 +49,13 @@ def copy_of(own: Own, name: str, model: ModelPatcher, clone: ModelPatcher) -> Ow
 
 
 def settle_there(model: ModelPatcher, clone: ModelPatcher) -> None:
-    """Once ComfyUI has given a clone its device: choose for that one by the same wish, count there apart."""
-    wishes: dict[str, list[Choice]] = defaultdict(list)
+    """Once ComfyUI has given a clone its device: choose for that one by what was asked for, count there apart."""
+    by_compute: dict[str, list[Choice]] = defaultdict(list)
     for module, weight, choice in planned_elsewhere(clone):
         there = planned(weight, clone, Mode(choice.compute, choice.layer.activation))
         replace_weight(module, there)
-        wishes[choice.compute].append(planned_for(there))
-    for compute, choices in wishes.items():
+        by_compute[choice.compute].append(planned_for(there))
+    for compute, choices in by_compute.items():
         require(choices, compute)
     place(clone, dict.fromkeys(own for _, own in own_layers(clone)))
 

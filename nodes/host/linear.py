@@ -117,7 +117,7 @@ class ScaledLinear(Scaled):
             return scaled_linear(x, weight, bias, self.choice(x))
 
     def choice(self, x: Tensor) -> Choice:
-        """The kernel planned for the weight, by the same wish wherever ComfyUI runs it."""
+        """The kernel planned for the weight, by what was asked for wherever ComfyUI runs it."""
         planned = choice_of(self.weight)
         if planned is None:
             with InForward():

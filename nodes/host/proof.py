@@ -7,7 +7,7 @@ from functools import cache
 import torch
 from comfy.model_patcher import ModelPatcher
 
-from ...quant.calibration.planner import Wish
+from ...quant.calibration.planner import PlanRequest
 from ...quant.errors import Refused, first_line
 from ...quant.recipes.families import Family
 from ...quant.recipes.policy import Policy
@@ -22,10 +22,12 @@ SIDE, TOKENS = 256, 64
 MOST = 0.25  # relative error of a layer's output: four bits of both, weights aside, stay at half of it
 
 
-def proven_formats(model: ModelPatcher, wish: Wish, family: Family | None) -> tuple[dict[str, Policy], tuple[str, ...]]:
-    """Format -> the rules for it, and why formats are left out; those that the wish names are taken at its word."""
-    policies = {policy.format.name: policy for policy in wish.policies(family)}
-    if any(name.strip() for name in wish.formats):
+def proven_formats(
+    model: ModelPatcher, request: PlanRequest, family: Family | None
+) -> tuple[dict[str, Policy], tuple[str, ...]]:
+    """Format -> the rules for it, and why formats are left out; those that the request names are taken at its word."""
+    policies = {policy.format.name: policy for policy in request.policies(family)}
+    if any(name.strip() for name in request.formats):
         return policies, ()
     place = (model.load_device, activation_dtype(model))
     problems = {name: problem(policy.format, policy.granularity, *place) for name, policy in policies.items()}

@@ -31,7 +31,7 @@ Progress = Callable[[Iterable[str], int], Iterable[str]]
 
 
 @dataclass(frozen=True)
-class Wish:
+class PlanRequest:
     """What is asked of a plan. formats: names, none for the usual; keep: regular expression of layers left alone."""
 
     budget: str
@@ -64,11 +64,11 @@ class Model:
         return sum(layer.weights for layer in self.candidates)
 
 
-def plan_model(model: Model, wish: Wish) -> Plan:
+def plan_model(model: Model, request: PlanRequest) -> Plan:
     """The plan for a budget; Refused, with the range, where no choice meets it."""
     if not model.candidates:
         raise Refused(f"{model.source}: has no layer that may be quantized; nothing is left to plan.")
-    budget = budget_of(wish.budget)
+    budget = budget_of(request.budget)
     names = [list(layer.options) for layer in model.candidates]
     options = [
         [(float(layer.options[name].bytes), layer.cost(name)) for name in known]
@@ -118,6 +118,7 @@ def check(budget: Budget, amount: float, span: tuple[float, float], what: str, t
 
 
 def row(layer: Candidate, format: str) -> PlanRow:
+    """What a plan says of one layer."""
     found = layer.options[format]
     error = sqrt(layer.cost(format))
     return PlanRow(
@@ -158,30 +159,30 @@ def mixed(model: Model, names: list[list[str]], options: list[list[tuple[float, 
 
 def plan_checkpoint(
     src: str | os.PathLike[str] | Source,
-    wish: Wish,
+    request: PlanRequest,
     calibration: str | os.PathLike[str] | None = None,
     progress: Progress = lambda names, count: names,
 ) -> Plan:
     """The plan of a file for ``scaled-fp8 convert --plan``; one layer in memory at a time."""
-    budget_of(wish.budget)
-    return plan_model(weighed(src, wish, calibration, progress), wish)
+    budget_of(request.budget)
+    return plan_model(weighed(src, request, calibration, progress), request)
 
 
 def weighed(
     src: str | os.PathLike[str] | Source,
-    wish: Wish,
+    request: PlanRequest,
     calibration: str | os.PathLike[str] | None = None,
     progress: Progress = lambda names, count: names,
 ) -> Model:
     """What each format would make of each layer of a file, for plans of any budget."""
     ckpt, known = read_checkpoint(src), read_calibration(calibration) if calibration else None
     names = [name for name in ckpt.tensors if name.endswith(".weight")]
-    family = family_named(wish.family) if wish.family else recognise(names, wish.component)
-    policies = wish.policies(family)
+    family = family_named(request.family) if request.family else recognise(names, request.component)
+    policies = request.policies(family)
     chosen = [name for name in names if plannable(ckpt, name, policies)]
     if known:
         known.check(name.removesuffix(".weight") for name in chosen)
-    layers = tuple(tried(ckpt, name, policies, known, wish) for name in progress(chosen, len(chosen)))
+    layers = tuple(tried(ckpt, name, policies, known, request) for name in progress(chosen, len(chosen)))
     others = ckpt.source.total_bytes - sum(layer.options[KEEP].bytes for layer in layers)
     model = Model(ckpt.source.name, layers, others)
     return with_measure(model, known, os.fspath(calibration) if calibration else "")
@@ -195,10 +196,12 @@ def plannable(ckpt: Checkpoint, name: str, policies: Iterable[Policy]) -> bool:
     return any(policy.decide(name.removesuffix(".weight"), info.shape).quantize for policy in policies)
 
 
-def tried(ckpt: Checkpoint, key: str, policies: Sequence[Policy], known: Calibration | None, wish: Wish) -> Candidate:
+def tried(
+    ckpt: Checkpoint, key: str, policies: Sequence[Policy], known: Calibration | None, request: PlanRequest
+) -> Candidate:
     name, weight = key.removesuffix(".weight"), ckpt.tensors[key]
     record = known.of(name, weight) if known else None
-    return candidate(without_prefixes(name), weight, policies, record, wish.effort)
+    return candidate(without_prefixes(name), weight, policies, record, request.effort)
 
 
 def with_measure(model: Model, known: Calibration | None, path: str) -> Model:

@@ -148,15 +148,15 @@ def calibration_of(path: str) -> Any:
 
 def plan(arguments: Arguments) -> int:
     from ..calibration.plan import write_plan
-    from ..calibration.planner import Wish, plan_checkpoint
+    from ..calibration.planner import PlanRequest, plan_checkpoint
 
     for path in (arguments.out, arguments.curve):
         check_writable(path)
     if arguments.curve:
         check_picture(arguments.curve)
     formats = tuple(arguments.formats.split(","))
-    wish = Wish(arguments.budget, formats, arguments.keep, arguments.family, arguments.effort)
-    found = plan_checkpoint(arguments.src, wish, arguments.calibration, bar)
+    request = PlanRequest(arguments.budget, formats, arguments.keep, arguments.family, arguments.effort)
+    found = plan_checkpoint(arguments.src, request, arguments.calibration, bar)
     if arguments.out:
         write_plan(arguments.out, found)
     if arguments.curve:

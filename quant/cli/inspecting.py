@@ -21,7 +21,7 @@ def add_inspect(commands: Any) -> None:
 def inspect(arguments: Arguments) -> int:
     from ..checkpoint.read import survey
 
-    check_wish(arguments)
+    check_options(arguments)
     try:
         checkpoint = survey(arguments.file, arguments.check)
         verdict = checkpoint.verdict
@@ -39,7 +39,7 @@ def inspect(arguments: Arguments) -> int:
     return DONE
 
 
-def check_wish(arguments: Arguments) -> None:
+def check_options(arguments: Arguments) -> None:
     """Refused, before anything is read, where options do not go together."""
     if arguments.card and arguments.json:
         raise Refused("Both --card and --json are given: a model card is Markdown; leave one out.")

@@ -116,7 +116,7 @@ def lying_along(weight: QuantizedWeight, dim: int) -> dict[str, int]:
 
 
 def full_size(weight: QuantizedWeight, name: str, whole: DTensor) -> dict[str, Any]:
-    """Shape and stride of a field of the whole weight."""
+    """Shape and stride that a field of the whole weight has, of which devices hold parts."""
     rows, columns = whole.shape
     shapes = {
         "codes": (rows, columns // weight.format.per_byte),

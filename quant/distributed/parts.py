@@ -27,7 +27,7 @@ TILED = ("scale", "offset")
 
 
 def part(weight: QuantizedWeight, dim: int, start: int, stop: int) -> QuantizedWeight:
-    """Rows or columns [start, stop) of a weight ``[out, in]`` as a weight of its own; rows are views, columns copies.
+    """The part of a weight ``[out, in]`` that a device holds: rows or columns [start, stop); columns are copied.
 
     Refused where the part would begin inside of a block, a group, a rotation or a byte.
     """
@@ -105,7 +105,7 @@ class Share:
 
 
 def filled(weight: QuantizedWeight, dim: int, size: int) -> QuantizedWeight:
-    """The weight with zeros after its last row or column, so that it has size of them."""
+    """A weight with zeros after its last row or column, so that all devices' parts have one size."""
     if size <= weight.shape[dim]:
         return weight
     per, step = weight.format.per_byte if dim else 1, scale_step(weight, dim)
@@ -133,7 +133,7 @@ def as_bytes(tensor: Tensor) -> Tensor:
 
 
 def joined(parts: Sequence[QuantizedWeight], dim: int) -> QuantizedWeight:
-    """Parts of one weight beside each other; Refused where they are of different kinds."""
+    """The parts that devices hold of one weight, put together; Refused where they are of different kinds."""
     first = parts[0]
     if len({(one.format, one.granularity, one.rotation, one.shape[1 - dim]) for one in parts}) > 1:
         raise Refused("Weights of unlike formats, scales or shapes cannot be put together; dequantize them first.")
@@ -153,7 +153,7 @@ def cat(parts: Sequence[QuantizedWeight], name: str, dim: int) -> Tensor | None:
 
 
 def zeros(weight: QuantizedWeight, shape: tuple[int, int]) -> QuantizedWeight:
-    """A weight of the same kind and another shape, all zeros, to copy parts into."""
+    """A weight of the same kind and another shape, all zeros, that devices' parts are copied into."""
 
     def like(companion: Tensor | None, dim: int, size: int) -> Tensor | None:
         if companion is None or not companion.dim():

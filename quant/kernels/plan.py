@@ -177,7 +177,7 @@ def way_of(kernel: Kernel, layer: Workload, reason: str) -> Way:
 
 
 def elsewhere(choice: Choice, weight: QuantizedWeight, device: torch.device, dtype: torch.dtype) -> Choice:
-    """The choice for activations of dtype on device, by the same wish; planned once, counted with this one."""
+    """The choice for activations of dtype on device, by what was asked for; planned once, counted with this one."""
     if (device, dtype) == (choice.layer.device, choice.layer.dtype):
         return choice
     if (device, dtype) not in choice.elsewhere:

@@ -84,7 +84,7 @@ def cache_file() -> Path | None:
 
 
 def read(path: Path) -> dict[str, dict[str, Found]]:
-    """Environment -> question -> proof; empty where the file is missing or not as it was written."""
+    """The kept proofs of kernels: environment -> question -> proof; empty where the file is not as it was written."""
     try:
         status = path.stat()
         known = stat.S_ISREG(status.st_mode) and status.st_size <= LARGEST

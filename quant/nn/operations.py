@@ -41,7 +41,7 @@ def operation(*names: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]
 
 
 def overload(name: str) -> Any:
-    """An operation by its dotted name, None where this torch has none."""
+    """An operation of torch by its dotted name, which scaled tensors are to take; None where this torch has none."""
     found: Any = torch.ops
     for word in name.split("."):
         try:

@@ -122,7 +122,7 @@ figures["pictures"] = [path.name for path in (BASE / "temp").glob("scaled_fp8_cu
 ##### Formats that a device computes wrong are left out, where nobody names them
 
 proof = module("host.proof")
-USUAL = list(proof.Wish("7 bits").policies(None))
+USUAL = list(proof.PlanRequest("7 bits").policies(None))
 place = (base.load_device, torch.bfloat16)
 figures["works"] = {p.format.name: proof.problem(p.format, p.granularity, *place) for p in USUAL}
 proof.problem.cache_clear()

@@ -12,7 +12,7 @@ from scaled_fp8.quant import FORMATS, Refused
 from scaled_fp8.quant.calibration.candidates import ROWS, spaced_rows, stored_bytes
 from scaled_fp8.quant.calibration.moments import moments_of
 from scaled_fp8.quant.calibration.plan import Plan
-from scaled_fp8.quant.calibration.planner import Model, Wish, plan_model, weighed
+from scaled_fp8.quant.calibration.planner import Model, PlanRequest, plan_model, weighed
 from scaled_fp8.quant.calibration.store import Facts, Record, sample_of, save_calibration
 from scaled_fp8.quant.files.reader import read_safetensors
 from scaled_fp8.quant.weights.encode import quantize
@@ -58,12 +58,12 @@ def weights(model: Path) -> dict[str, Tensor]:
 
 
 @cache
-def known_costs(model: Path, calibration: Path | None, wish: Wish) -> Model:
-    return weighed(model, wish, calibration)
+def known_costs(model: Path, calibration: Path | None, request: PlanRequest) -> Model:
+    return weighed(model, request, calibration)
 
 
-def planned(model: Path, budget: str, calibration: Path | None = None, **wish) -> Plan:
-    return plan_model(known_costs(model, calibration, Wish("", **wish)), Wish(budget, **wish))
+def planned(model: Path, budget: str, calibration: Path | None = None, **request) -> Plan:
+    return plan_model(known_costs(model, calibration, PlanRequest("", **request)), PlanRequest(budget, **request))
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["weights", "moments"])

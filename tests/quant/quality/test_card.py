@@ -46,10 +46,10 @@ def test_convert_says_how_it_was_made(tmp_path: Path) -> None:
 
 
 def test_a_plan_is_the_method(tmp_path: Path, digits: dict[str, Tensor]) -> None:
-    from scaled_fp8.quant.calibration.planner import Wish, plan_checkpoint
+    from scaled_fp8.quant.calibration.planner import PlanRequest, plan_checkpoint
 
     save_file({name: t for name, t in digits.items() if "single_blocks" in name}, tmp_path / "m.safetensors")
-    plan = plan_checkpoint(tmp_path / "m.safetensors", Wish("9 bits", ("float8_e4m3fn",)))
+    plan = plan_checkpoint(tmp_path / "m.safetensors", PlanRequest("9 bits", ("float8_e4m3fn",)))
     convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", Request(None, plan=plan))
     assert card_of(tmp_path / "out.safetensors").method == f"plan for {plan.budget}"
 
