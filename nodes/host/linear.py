@@ -18,7 +18,7 @@ from ...quant.kernels.choice import Choice
 from ...quant.kernels.forward import apply
 from ...quant.kernels.moment import InForward
 from ...quant.kernels.plan import choose_for, elsewhere
-from ...quant.nn.tensor import as_class, choice_of, from_tensor, is_scaled, with_choice
+from ...quant.nn.tensor import alias, as_class, choice_of, from_tensor, is_scaled, with_choice
 from ...quant.weights.native import NAMES, core_runs, native_tensors
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ class Scaled(Named):
         weight = weight.to(self.weight.dtype)
         if return_weight:
             return weight
-        self.weight = Parameter(weight, requires_grad=False)
+        self.weight = Parameter(restorable(weight) if inplace_update else weight, requires_grad=False)
         return None
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", **kwargs: Any) -> Any:
@@ -86,12 +86,24 @@ class Scaled(Named):
         return comfy.ops._quantized_apply(self, fn, recurse)
 
 
+def restorable(weight: Tensor) -> Tensor:
+    """The same weight, such that what is copied over its .data, as ComfyUI takes a hooked LoRA off, reaches its scales.
+
+    comfy-kitchen's own tensors would take the codes alone.
+    """
+    return alias(weight) if isinstance(weight, QuantizedTensor) else weight
+
+
 class SetInPlace(Layer):
     """Mixed in before core's quantized Linear, which refuses what a LoRA hooked to conditioning asks for."""
+
+    weight: Parameter
 
     def set_weight(self, weight: Tensor, inplace_update: bool = False, **kwargs: Any) -> Tensor | None:
         core: Any = super()
         found: Tensor | None = core.set_weight(weight, inplace_update=False, **kwargs)
+        if inplace_update:
+            self.weight = Parameter(restorable(self.weight), requires_grad=False)
         return found
 
 

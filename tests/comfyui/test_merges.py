@@ -34,5 +34,5 @@ def test_a_lora_hooked_to_a_prompt_is_on_and_off_again(found, name):
 
 @pytest.mark.parametrize("name", BOUNDS)
 def test_a_lora_can_be_extracted_beside_it(found, name):
-    # of a difference as small as an FP8 weight's rounding, half is that rounding
-    assert found["models"][name]["extracted"] < 1
+    """Of two models as far apart as FP8 rounds: beside the file dequantized, whose bf16 is a tenth of that."""
+    assert found["models"][name]["extracted"] < 0.3

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from alphabet import LORA, LTX, OTHER, write_files
 from inside import BASE, BF16, answer, call, context, error, extra, fp8, identical, load, pack, predict, unet, unload
-from safetensors.torch import load_file
+from inside import MODELS as FOLDER
+from safetensors.torch import load_file, save_file
 
 import nodes
 
@@ -71,6 +72,16 @@ def extracted(model) -> torch.Tensor:
     return tensors[f"{stem}up.weight"].float() @ tensors[f"{stem}down.weight"].float()
 
 
+def dequantized() -> str:
+    """The FP8 file as what it means, for core's loader; its name."""
+    tensors = load_file(FOLDER / LTX)
+    scales = {name: tensors.pop(f"{name}_scale") for name in list(tensors) if f"{name}_scale" in tensors}
+    plain = {name: tensor for name, tensor in tensors.items() if not name.endswith("input_scale")}
+    plain |= {name: (tensors[name].float() * scale).bfloat16() for name, scale in scales.items()}
+    save_file(plain, FOLDER / "merges-meant.safetensors")
+    return "merges-meant.safetensors"
+
+
 def figures_of(make: Callable) -> dict[str, object]:
     first = forward(merged(make(), unet(OTHER)))
     unload()
@@ -85,11 +96,12 @@ def figures_of(make: Callable) -> dict[str, object]:
         "second": error(second, WANT["merged"]),
         "hooked": error(found, WANT["hooked"]),
         "again": again,
-        "extracted": error(extracted(make()), WANT["extracted"]),
+        "extracted": error(extracted(make()), WANT["extracted" if model.object_patches else "extracted of FP8"]),
     }
 
 
 bf16 = unet(BF16)
 WANT = {"merged": forward(merged(bf16, unet(OTHER))), "hooked": hooked(bf16), "extracted": extracted(bf16)}
 effects = {"merged": error(forward(unet(BF16)), WANT["merged"]), "hooked": error(sampled(bf16), WANT["hooked"])}
+WANT["extracted of FP8"] = extracted(unet(dequantized()))
 answer({"effects": effects, "models": {name: figures_of(make) for name, make in MODELS.items()}})
