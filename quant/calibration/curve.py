@@ -82,15 +82,14 @@ def draw_curve(curve: Curve, scale: Scale = MEGABYTES) -> Image.Image:
 
 
 def mark(draw: ImageDraw.ImageDraw, at: tuple[float, float], point: Point, scale: Scale) -> None:
-    """A dot with its name and figures beside it, on the side where there is room."""
+    """A dot; its name and figures above it, where a falling curve does not go, on the side where there is room."""
     (x, y), size = at, 5 if point.name else 3
     draw.ellipse((x - size, y - size, x + size, y + size), fill=COLOURS[point.kind])
     if point.name:
         text = f"{point.name}: {scale.text(scale.of(point))}, {point.error:.2g}"
         wide = draw.textlength(text)
-        corner = (x + 9 if x + 9 + wide < RIGHT else x - 9 - wide, y - 6)
-        draw.rectangle(draw.textbbox(corner, text), fill="white")
-        draw.text(corner, text, fill=TEXTS[point.kind])
+        left = x + 6 if x + 6 + wide < RIGHT else x - 6 - wide
+        draw.text((left, y - 17), text, fill=TEXTS[point.kind])
 
 
 class Axes:
