@@ -24,7 +24,8 @@ from ..weights.formats import FORMATS
 from ..weights.native import native_tensors
 from ..weights.weight import QuantizedWeight
 from .quantizing import Encode
-from .tasks import Cast, Step, Task, Values
+from .tasks import Cast, Step, Task
+from .values import Values
 
 HELD = 24  # bytes for each weight while it is rounded: the values, what is left of them, scales and codes
 

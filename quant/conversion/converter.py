@@ -25,7 +25,8 @@ from .readback import check_layers
 from .request import Request
 from .result import Conversion, TensorResult
 from .shards import target_of
-from .tasks import Cast, Pass, Task, format_of
+from .tasks import Cast, Pass, Task
+from .values import format_of
 from .workers import run_all
 
 SAMPLED = 64  # layers that are read back

@@ -22,7 +22,8 @@ from ..weights.job import search_for
 from .calibrating import carried_out, encoding
 from .quantizing import Encode
 from .request import Request
-from .tasks import Cast, Pass, Task, Values, format_of
+from .tasks import Cast, Pass, Task
+from .values import Values, format_of
 
 # what a file can be converted to without quantizing it
 HIGH_PRECISION: dict[str, torch.dtype] = {

@@ -21,7 +21,8 @@ from ..weights.native import native_tensors
 from ..weights.rotation import rotate
 from ..weights.weight import QuantizedWeight
 from .readback import differences, row_runs
-from .tasks import PIECE, Step, Values, Writing
+from .tasks import Step, Writing
+from .values import PIECE, Values
 
 
 @dataclass(frozen=True)

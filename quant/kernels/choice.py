@@ -9,7 +9,8 @@ import torch
 
 from ..weights.formats import Format
 from ..weights.granularity import Granularity
-from .registry import Kernel, Workload
+from .registry import Kernel
+from .rules import Workload
 from .speed import nearest
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 
 from ..errors import named
-from .registry import Kernel, Workload
+from .registry import Kernel
+from .rules import Workload
 
 Place = tuple[str, str, torch.device]
 # What one kernel said of one format on one device

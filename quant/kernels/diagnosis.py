@@ -15,7 +15,8 @@ from ..weights.granularity import PerBlock, PerRow, PerTensor
 from .proof import SHAPE, prove, prove_quantizer
 from .proof_cache import Proof
 from .quantizers import QUANTIZERS, Quantizer
-from .registry import KERNELS, Kernel, Workload
+from .registry import KERNELS, Kernel
+from .rules import Workload
 from .speed import beside_linear, measured, release
 from .timing import noise
 

@@ -21,7 +21,8 @@ from .mode import AUTO, FAMILIES, INT8, Mode
 from .moment import InForward
 from .proof import prove, quantizer_of
 from .proof_cache import Proof
-from .registry import KERNELS, Kernel, Workload
+from .registry import KERNELS, Kernel
+from .rules import Workload
 from .speed import TOKENS, measuring, order, ratios, release
 
 

@@ -14,7 +14,8 @@ from ..weights.rotation import rotate
 from ..weights.weight import QuantizedWeight
 from .activations import SCHEMES, TINY
 from .quantizers import Quantizer
-from .registry import Kernel, Workload
+from .registry import Kernel
+from .rules import Workload
 
 # one, few, as many as a kernel for few rows takes, and more: each may be another kernel
 TOKENS = (1, 5, 32, 300)

@@ -14,7 +14,8 @@ from .place import on
 from .probe import added_error, code_error, probe_error
 from .proof_cache import Proof, remembered
 from .quantizers import QUANTIZERS, Quantizer
-from .registry import KERNELS, Kernel, Workload
+from .registry import KERNELS, Kernel
+from .rules import Workload
 
 # more than one tile of any kernel and one block of any weight each way, and no multiple of either
 SHAPE = (280, 648)

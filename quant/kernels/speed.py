@@ -19,7 +19,8 @@ from .place import on
 from .probe import encoded_anyhow
 from .proof import quantizer_of
 from .proof_cache import Time, recall, remembered
-from .registry import Kernel, Workload
+from .registry import Kernel
+from .rules import Workload
 from .timing import beside, noise
 
 # numbers of tokens that are measured; each stands for those that are nearer to it, as a ratio, than to the next

@@ -16,7 +16,8 @@ from scaled_fp8.quant.conversion.request import Request
 from scaled_fp8.quant.demo import run
 from scaled_fp8.quant.demo.model import DigitsTransformer
 from scaled_fp8.quant.kernels import diagnosis, speed
-from scaled_fp8.quant.kernels.registry import KERNELS, Workload
+from scaled_fp8.quant.kernels.registry import KERNELS
+from scaled_fp8.quant.kernels.rules import Workload
 from scaled_fp8.quant.nn import backends
 from scaled_fp8.quant.recipes.methods import METHODS
 from scaled_fp8.quant.weights.formats import float8_e4m3fn

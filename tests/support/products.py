@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import torch
 from scaled_fp8 import quant
-from scaled_fp8.quant.kernels.registry import Workload
+from scaled_fp8.quant.kernels.rules import Workload
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torchao.quantization.quant_primitives import (

@@ -16,7 +16,8 @@ from scaled_fp8.quant.kernels.diagnosis import doctor, typical
 from scaled_fp8.quant.kernels.probe import TOKENS
 from scaled_fp8.quant.kernels.proof import SHAPE, measured, prove, prove_quantizer, quantizer_for
 from scaled_fp8.quant.kernels.quantizers import QUANTIZERS, Quantizer, of_any_number
-from scaled_fp8.quant.kernels.registry import BOUND, KERNELS, Kernel, Workload
+from scaled_fp8.quant.kernels.registry import BOUND, KERNELS, Kernel
+from scaled_fp8.quant.kernels.rules import Workload
 
 CPU = torch.device("cpu")
 LAYER = Workload(E4M3, quant.PerRow(), (4096, 4096), CPU, torch.bfloat16)

@@ -11,7 +11,8 @@ from products import DTYPES, E4M3, weight_for
 from scaled_fp8.quant.kernels.diagnosis import typical
 from scaled_fp8.quant.kernels.probe import as_multiplied
 from scaled_fp8.quant.kernels.proof import prove
-from scaled_fp8.quant.kernels.registry import KERNELS, Kernel, Workload
+from scaled_fp8.quant.kernels.registry import KERNELS, Kernel
+from scaled_fp8.quant.kernels.rules import Workload
 from torch import Tensor
 
 CPU = torch.device("cpu")

@@ -10,7 +10,8 @@ from scaled_fp8.quant.kernels import plan, proof_cache, speed
 from scaled_fp8.quant.kernels.moment import InForward
 from scaled_fp8.quant.kernels.plan import choose, choose_for
 from scaled_fp8.quant.kernels.proof_cache import Proof, Time
-from scaled_fp8.quant.kernels.registry import KERNELS, Workload
+from scaled_fp8.quant.kernels.registry import KERNELS
+from scaled_fp8.quant.kernels.rules import Workload
 from torch import nn
 
 CPU = torch.device("cpu")

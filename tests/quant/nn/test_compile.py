@@ -10,7 +10,8 @@ from products import DTYPES, E4M3, activation, quantized, sqnr
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels import speed
 from scaled_fp8.quant.kernels.proof import prove
-from scaled_fp8.quant.kernels.registry import KERNELS, Workload
+from scaled_fp8.quant.kernels.registry import KERNELS
+from scaled_fp8.quant.kernels.rules import Workload
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 

@@ -12,7 +12,8 @@ from scaled_fp8.quant.kernels import plan, proof, speed
 from scaled_fp8.quant.kernels.probe import probe_error
 from scaled_fp8.quant.kernels.proof import probed
 from scaled_fp8.quant.kernels.proof_cache import Proof
-from scaled_fp8.quant.kernels.registry import Kernel, Workload
+from scaled_fp8.quant.kernels.registry import Kernel
+from scaled_fp8.quant.kernels.rules import Workload
 from scaled_fp8.quant.recipes import auto, methods
 from scaled_fp8.quant.recipes.auto import best, pick
 from scaled_fp8.quant.recipes.compile_warnings import COMPILE_MODES, OFFLOADS, WARNED, get_quant_compile_warnings
