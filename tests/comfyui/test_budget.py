@@ -75,6 +75,12 @@ def test_the_panel_is_told_each_planned_layer_in_decibels(figures):
     assert total == pytest.approx(figures["predicted"], rel=1e-6)
 
 
+def test_what_is_cancelled_leaves_nothing_behind(figures):
+    assert [said.partition(":")[0] for said in figures["cancelled"]] == ["InterruptProcessingException"] * 3
+    assert figures["left"] == []
+    assert figures["still planned"]
+
+
 def test_formats_that_a_device_computes_wrong_are_left_out(figures):
     assert figures["works"].keys() == {"nvfp4", "int4", "int8", "float8_e4m3fn"}
     assert set(figures["works"].values()) == {""}

@@ -5,8 +5,10 @@ from __future__ import annotations
 import importlib
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
+import comfy.model_management as management
 import torch
 from inside import (
     BASE,
@@ -118,6 +120,36 @@ told = module("panel.runs").run_of(model).to_json()
 figures["told"], figures["curve"] = told["layers"], told["curve"]
 figures["predicted"] = module("host.budget").plan_of(model).error
 figures["pictures"] = [path.name for path in (BASE / "temp").glob("scaled_fp8_curve*.png")]
+
+##### Cancelled in the middle of planning, of quantizing and of saving
+
+
+def cancelled(at: int, work, **inputs) -> str:
+    """What is raised where somebody cancels when ComfyUI is asked for the at-th time."""
+    asked, plain = [], management.throw_exception_if_processing_interrupted
+
+    def check() -> None:
+        asked.append(1)
+        if len(asked) == at:
+            raise management.InterruptProcessingException
+        plain()
+
+    management.throw_exception_if_processing_interrupted = check
+    try:
+        return refused(work, **inputs)
+    finally:
+        management.throw_exception_if_processing_interrupted = plain
+
+
+planned = module("host.budget").plan_of(model)
+layers = len(list(module("host.plan").linears(base)))
+few = {"budget": "9 bits", "formats": "int8"}
+figures["cancelled"] = [
+    *(cancelled(at, quantized, **few) for at in (2, layers + 2)),
+    cancelled(3, partial(call, "SaveQuantizedModel"), model=model, filename_prefix="cancelled"),
+]
+figures["left"] = [path.name for path in (BASE / "output").rglob("*cancelled*")]
+figures["still planned"] = module("host.budget").plan_of(model) is planned is not None
 
 ##### Formats that a device computes wrong are left out, where nobody names them
 
