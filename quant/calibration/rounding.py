@@ -10,7 +10,7 @@ from math import sqrt
 import torch
 from torch import Tensor
 
-from ..weights.codebook import nearest_levels, on_grid, packed
+from ..weights.codebook import COPIES, nearest_levels, on_grid, packed
 from ..weights.encode import gain_of, quantize
 from ..weights.formats import Format, inner_scale
 from ..weights.granularity import Granularity, PerBlock, PerRow
@@ -148,16 +148,24 @@ def nearest(format: Format, scaled: Tensor) -> Tensor:
 
 def with_values(weight: QuantizedWeight, values: Tensor) -> QuantizedWeight:
     """Rounded values, which lie on the scales of a weight, as its codes."""
-    shape, codes = weight.shape, []
     if weight.format.grid:
-        assert weight.codebook is not None and weight.outer is not None
-        inner = weight.granularity.expand(inner_scale(weight.scale, weight.outer).float(), shape)
-        return replace(weight, codes=packed(nearest_levels(values, inner, weight.outer, weight.codebook)))
-    job, start = Job(weight.format, weight.granularity, outer=weight.outer), 0
+        return replace(weight, codes=torch.cat([*grid_codes(weight, values)]))
+    job, start, codes = Job(weight.format, weight.granularity, outer=weight.outer), 0, []
     for slab in slabs(values, weight.granularity):
         codes.append(job.codes(slab, rows_of(weight, start, len(slab))))
         start += len(slab)
     return replace(weight, codes=torch.cat(codes))
+
+
+def grid_codes(weight: QuantizedWeight, values: Tensor) -> Iterator[Tensor]:
+    """Codes of a format with a codebook, slab by slab: indices take several times what values do."""
+    assert weight.codebook is not None and weight.outer is not None
+    inner, start = inner_scale(weight.scale, weight.outer).float(), 0
+    for slab in slabs(values, weight.granularity, COPIES):
+        rows = slice(start, start + len(slab))
+        wide = weight.granularity.expand(inner[rows], (slab.shape[0], slab.shape[1]))
+        yield packed(nearest_levels(slab, wide, weight.outer[rows], weight.codebook))
+        start += len(slab)
 
 
 def rows_of(weight: QuantizedWeight, start: int, count: int) -> Tensor:
