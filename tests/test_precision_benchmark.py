@@ -78,11 +78,11 @@ def test_a_measured_curve_has_each_format_and_budget() -> None:
 
 def test_a_large_model_takes_what_its_layers_take() -> None:
     second = {name: large.Cost(1.0, 10**9) for name in large.FLUX.linears}
-    costs = {part: dict(second) for part in large.PARTS} | {"int8": {"proj": large.Cost(0.5, 10**9)}}
+    costs = {part: dict(second) for part in large.PARTS} | {"int8": dict.fromkeys(large.ENDS, large.Cost(0.5, 10**9))}
     rows = {part: (time, memory) for part, time, memory in large.rows(costs)}
     hours = len(large.FLUX.linears) * large.EACH / 3600
     assert rows["plan"] == (f"{hours:.1f} h", "1.00 GB")
-    assert rows[f"convert to {large.SLOWEST}"] == (f"{hours:.1f} h", "1.00 GB")
+    assert rows[f"convert to {large.REFERENCE}"] == (f"{hours:.1f} h", "1.00 GB")
     assert rows["convert to int8"][0] == f"{hours / 2:.1f} h"
     # 21504 x 3072 in bf16, times 8, and 2 GB
     assert large.bound() == 21504 * 3072 * 2 * 8 + 2 * 10**9
