@@ -37,11 +37,9 @@ FLUX = next(model for model in MODELS if model.name == "FLUX.1")
 EACH = 38  # 19 double blocks have two streams, and there are 38 single ones
 MODULATIONS = 2 * 19 + 38  # Linears of the same width that stay as they are, and are watched too
 TOKENS = 4096 + 512  # of one image of 1024 x 1024 and its prompt
-REFERENCE, LEAST = (
-    "nvfp4",
-    1 << 30,
-)  # format that every layer is measured in; bytes of moments that no block size reaches
-ENDS = ("proj", "linear1")
+REFERENCE = "nvfp4"  # the format that every layer is measured in
+ENDS = ("proj", "linear1")  # the smallest layer tells the time of other formats, the largest their memory
+LEAST = 1 << 30  # bytes of moments that no block size reaches
 PARTS = ("watch", "step", "plan", *USUAL)
 
 
@@ -118,7 +116,7 @@ def timed(work: Callable[[], object]) -> Cost:
 
 
 def measure() -> dict[str, dict[str, Cost]]:
-    """Part -> layer -> cost; the other formats on the smallest layer, for the time, and the largest, for the memory."""
+    """Part -> layer -> cost."""
     found: dict[str, dict[str, Cost]] = {part: {} for part in PARTS}
     for part in PARTS:
         for name in FLUX.linears if part not in USUAL or part == REFERENCE else ENDS:
@@ -137,7 +135,11 @@ def rows(costs: Mapping[str, Mapping[str, Cost]]) -> Iterator[list[str]]:
     yield ["plan", hours(costs["plan"]), peak(costs["plan"])]
     for format in USUAL:
         ratio = costs[format]["proj"].seconds / costs[REFERENCE]["proj"].seconds
-        yield [f"convert to {format}", hours(costs[REFERENCE], ratio), peak(costs[format])]
+        yield [
+            f"convert to {format}",
+            hours(costs[REFERENCE], ratio),
+            peak(costs[format]) if ENDS[1] in costs[format] else "-",
+        ]
 
 
 def hours(costs: Mapping[str, Cost], ratio: float = 1.0) -> str:
