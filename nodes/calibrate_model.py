@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from comfy_api.v0_0_2 import io
 
 from .host.calibrations import path_of
+from .host.shares import measure_shares
 from .host.watch import watching
 from .inputs import CATEGORY
 
@@ -34,11 +37,19 @@ class CalibrateModel(io.ComfyNode):
                     advanced=True,
                     tooltip="The most system memory for what was seen; wide layers are kept in blocks above that.",
                 ),
+                io.Boolean.Input(
+                    "sensitivity",
+                    default=True,
+                    tooltip="Once, after the first sampling: it is repeated, with a step more for each layer, to see "
+                    "how much each layer matters.",
+                ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="For the sampler, and for Save Calibration.")],
         )
 
     @classmethod
-    def execute(cls, model: io.Model.Type, name: str, memory_gb: float = 8.0) -> io.NodeOutput:
-        path_of(name)
-        return io.NodeOutput(watching(model, name, memory_gb))
+    def execute(
+        cls, model: io.Model.Type, name: str, memory_gb: float = 8.0, sensitivity: bool = True
+    ) -> io.NodeOutput:
+        after = partial(measure_shares, path_of(name)) if sensitivity else None
+        return io.NodeOutput(watching(model, name, memory_gb, after))

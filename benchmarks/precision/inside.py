@@ -5,8 +5,8 @@ Images of the digits' models by core's KSampler: watched, or with each of severa
 
 from __future__ import annotations
 
-import importlib
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.inside import loader, main, start
 
+CALIBRATION = "precision"
 Request = dict[str, Any]
 
 
@@ -30,28 +31,15 @@ def sampler(request: Request, nodes: dict[str, Any]) -> Callable[[Any], Tensor]:
     return lambda model: nodes["KSampler"]().sample(model, *asked)[0]["samples"].float()
 
 
-def engine(module: str) -> Any:
-    """A module of the pack's quant/, by whatever name ComfyUI imported it."""
-    found = next(name for name in sys.modules if name.endswith("scaled-fp8.quant"))
-    return importlib.import_module(f"{found}.{module}")
-
-
 def watch(request: Request) -> Request:
-    """Write the calibration of a sampling; its layers."""
+    """Write the calibration of a sampling, by the nodes that users have; its layers."""
     nodes = start(request)
     model, draw = loader(nodes, "UNETLoader", request["file"])(), sampler(request, nodes)
-    watching, store = engine("calibration.watching"), engine("calibration.store")
-    inner = model.model.diffusion_model
-    linears = {name: inner.get_submodule(name) for name in request["layers"]}
-    found = watching.Watch({name: linear.in_features for name, linear in linears.items()})
-    with found.listening(linears):
-        draw(model)
-    records = {
-        name: store.Record(tuple(linears[name].weight.shape), store.sample_of(linears[name].weight), moments)
-        for name, moments in found.moments.items()
-    }
-    store.save_calibration(Path(request["out"]), records, store.Facts(request["steps"], 1))
-    return {"layers": len(records)}
+    (watching,) = called(nodes, "CalibrateModel", model=model, name=CALIBRATION)
+    draw(watching)
+    found, _ = called(nodes, "SaveCalibration", model=watching)
+    shutil.move(found.source.path, request["out"])
+    return {"layers": len(found)}
 
 
 def errors(request: Request) -> Request:

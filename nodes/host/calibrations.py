@@ -80,7 +80,8 @@ def save_watched(model: ModelPatcher) -> tuple[Calibration, Watch]:
     if not watched.watch.moments:
         raise Refused("Nothing was seen yet: connect the sampler's LATENT to after, so that this node runs behind it.")
     check_finite(watched.watch)
-    found = save_calibration(path_of(watched.name), records(model, watched.watch), watched.watch.facts)
+    seen = records(model, watched.watch, watched.watch.factors)
+    found = save_calibration(path_of(watched.name), seen, watched.watch.facts)
     watched.watch.clear()
     return found, watched.watch
 

@@ -1,21 +1,28 @@
-"""Layers that put out what they would with other weights; their own stay where and what they are."""
+"""Clones of a MODEL whose layers put out what they would with other weights; their own stay where and what they are."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping
+from itertools import groupby
+from math import sqrt
 from typing import Any
 
-import torch.nn.functional as F
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
-from torch.nn import Module
 
-from ...quant.calibration.watching import features
-from .watch import running
+from ...quant.calibration.disturbance import added
+from ...quant.calibration.watching import Watch
+from ...quant.nn.component import already
+from ...quant.recipes.policy import Policy, recognise
+from ...quant.weights.encode import quantize
+from ...quant.weights.formats import FORMATS
+from .calibrations import plain
+from .layers import base_weight
+from .watch import PREFIX, running, weights
 
 KEY = "scaled_fp8_disturbed"
+DISTURBED_BY = FORMATS["nvfp4"]  # an error as large as the largest that is planned with
 
 
 def disturbing(model: ModelPatcher, differences: Mapping[str, Tensor]) -> ModelPatcher:
@@ -31,19 +38,25 @@ def disturbing(model: ModelPatcher, differences: Mapping[str, Tensor]) -> ModelP
     return clone
 
 
-@contextmanager
-def added(differences: Mapping[Module, Tensor]) -> Iterator[None]:
-    """Outputs of modules with those of a difference of their weights added."""
-    with ExitStack() as stack:
-        for module, difference in differences.items():
-            stack.callback(module.register_forward_hook(adding(difference)).remove)
-        yield
+def disturbed(model: ModelPatcher, groups: str) -> list[list[str]]:
+    """The layers that may be quantized, each alone or by block."""
+    held = dict(weights(model))
+    family = recognise(f"{name}.weight" for name in held)
+    policy = Policy(DISTURBED_BY, DISTURBED_BY.granularities[0], family=family)
+    wanted = {name: policy.decide(name, tuple(weight.shape), already(weight)).quantize for name, weight in held.items()}
+    chosen = [name for name, is_wanted in wanted.items() if is_wanted]
+    if groups == "layer":
+        return [[name] for name in chosen]
+    return [list(group) for _, group in groupby(chosen, key=lambda name: ".".join(name.split(".")[:2]))]
 
 
-def adding(difference: Tensor) -> Callable[[Module, Any, Any], Any]:
-    def hook(module: Module, inputs: Any, output: Any) -> Any:
-        x, y = features(inputs[0]), features(output)
-        moved = y + F.linear(x, difference.to(x)).to(y)
-        return moved if isinstance(output, Tensor) else output.replace(moved)
+def difference_of(model: ModelPatcher, name: str) -> Tensor:
+    """What the rounding that disturbs adds to a layer's weight, float32 ``[out, in]`` on the model's device."""
+    weight = plain(base_weight(model, PREFIX + name)).to(model.load_device)
+    return quantize(weight, DISTURBED_BY, name=name).dequantize() - weight
 
-    return hook
+
+def local_error(model: ModelPatcher, watch: Watch, name: str, difference: Tensor) -> float:
+    """Relative error of a layer's output with a difference of its weight, by what the layer was fed."""
+    moments, weight = watch.moments[name], plain(base_weight(model, PREFIX + name))
+    return sqrt(max(0.0, moments.energy(difference)) / max(moments.energy(weight.to(difference.device)), 1e-30))

@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import groupby
 from math import isfinite, sqrt
 from pathlib import Path
 
@@ -19,23 +18,18 @@ import comfy.utils
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
+from ...quant.calibration.disturbance import distance
 from ...quant.calibration.store import Calibration, Factored, read_calibration, write_calibration
 from ...quant.calibration.watching import LIMIT, Watch
 from ...quant.errors import Refused
 from ...quant.files.atomic import write_whole
-from ...quant.nn.component import already
-from ...quant.recipes.policy import Policy, recognise
 from ...quant.records import UNFIT
-from ...quant.weights.encode import quantize
-from ...quant.weights.formats import FORMATS
 from .calibrations import path_of, plain, records
-from .disturbance import disturbing
-from .layers import base_weight
+from .disturbance import difference_of, disturbed, disturbing, local_error
 from .plan import activation_dtype
 from .trial import Trial
-from .watch import PREFIX, check_not_compiled, unwatched, watch_for, weights, with_watch
+from .watch import check_not_compiled, unwatched, watch_for, weights, with_watch
 
-DISTURBED_BY = FORMATS["nvfp4"]  # an error as large as the largest that is planned with
 Tell = Callable[[str], None]
 
 
@@ -122,32 +116,14 @@ def checked(latents: Tensor) -> Tensor:
     return latents
 
 
-def distance(got: Tensor, want: Tensor) -> float:
-    return float((got - want).norm() / want.norm())
-
-
-def disturbed(model: ModelPatcher, groups: str) -> list[list[str]]:
-    """The layers that may be quantized, each alone or by block."""
-    held = dict(weights(model))
-    family = recognise(f"{name}.weight" for name in held)
-    policy = Policy(DISTURBED_BY, DISTURBED_BY.granularities[0], family=family)
-    wanted = {name: policy.decide(name, tuple(weight.shape), already(weight)).quantize for name, weight in held.items()}
-    chosen = [name for name, is_wanted in wanted.items() if is_wanted]
-    if groups == "layer":
-        return [[name] for name in chosen]
-    return [list(group) for _, group in groupby(chosen, key=lambda name: ".".join(name.split(".")[:2]))]
-
-
 def factors(
     model: ModelPatcher, group: list[str], watch: Watch, measure: Callable[[ModelPatcher], float]
 ) -> dict[str, float]:
     """Each layer's error in the image for each unit of error of its output, from one run with all of them disturbed."""
     differences, local = {}, 0.0
     for name in group:
-        weight = plain(base_weight(model, PREFIX + name)).to(model.load_device)
-        difference = quantize(weight, DISTURBED_BY, name=name).dequantize() - weight
-        moments = watch.moments[name]
-        local += moments.energy(difference) / max(moments.energy(weight), 1e-30)
+        difference = difference_of(model, name)
+        local += local_error(model, watch, name, difference) ** 2
         differences[name] = difference.to(activation_dtype(model))
     found = measure(disturbing(unwatched(model), differences)) if group else 0.0
     if not isfinite(found):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from math import isfinite
 from typing import Any
 
+import torch
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from comfy_api.torch_helpers.torch_compile import COMPILE_KEY, TORCH_COMPILE_KWARGS
@@ -19,9 +20,11 @@ from ...quant.errors import Refused
 from .layers import base_tensor
 from .plan import is_linear, linears
 
+Conditions = dict[str, list[dict[str, Any]]]
 KEY = "scaled_fp8_watch"
 KINDS = (WrappersMP.APPLY_MODEL, WrappersMP.OUTER_SAMPLE)
 PREFIX = "diffusion_model."
+QUIET = (None, True)  # callback and disable_pbar, the sixth and seventh of what a sampling is given
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,18 @@ class Watched:
 
     name: str
     watch: Watch
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """A sampling that was watched. image: its latents; calls: of the model; again: the same once more, unseen."""
+
+    image: Tensor
+    calls: int
+    again: Callable[[], Tensor]
+
+
+After = Callable[[ModelPatcher, Watch, Sampled], None]
 
 
 def weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
@@ -49,29 +64,37 @@ def watch_for(model: ModelPatcher, limit: int) -> Watch:
     return watch
 
 
-def watching(model: ModelPatcher, name: str, memory_gb: float) -> ModelPatcher:
-    """A clone that watches for the calibration of that name; memory_gb: that all moments may take."""
+def watching(model: ModelPatcher, name: str, memory_gb: float, after: After | None = None) -> ModelPatcher:
+    """A clone that watches for the calibration of that name; memory_gb: that all moments may take;
+    after: what is done behind each sampling.
+    """
     if not isfinite(memory_gb):
         raise Refused(f"memory_gb {memory_gb}: is no number of gigabytes; say how much memory may be used.")
     watch = watch_for(model, int(memory_gb * 1e9))
-    clone = with_watch(model, watch)
+    clone = with_watch(model, watch, after)
     clone.set_attachments(KEY, Watched(name, watch))
     return clone
 
 
-def with_watch(model: ModelPatcher, watch: Watch) -> ModelPatcher:
+def with_watch(model: ModelPatcher, watch: Watch, after: After | None = None) -> ModelPatcher:
     """A clone whose calls are seen by watch; what was not saved yet is forgotten where a sampling is broken off."""
 
     def call(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Any:
         if is_compiled(kwargs.get("transformer_options", {})):
             return executor(*args, **kwargs)
+        if watch.shares is not None:
+            return watch.shares.call(lambda: executor(*args, **kwargs), running(executor.class_obj))
         with watch.listening(running(executor.class_obj)):
             return executor(*args, **kwargs)
 
     def sampling(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Any:
         check_not_compiled(executor.class_obj.model_options)
+        calls, conditions = watch.facts.steps, copied(executor.class_obj.conds)
         try:
             found = executor(*args, **kwargs)
+            if after is not None:
+                again = repeated(executor, conditions, args, kwargs)
+                after(model, watch, Sampled(found, watch.facts.steps - calls, again))
         except BaseException:
             watch.clear()
             raise
@@ -82,6 +105,24 @@ def with_watch(model: ModelPatcher, watch: Watch) -> ModelPatcher:
     for kind, wrapper in zip(KINDS, (call, sampling), strict=True):
         clone.add_wrapper_with_key(kind, KEY, wrapper)
     return clone
+
+
+def repeated(executor: WrapperExecutor, conditions: Conditions, args: Any, kwargs: Any) -> Callable[[], Tensor]:
+    """The same sampling once more, without previews; random numbers go on as if it had not been."""
+    noise, latent, *others = args
+    others[3:5] = QUIET[: len(others) - 3]
+
+    def again() -> Tensor:
+        executor.class_obj.conds = copied(conditions)
+        with torch.random.fork_rng(devices=[noise.device] if noise.is_cuda else []):
+            return executor(noise.clone(), latent.clone(), *others, **kwargs)
+
+    return again
+
+
+def copied(conditions: Conditions) -> Conditions:
+    """As a guider takes them anew for each sampling, which adds to them."""
+    return {kind: [one.copy() for one in known] for kind, known in conditions.items()}
 
 
 def unwatched(model: ModelPatcher) -> ModelPatcher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import ceil
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +14,17 @@ from ..weights.rotation import rotate
 
 LARGEST = 4096  # inputs of a block: its inverse takes five times its 64 MiB
 SMALLEST = 256  # the largest group of a rotation, which a block must hold
-SEEN = 2048  # rows of one call that are summed, evenly spread: sums cost less than the layer itself
+SEEN = 2048  # rows of one call that are summed: sums cost less than the layer itself
 SLAB = 1024  # rows in float32 at a time
+COMPARED = 512  # rows that each one is compared with, evenly spread
 
 
 @dataclass(frozen=True)
 class Moments:
     """Second moments of a Linear's inputs, in blocks along ``in``.
 
-    squares: sum of ``x.T @ x`` over rows, float32 ``[blocks, size, size]``, zeros beyond inputs; amax: the largest
-    magnitude of all rows, float32 ``[]``; rows: how many were summed; inputs: ``in``.
+    squares: sum of ``x.T @ x`` over rows, of which those alike count as one, float32 ``[blocks, size, size]``, zeros
+    beyond inputs; amax: the largest magnitude of all rows, float32 ``[]``; rows: how many were summed; inputs: ``in``.
     """
 
     squares: Tensor
@@ -69,15 +71,38 @@ def no_moments(inputs: int, size: int) -> Moments:
 
 
 def moments_of(x: Tensor, size: int = LARGEST, seen: int = SEEN) -> Moments:
-    """Moments of one batch of inputs ``[..., in]``, of at most about seen rows of it; amax is of all."""
+    """Moments of one batch of inputs ``[..., in]``, of at most seen rows of it; amax is of all."""
     rows = x.detach().reshape(-1, x.shape[-1])
-    inputs, spaced = rows.shape[1], rows[:: max(1, ceil(len(rows) / seen))]
+    inputs = rows.shape[1]
+    chosen, shares = drawn(rows, rarity(rows), seen)
     squares = no_moments(inputs, size).squares.to(x.device)
-    for slab in spaced.split(SLAB):
+    for slab, share in zip(chosen.split(SLAB), shares.split(SLAB), strict=True):
         parts = in_blocks(slab.float(), squares.shape[-1]).transpose(0, 1)
-        squares.baddbmm_(parts.transpose(1, 2), parts)
+        squares.baddbmm_((parts * share.unsqueeze(1)).transpose(1, 2), parts)
     low, high = torch.aminmax(rows) if rows.numel() else (rows.new_zeros(()), rows.new_zeros(()))
-    return Moments(squares, torch.maximum(high, -low).float(), len(spaced), inputs)
+    return Moments(squares, torch.maximum(high, -low).float(), len(chosen), inputs)
+
+
+def rarity(rows: Tensor) -> Tensor:
+    """What each of rows ``[n, in]`` counts, float32 ``[n]``, one in the mean: the less, the more others are like it.
+
+    Half a thousand rows of a short prompt's padding are one row to the image, and would be all that moments show.
+    """
+    others = F.normalize(rows[:: max(1, ceil(len(rows) / COMPARED))].float(), dim=1)
+    alike = [F.normalize(slab.float(), dim=1) @ others.T for slab in rows.split(SLAB)]
+    # the eighth power: of rows that only point the same way little is left
+    counts = torch.cat([one.square_().square_().square_().sum(1).clamp_(min=1) for one in alike])
+    shares = counts.reciprocal_()
+    return shares / shares.mean()
+
+
+def drawn(rows: Tensor, shares: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Rows and what each counts: of more than most, so many by what they count, evenly spread, each then once."""
+    if len(rows) <= most:
+        return rows, shares
+    marks = (torch.arange(most, device=rows.device, dtype=torch.float64) + 0.5) * (len(rows) / most)
+    at = torch.searchsorted(shares.double().cumsum(0), marks).clamp_(max=len(rows) - 1)
+    return rows[at], shares.new_ones(most)
 
 
 def block_size(inputs: list[int], limit: int) -> int:
@@ -91,3 +116,9 @@ def block_size(inputs: list[int], limit: int) -> int:
 def stored_bytes(inputs: int, size: int) -> int:
     size = min(size, inputs)
     return ceil(inputs / size) * size * size * 4
+
+
+def features(x: Any) -> Tensor:
+    """What a Linear multiplies: of a sparse tensor, as Trellis2's Linears take, its features."""
+    found: Tensor = x if isinstance(x, Tensor) else x.feats
+    return found

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Lock
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
-from .moments import Moments, block_size, moments_of, no_moments, stored_bytes
+from .moments import Moments, block_size, features, moments_of, no_moments, stored_bytes
 from .store import Facts
+
+if TYPE_CHECKING:
+    from .disturbance import Shares
 
 LIMIT = 8 << 30  # bytes of all moments
 
@@ -30,6 +33,8 @@ class Watch:
     def clear(self) -> None:
         """Forget all, as after it was saved."""
         self.moments: dict[str, Moments] = {}
+        self.factors: dict[str, float] = {}
+        self.shares: Shares | None = None  # while a run is disturbed, in which nothing is watched
         self.facts = Facts()
 
     @property
@@ -71,9 +76,3 @@ class Watch:
         finally:
             for one in hooks:
                 one.remove()
-
-
-def features(x: Any) -> Tensor:
-    """What a Linear multiplies: of a sparse tensor, as Trellis2's Linears take, its features."""
-    found: Tensor = x if isinstance(x, Tensor) else x.feats
-    return found

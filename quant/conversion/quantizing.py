@@ -13,7 +13,18 @@ from ..checkpoint.read import Checkpoint
 from ..checkpoint.sampling import sample
 from ..files.writer import Output
 from ..recipes.policy import Policy
-from ..weights.encode import TRIED, blank, encode_slabs, finite, gain_of, quantize, rotation_group, scale_of_scales
+from ..weights.encode import (
+    TRIED,
+    blank,
+    encode_slabs,
+    finite,
+    gain_of,
+    lengths,
+    quantize,
+    rotation_group,
+    scale_of_scales,
+    with_gain,
+)
 from ..weights.formats import Format
 from ..weights.granularity import Granularity, PerBlock, PerTensor, largest
 from ..weights.job import SLAB, Job, Search, search_for, slabs
@@ -85,15 +96,19 @@ class Encode(Writing):
             return self.write_whole(output, read(0, rows * columns).view(rows, columns), step)
         amax = self.amax(read)
         job = replace(self.job, outer=scale_of_scales(amax, self.format))
-        scales = []
+        scales, total = [], torch.zeros(2, dtype=torch.float64)
         self.try_search(self.matrix(read, 0, min(TRIED, rows)))
         for start, stop in self.runs():
-            codes, scale = encoded(job, self.matrix(read, start, stop), amax, self.name)
+            rows = self.matrix(read, start, stop)
+            codes, scale = encoded(job, rows, amax, self.name)
+            total += lengths(job, rows, codes, scale) if job.searches_outer else 0
             self.put_rows(output, codes, start)
             scales.append(scale)
             step((stop - start) * self.values.read_bytes // rows)
         scale = scales[0] if isinstance(self.granularity, PerTensor) else torch.cat(scales)
-        self.put_rest(output, native_tensors(self.weight(scale, job.outer), self.prefix))
+        found = self.weight(scale, job.outer)
+        found = with_gain(found, total) if job.searches_outer else found
+        self.put_rest(output, native_tensors(found, self.prefix))
 
     def write_whole(self, output: Output, weight: Tensor, step: Step) -> None:
         self.try_search(weight)

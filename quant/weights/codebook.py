@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from .formats import inner_scale
-from .job import SLAB, Job, matrix_shape, rotated_importance, slabs
+from .job import SLAB, Job, longer, matrix_shape, rotated_importance, slabs
 from .packing import pack, unpack
 from .weight import QuantizedWeight
 
@@ -76,8 +76,9 @@ def finer(job: Job, slab: Tensor, found: tuple[Tensor, Tensor, Tensor, Tensor]) 
         error = error_of(job, values, inner, outer, book)
         best = torch.where(error < least, inner.float(), best.float()).to(inner.dtype)
         least = torch.minimum(error, least)
-    levels = nearest_levels(values, job.granularity.expand(best.float(), matrix_shape(values)), outer, book)
-    return packed(levels), best, channel
+    wide = job.granularity.expand(best.float(), matrix_shape(values))
+    levels = nearest_levels(values, wide, outer, book)
+    return packed(levels), best, channel * longer(values, on_grid(book[levels], wide, outer)).view_as(channel)
 
 
 def error_of(job: Job, values: Tensor, inner: Tensor, outer: Tensor, book: Tensor) -> Tensor:

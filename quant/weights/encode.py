@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from math import log10
 
 import torch
@@ -10,8 +11,8 @@ from torch import Tensor
 from ..errors import Refused
 from .codebook import codebook_weight
 from .formats import HADAMARD_GROUPS, Format
-from .granularity import Granularity, PerTensor, largest
-from .job import Job, Search, generator, matrix_shape, slabs
+from .granularity import Granularity, PerRow, PerTensor, largest
+from .job import Job, Search, generator, matrix_shape, ratio, slabs
 from .weight import QuantizedWeight
 
 
@@ -46,7 +47,8 @@ def quantize(
     job = Job(format, granularity, rotation, outer, search, generator(seed, weight.device))
     encode = encode_whole if isinstance(granularity, PerTensor) else encode_slabs
     codes, scale = encode(job, weight, amax)
-    return QuantizedWeight(format, codes, scale, granularity, shape, rotation=rotation, outer=job.outer)
+    found = QuantizedWeight(format, codes, scale, granularity, shape, rotation=rotation, outer=job.outer)
+    return with_gain(found, lengths(job, weight, codes, scale)) if job.searches_outer else found
 
 
 def blank(format: Format, granularity: Granularity, shape: tuple[int, int]) -> QuantizedWeight:
@@ -133,9 +135,29 @@ def encode_slabs(job: Job, weight: Tensor, amax: Tensor) -> tuple[Tensor, Tensor
         values = job.values(slab)
         own = job.granularity.amax(values)
         scale = searched(job, values, own) if job.search else job.scale(own)
-        pieces.append((job.codes(values, scale), scale))
+        codes = job.codes(values, scale)
+        rows = isinstance(job.granularity, PerRow)
+        pieces.append((codes, job.unbiased(values, codes, scale) if rows else scale))
     codes, scales = (torch.cat(parts) for parts in zip(*pieces, strict=True))
     return codes, scales
+
+
+def lengths(job: Job, weight: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+    """Sums of squares of some rows, and of them times what they are rounded to, float64 ``[2]``; rows add up."""
+    total, start = torch.zeros(2, dtype=torch.float64, device=weight.device), 0
+    for slab in slabs(weight, job.granularity, job.format.per_byte):
+        rows = slice(start, start + len(slab))
+        values, start = job.values(slab), rows.stop
+        rounded = job.format.values(codes[rows]) * job.granularity.expand(scale[rows], matrix_shape(values))
+        total += torch.stack([values.square().sum(dtype=torch.float64), (values * rounded).sum(dtype=torch.float64)])
+    return total
+
+
+def with_gain(weight: QuantizedWeight, lengths: Tensor) -> QuantizedWeight:
+    """With the second-level scale that makes a searched weight as long as it was; lengths: of all its rows."""
+    assert weight.outer is not None
+    gain = ratio(lengths[0], lengths[1]).float()
+    return replace(weight, scale=weight.scale * gain, outer=weight.outer * gain)
 
 
 def searched(job: Job, values: Tensor, amax: Tensor) -> Tensor:

@@ -70,6 +70,11 @@ class Job:
     search: Search | None = None
     generator: torch.Generator | None = None
 
+    @property
+    def searches_outer(self) -> bool:
+        """Whether the second-level scale, one for all, is what makes the weight as long as it was."""
+        return self.search is not None and self.outer is not None
+
     def values(self, slab: Tensor) -> Tensor:
         """A slab of the weight, float32, rotated if the format wants it."""
         return rotate(slab.float(), self.rotation) if self.rotation else slab.float()
@@ -95,6 +100,23 @@ class Job:
         if importance is not None:
             squares.mul_(rotated_importance(importance, self.rotation).to(squares))
         return self.granularity.total(squares)
+
+    def unbiased(self, values: Tensor, codes: Tensor, scale: Tensor) -> Tensor:
+        """The scale of each row with which its codes are as long along values as these are."""
+        return scale * longer(values, self.format.values(codes) * scale) if self.search else scale
+
+
+def longer(values: Tensor, rounded: Tensor) -> Tensor:
+    """What makes rounded ``[rows, in]`` as long along values as these are, ``[rows, 1]``.
+
+    Values with the least error are too short, which all tokens' outputs show alike, and so an image more than noise.
+    EDEN (Vargaftik et al., arXiv 2108.08842) scales so after a rotation; it is as true without.
+    """
+    return ratio(values.square().sum(1, keepdim=True), (rounded * values).sum(1, keepdim=True))
+
+
+def ratio(squares: Tensor, along: Tensor) -> Tensor:
+    return torch.where(along > 0, squares / along, torch.ones_like(along))
 
 
 def matrix_shape(weight: Tensor, name: str = "weight") -> tuple[int, int]:

@@ -27,6 +27,18 @@ def inputs(seed: int, rows: int = 1500, width: int = 512) -> Tensor:
     return noise @ mix.T * torch.logspace(-1, 1, width)
 
 
+def counted(x: Tensor) -> Tensor:
+    """What each row counts, float64 ``[rows, 1]``: one over how many of those it is compared with are like it."""
+    rows = x.double() / x.double().norm(dim=1, keepdim=True)
+    like = ((rows @ rows[:: -(-len(rows) // 512)].T) ** 8).sum(1, keepdim=True)
+    shares = 1 / like.clamp(min=1)
+    return shares / shares.mean()
+
+
+def relative(got: Tensor, want: Tensor) -> float:
+    return float((got - want).norm() / want.norm())
+
+
 @pytest.fixture(scope="module")
 def weight() -> Tensor:
     return torch.randn(96, 512, generator=torch.Generator().manual_seed(9)) * 0.05
@@ -40,10 +52,10 @@ def seen() -> Moments:
 @pytest.mark.parametrize("size", [4096, 256, 192])
 def test_moments_are_sums_of_products(size: int) -> None:
     x = inputs(1, 300)
-    found, exact = moments_of(x, size), x.double().T @ x.double()
+    found, exact = moments_of(x, size), x.double().T @ (counted(x) * x.double())
     for block, at in zip(found.squares, range(0, 512, found.size), strict=True):
         expected = exact[at : at + found.size, at : at + found.size]
-        torch.testing.assert_close(block[: len(expected), : len(expected)].double(), expected, rtol=1e-4, atol=1e-2)
+        assert relative(block[: len(expected), : len(expected)], expected) < 1e-5
         assert not block[len(expected) :].any()
     assert found.amax == x.abs().amax()
     assert found.rows == 300
@@ -51,9 +63,21 @@ def test_moments_are_sums_of_products(size: int) -> None:
 
 def test_runs_add_up() -> None:
     x = inputs(1, 400)
-    both, parts = moments_of(x), moments_of(x[:150]) + moments_of(x[150:])
-    torch.testing.assert_close(parts.squares, both.squares, rtol=1e-4, atol=1e-2)
-    assert (parts.rows, parts.amax) == (both.rows, both.amax)
+    parts = moments_of(x[:150]) + moments_of(x[150:])
+    exact = sum(part.double().T @ (counted(part) * part.double()) for part in (x[:150], x[150:]))
+    assert relative(parts.squares[0], exact) < 1e-5
+    assert (parts.rows, parts.amax) == (400, x.abs().amax())
+
+
+@pytest.mark.parametrize("seen", [5000, 64], ids=["all", "some"])
+def test_rows_that_repeat_count_as_one(seen: int) -> None:
+    few = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0))).Q
+    padded = torch.cat([few[:8], few[:1].expand(1900, 16), few[8:]])
+    found = moments_of(padded, seen=seen)
+    # the padding is compared with a quarter of itself, so that it counts for some rows, and not for two thousand
+    shares = torch.linalg.eigvalsh(found.squares[0].double()) / found.rows * 16
+    assert shares.min() > 0.5 and shares.max() < 4.5
+    assert found.rows == min(seen, len(padded))
 
 
 def test_of_many_rows_an_even_part_is_summed_and_amax_is_of_all() -> None:
@@ -66,7 +90,8 @@ def test_of_many_rows_an_even_part_is_summed_and_amax_is_of_all() -> None:
 
 
 def test_energy_is_the_mean_square_of_the_output(weight: Tensor, seen: Moments) -> None:
-    expected = (inputs(1).double() @ weight.double().T).square().sum(1).mean()
+    x = inputs(1)
+    expected = (counted(x) * (x.double() @ weight.double().T).square()).sum(1).mean()
     assert seen.energy(weight) == pytest.approx(float(expected), rel=1e-4)
 
 
@@ -102,7 +127,8 @@ def test_output_error_falls_on_inputs_it_has_not_seen(weight: Tensor, format, gr
 @pytest.mark.parametrize(("format", "granularity"), CASES)
 def test_error_it_tells_is_that_of_the_output(weight: Tensor, seen: Moments, format, granularity) -> None:
     found = calibrated(weight, format, granularity, seen)
-    assert found.error == pytest.approx(output_error(inputs(1), found.weight.dequantize(), weight), rel=1e-2)
+    x = inputs(1) * counted(inputs(1)).sqrt().float()
+    assert found.error == pytest.approx(output_error(x, found.weight.dequantize(), weight), rel=1e-2)
     assert found.error <= found.nearest
 
 

@@ -1,0 +1,106 @@
+"""What layers' errors do to what a model puts out: some layers disturbed all along, each one alone at one call.
+
+Errors of layers add in squares, at one call as in the image. A single call therefore tells the layers' shares, for a
+forward each instead of a run each, and one run with disturbed layers tells how large the image's error is for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from math import isfinite
+from threading import Lock
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+from torch.nn import Module
+
+from .moments import features
+
+LATE = 0.6  # of a sampling: the call whose shares are nearest to the image's
+HELD = 1 << 30  # bytes of all differences that are kept while the whole run is disturbed
+
+
+@dataclass
+class Shares:
+    """One run of a model with some of its layers disturbed.
+
+    difference: layer -> what is added to its weight ``[out, in]``; layers: those whose share is wanted; together: those
+    that are disturbed all along; at: the call, from 0, at which each layer is disturbed alone.
+    """
+
+    difference: Callable[[str], Tensor]
+    layers: Sequence[str]
+    together: Sequence[str]
+    at: int
+    alone: dict[str, float] = field(default_factory=dict)
+    all: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.held = {name: self.difference(name) for name in self.together}
+        self.calls, self.lock = 0, Lock()
+
+    def call(self, forward: Callable[[], Tensor], modules: Mapping[str, Module]) -> Tensor:
+        """What the disturbed model puts out; modules: layer -> the module in its place."""
+        with added({modules[name]: difference for name, difference in self.held.items()}):
+            found = forward()
+        with self.lock:
+            here, self.calls = self.calls == self.at, self.calls + 1
+        if here:
+            self.measure(forward, modules, found)
+        return found
+
+    def measure(self, forward: Callable[[], Tensor], modules: Mapping[str, Module], together: Tensor) -> None:
+        want = forward()
+        self.all = distance(together, want)
+        for name in self.layers:
+            with added({modules[name]: self.difference(name)}):
+                self.alone[name] = distance(forward(), want)
+
+    def factors(self, image: float, local: Mapping[str, float]) -> dict[str, float]:
+        """Relative error of the image for each unit of a layer's output error.
+
+        image: what the run's image lost, relative; local: relative error of each layer's output as it was disturbed.
+        Layers whose disturbance reached nothing, or broke the model, are left out.
+        """
+        if not (self.all > 0 and isfinite(image / self.all)):
+            return {}
+        known = ((name, image / self.all * share / max(local[name], 1e-12)) for name, share in self.alone.items())
+        return {name: factor for name, factor in known if factor > 0 and isfinite(factor)}
+
+
+def spread(sizes: Mapping[str, int], limit: int = HELD) -> list[str]:
+    """Layers, evenly spread, whose sizes in bytes together stay below limit; one at least."""
+    names = list(sizes)
+    for step in range(1, len(names)):
+        chosen = names[step // 2 :: step]
+        if sum(sizes[name] for name in chosen) <= limit:
+            return chosen
+    return names[len(names) // 2 :][:1]
+
+
+def distance(got: Tensor, want: Tensor) -> float:
+    return float((got - want).norm() / want.norm())
+
+
+##### Layers that put out what they would with other weights
+
+
+@contextmanager
+def added(differences: Mapping[Module, Tensor]) -> Iterator[None]:
+    """Outputs of modules with those of a difference of their weights added."""
+    with ExitStack() as stack:
+        for module, difference in differences.items():
+            stack.callback(module.register_forward_hook(adding(difference)).remove)
+        yield
+
+
+def adding(difference: Tensor) -> Callable[[Module, Any, Any], Any]:
+    def hook(module: Module, inputs: Any, output: Any) -> Any:
+        x, y = features(inputs[0]), features(output)
+        moved = y + F.linear(x, difference.to(x)).to(y)
+        return moved if isinstance(output, Tensor) else output.replace(moved)
+
+    return hook

@@ -1,0 +1,111 @@
+"""Shares of layers from one disturbed run, beside a run for each layer."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import pytest
+import torch
+from scaled_fp8.quant.calibration.disturbance import Shares, added, distance, spread
+from torch import Tensor, nn
+
+STEPS = 10
+
+
+@pytest.fixture
+def model() -> nn.Module:
+    """Layers that matter very differently, in a residual stream."""
+    torch.manual_seed(0)
+    return Stream(torch.tensor([0.02, 0.3, 0.1, 0.5]))
+
+
+class Stream(nn.Module):
+    def __init__(self, gains: Tensor) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(nn.Linear(32, 32, bias=False) for _ in gains)
+        self.gains = gains
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, gain in zip(self.layers, self.gains, strict=True):
+            x = x + gain * torch.tanh(layer(x))
+        return x
+
+
+@pytest.fixture
+def differences(model: nn.Module) -> dict[str, Tensor]:
+    return {name: 0.05 * torch.randn_like(layer.weight) for name, layer in layers(model).items()}
+
+
+def layers(model: nn.Module) -> dict[str, nn.Module]:
+    return {name: layer for name, layer in model.named_modules() if isinstance(layer, nn.Linear)}
+
+
+@torch.no_grad()
+def sampled(call) -> Tensor:
+    """An image from some steps of a flow."""
+    x = torch.randn(64, 32, generator=torch.Generator().manual_seed(1))
+    for _ in range(STEPS):
+        x = x + (call(x) - x) / STEPS
+    return x
+
+
+def alone(model: nn.Module, name: str, difference: Tensor) -> Tensor:
+    with added({layers(model)[name]: difference}):
+        return sampled(model)
+
+
+def run(model: nn.Module, shares: Shares) -> Tensor:
+    return sampled(lambda x: shares.call(lambda: model(x), layers(model)))
+
+
+def test_shares_are_those_of_a_run_for_each_layer(model: nn.Module, differences: dict[str, Tensor]) -> None:
+    want = sampled(model)
+    truth = {name: distance(alone(model, name, one), want) for name, one in differences.items()}
+    shares = Shares(differences.__getitem__, [*differences], [*differences], 6)
+    lost = distance(run(model, shares), want)
+    # every local error is one, so that a factor is the image's error itself
+    found = shares.factors(lost, dict.fromkeys(differences, 1.0))
+    assert found == pytest.approx(truth, rel=0.15)
+    assert sqrt(sum(error**2 for error in found.values())) == pytest.approx(lost, rel=0.1)
+
+
+def test_few_layers_tell_the_level_of_all(model: nn.Module, differences: dict[str, Tensor]) -> None:
+    want = sampled(model)
+    all_of_them, few = (
+        Shares(differences.__getitem__, [*differences], some, 6) for some in ([*differences], ["layers.1"])
+    )
+    found = [
+        one.factors(distance(run(model, one), want), dict.fromkeys(differences, 1.0)) for one in (all_of_them, few)
+    ]
+    assert found[1] == pytest.approx(found[0], rel=0.15)
+
+
+def test_local_errors_are_divided_by(model: nn.Module, differences: dict[str, Tensor]) -> None:
+    shares = Shares(differences.__getitem__, ["layers.1"], ["layers.1"], 0)
+    run(model, shares)
+    assert shares.factors(0.3, {"layers.1": 0.1}) == pytest.approx({"layers.1": 3.0})
+
+
+def test_what_reaches_nothing_or_breaks_has_no_factor(model: nn.Module, differences: dict[str, Tensor]) -> None:
+    differences |= {"layers.0": torch.zeros(32, 32), "layers.2": torch.full((32, 32), torch.nan)}
+    shares = Shares(differences.__getitem__, [*differences], ["layers.1"], 0)
+    run(model, shares)
+    assert set(shares.factors(0.1, dict.fromkeys(differences, 1.0))) == {"layers.1", "layers.3"}
+    assert shares.factors(float("nan"), {}) == {}
+    assert Shares(differences.__getitem__, [*differences], ["layers.1"], STEPS).factors(0.1, {}) == {}
+
+
+def test_an_added_difference_is_another_weight_and_leaves_nothing(model: nn.Module, differences) -> None:
+    x, want = torch.randn(5, 32), sampled(model)
+    first = layers(model)["layers.0"]
+    with added({first: differences["layers.0"]}):
+        moved = first(x)
+    torch.testing.assert_close(moved, x @ (first.weight + differences["layers.0"]).T)
+    assert torch.equal(sampled(model), want)
+
+
+@pytest.mark.parametrize(("limit", "count"), [(1000, 10), (50, 5), (35, 3), (1, 1)])
+def test_what_is_held_is_bounded_and_spread(limit: int, count: int) -> None:
+    chosen = spread({f"layer{index}": 10 for index in range(10)}, limit)
+    assert len(chosen) == count
+    assert chosen[0] in ("layer0", "layer1", "layer2", "layer5")
