@@ -6,7 +6,7 @@ from typing import Any
 
 from comfy_api.v0_0_2 import io
 
-from .host.calibrations import save_watched
+from .host.calibrations import matter, save_watched
 from .inputs import CATEGORY, CalibrationType
 
 
@@ -35,5 +35,5 @@ class SaveCalibration(io.ComfyNode):
     @classmethod
     def execute(cls, model: io.Model.Type, after: Any = None) -> io.NodeOutput:
         found, watch = save_watched(model)
-        text = f"{found.source.name}: {found.facts.line()}, {len(found)} layers; {watch.blocks}"
+        text = f"{found.source.name}: {found.facts.line()}, {len(found)} layers; {watch.blocks}; {matter(found)}"
         return io.NodeOutput(found, text, ui={"text": [text]})

@@ -32,7 +32,7 @@ def main() -> None:
         parser.exit(1, f"{reason}\n")
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as temporary, torch.no_grad():
-        folder = arguments.folder or Path(temporary)
+        folder = (arguments.folder or Path(temporary)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         found = found_of(Bench(SUBJECTS[arguments.subject](folder), folder), arguments.quick)
     save(found)

@@ -12,11 +12,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import read_checkpoint
+from scaled_fp8.quant.calibration.disturbance import LATE, Shares, distance
 from scaled_fp8.quant.calibration.moments import Moments
 from scaled_fp8.quant.calibration.store import Facts, Record, sample_of, save_calibration
 from scaled_fp8.quant.calibration.watching import Watch
 from scaled_fp8.quant.demo.model import CLASSES, SIDE, sample
 from scaled_fp8.quant.demo.run import ORIGINAL, block_linears, load_model
+from scaled_fp8.quant.weights.encode import quantize
+from scaled_fp8.quant.weights.formats import FORMATS
 from torch import Tensor, nn
 
 from ..comfyui import ROOT, make_base, run
@@ -24,7 +27,7 @@ from ..comfyui import ROOT, make_base, run
 SEEN, JUDGED = 100, 7  # seeds: of what is calibrated on, of what is measured
 DATA = ROOT / "tests" / "data"
 LONGEST = 7200.0
-
+DISTURBED_BY = FORMATS["nvfp4"]
 
 IN_COMFYUI = "in ComfyUI on the CPU, latents of 8 images of 4 steps, calibrated on 16 others of 12"
 
@@ -129,11 +132,22 @@ class Demo:
         self.linears = block_linears(self.model)
 
     def watch(self, path: Path, layers: list[str]) -> None:
-        watch = Watch({name: self.linears[name].in_features for name in layers})
-        with watch.listening({name: self.linears[name] for name in layers}):
-            self.draw(SEEN)
-        records = {name: record(self.linears[name], moments) for name, moments in watch.moments.items()}
+        modules = {name: self.linears[name] for name in layers}
+        watch = Watch({name: linear.in_features for name, linear in modules.items()})
+        with watch.listening(modules):
+            want = self.draw(SEEN)
+        differences = {
+            name: quantize(linear.weight, DISTURBED_BY).dequantize() - linear.weight for name, linear in modules.items()
+        }
+        shares = Shares(differences.__getitem__, layers, layers, int(LATE * self.steps))
+        local = {name: self.local(name, watch.moments[name], difference) for name, difference in differences.items()}
+        factors = shares.factors(distance(self.draw(SEEN, shares), want), local)
+        records = {name: record(self.linears[name], moments, factors[name]) for name, moments in watch.moments.items()}
         save_calibration(path, records, Facts(self.steps, 1))
+
+    def local(self, name: str, moments: Moments, difference: Tensor) -> float:
+        """Relative error of a layer's output with a difference of its weight."""
+        return (moments.energy(difference) / moments.energy(self.linears[name].weight)) ** 0.5
 
     def errors(self, files: Iterable[Path], seed: int = JUDGED) -> dict[str, float]:
         want = self.draw(seed)
@@ -152,13 +166,27 @@ class Demo:
             self.linears[name].weight.data = weight
         return float((got - want).norm() / want.norm())
 
-    def draw(self, seed: int) -> Tensor:
+    def draw(self, seed: int, shares: Shares | None = None) -> Tensor:
+        """Images; shares: of a run with disturbed layers."""
         noise = torch.randn(self.images, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
-        return sample(self.model, noise, torch.arange(self.images) % CLASSES, self.steps)
+        return sample(
+            Disturbed(self, shares) if shares else self.model, noise, torch.arange(self.images) % CLASSES, self.steps
+        )
 
 
-def record(linear: nn.Linear, moments: Moments) -> Record:
-    return Record((linear.out_features, linear.in_features), sample_of(linear.weight), moments)
+class Disturbed(nn.Module):
+    """The demo's model in a run that tells its layers' shares."""
+
+    def __init__(self, subject: Demo, shares: Shares) -> None:
+        super().__init__()
+        self.subject, self.shares = subject, shares
+
+    def forward(self, *asked: Tensor) -> Tensor:
+        return self.shares.call(lambda: self.subject.model(*asked), self.subject.linears)
+
+
+def record(linear: nn.Linear, moments: Moments, factor: float) -> Record:
+    return Record((linear.out_features, linear.in_features), sample_of(linear.weight), moments, factor)
 
 
 def metadata(path: Path) -> dict[str, str]:

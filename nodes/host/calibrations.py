@@ -57,6 +57,12 @@ def few_tokens(known: Calibration, names: Iterable[str]) -> tuple[str, ...]:
     )
 
 
+def matter(known: Calibration) -> str:
+    """Of how many layers it is known how much they matter, for reports."""
+    factors = sum(name.endswith(".factor") for name in known.source)
+    return f"sensitivity of {factors} layers" if factors else "sensitivity not measured"
+
+
 def stamp(name: str) -> tuple[int, int] | None:
     """What changes when the file of that name does, so that a node runs again."""
     path = path_of(name)

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from ..errors import Refused
 from ..weights.encode import blank, quantize
-from ..weights.formats import Format, format_named
+from ..weights.formats import FORMATS, Format, format_named
 from ..weights.granularity import Granularity
 from ..weights.job import search_for
 from ..weights.native import loads_in_core, native_tensors
@@ -58,13 +57,15 @@ class Candidate:
 
 
 def formats_of(names: Iterable[str]) -> tuple[Format, ...]:
-    """The formats that a plan may choose from; Refused for unknown ones and those that core does not load."""
+    """The formats that a plan may choose from, the usual ones for none; Refused for unknown ones."""
     found = tuple(dict.fromkeys(format_named(name.strip()) for name in names if name.strip()))
-    foreign = [format.name for format in found if not loads_in_core(format, format.granularities[0])]
-    if foreign:
-        usual = ", ".join(USUAL)
-        raise Refused(f"formats {foreign[0]!r}: ComfyUI core does not load it; choose others, such as {usual}.")
     return found or tuple(map(format_named, USUAL))
+
+
+def foreign(formats: Iterable[str]) -> list[str]:
+    """Those that ComfyUI core does not load: only who names one gets it."""
+    named = [FORMATS[name] for name in formats if name in FORMATS]
+    return [format.name for format in named if not loads_in_core(format, format.granularities[0])]
 
 
 def candidate(

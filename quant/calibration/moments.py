@@ -100,8 +100,9 @@ def drawn(rows: Tensor, shares: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Rows and what each counts: of more than most, so many by what they count, evenly spread, each then once."""
     if len(rows) <= most:
         return rows, shares
-    marks = (torch.arange(most, device=rows.device, dtype=torch.float64) + 0.5) * (len(rows) / most)
-    at = torch.searchsorted(shares.double().cumsum(0), marks).clamp_(max=len(rows) - 1)
+    marks = (torch.arange(most, dtype=torch.float64) + 0.5) * (len(rows) / most)
+    # not every device has float64
+    at = torch.searchsorted(shares.cpu().double().cumsum(0), marks).clamp_(max=len(rows) - 1).to(rows.device)
     return rows[at], shares.new_ones(most)
 
 

@@ -20,7 +20,7 @@ from ..records import record_of
 from ..text import text_table
 from ..weights.formats import FORMATS
 from .budget import size_text
-from .candidates import KEEP
+from .candidates import KEEP, foreign
 from .curve import Curve, Point
 
 VERSION = 1
@@ -85,7 +85,9 @@ class Plan:
     def totals(self) -> list[str]:
         chosen = ", ".join(f"{count} {name}" for name, count in self.formats.items())
         size = f"{self.bits:.2f} bits a weight, {size_text(self.bytes)} in all"
-        return [f"budget {self.budget}: {size}, predicted error {self.error:.4f} ({self.measure})", f"layers: {chosen}"]
+        first = f"budget {self.budget}: {size}, predicted error {self.error:.4f} ({self.measure})"
+        strange = [f"only this pack loads {name}: ComfyUI alone does not" for name in foreign(self.formats)]
+        return [first, f"layers: {chosen}", *strange]
 
 
 ##### Files

@@ -99,9 +99,9 @@ class Encode(Writing):
         scales, total = [], torch.zeros(2, dtype=torch.float64)
         self.try_search(self.matrix(read, 0, min(TRIED, rows)))
         for start, stop in self.runs():
-            rows = self.matrix(read, start, stop)
-            codes, scale = encoded(job, rows, amax, self.name)
-            total += lengths(job, rows, codes, scale) if job.searches_outer else 0
+            part = self.matrix(read, start, stop)
+            codes, scale = encoded(job, part, amax, self.name)
+            total += lengths(job, part, codes, scale) if job.searches_outer else 0
             self.put_rows(output, codes, start)
             scales.append(scale)
             step((stop - start) * self.values.read_bytes // rows)

@@ -109,7 +109,6 @@ def test_the_model_it_came_from_is_untouched(figures):
         ("error 7 int8", "are possible"),
         ("seven int8", "is not understood"),
         ("7 bits int9", "int9"),
-        ("7 bits float8_e4m3fnuz", "ComfyUI core does not load it"),
     ],
 )
 def test_bad_input_is_one_sentence(figures, asked, said):

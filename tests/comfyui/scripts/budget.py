@@ -165,7 +165,7 @@ figures["reports"]["left out"] = quantized(budget="9 bits")[1]
 
 for budget, formats in (
     ("2 bits", "int8"), ("100 bits", "int8"), ("1 KB", "int8"), ("9 GB", "int8"), ("error 7", "int8"),
-    ("seven", "int8"), ("7 bits", "int9"), ("7 bits", "float8_e4m3fnuz"),
+    ("seven", "int8"), ("7 bits", "int9"),
 ):  # fmt: skip
     figures.setdefault("refusals", {})[f"{budget} {formats}"] = refused(quantized, budget=budget, formats=formats)
 load(base)

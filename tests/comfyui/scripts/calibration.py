@@ -39,8 +39,8 @@ def run(model, seed: int = 100) -> torch.Tensor:
     return sample(model, 1, "03", seed)
 
 
-def watching(model, name: str = "digits", memory_gb: float = 1.0):
-    return call("CalibrateModel", model=model, name=name, memory_gb=memory_gb)[0]
+def watching(model, name: str = "digits", memory_gb: float = 1.0, sensitivity: bool = False):
+    return call("CalibrateModel", model=model, name=name, memory_gb=memory_gb, sensitivity=sensitivity)[0]
 
 
 def save(model):
@@ -65,7 +65,12 @@ hook.remove()
 rows = torch.cat([x.reshape(-1, x.shape[-1]) for x in fed]).double()
 record = first[LAYER]
 squares = record.moments.squares[0]
-figures["moments"] = float((squares.double() - rows.T @ rows).norm() / (rows.T @ rows).norm())
+# one call of fewer rows than are compared, each of which counts one over how many are like it
+assert len(fed) == 1 and len(rows) <= 512
+like = torch.nn.functional.normalize(rows, dim=1) @ torch.nn.functional.normalize(rows, dim=1).T
+shares = 1 / (like**8).sum(1, keepdim=True).clamp(min=1)
+exact = rows.T @ (rows * shares / shares.mean())
+figures["moments"] = float((squares.double() - exact).norm() / exact.norm())
 figures["amax"] = float(record.moments.amax) == float(rows.abs().max())
 figures["rows"] = [record.moments.rows, len(rows)]
 figures["dtype"] = str(squares.dtype)
@@ -77,6 +82,42 @@ figures["prompts"] = [first.facts.prompts, added.facts.prompts]
 figures["added rows"] = added[LAYER].moments.rows
 loaded, figures["loaded"] = call("LoadCalibration", name="digits")
 figures["loaded steps"] = loaded.facts.steps
+
+##### How much each layer matters, in passing, beside layers whose weights are really others
+
+LAYERS = (LAYER, "double_blocks.0.img_mlp.2", "single_blocks.0.linear1", "single_blocks.2.linear2")
+
+
+def with_weight(layer: str, weight: torch.Tensor):
+    clone = base.clone()
+    clone.add_object_patch(f"diffusion_model.{layer}.weight", torch.nn.Parameter(weight, requires_grad=False))
+    return clone
+
+
+def drawn(model, steps: int = 3) -> torch.Tensor:
+    return sample(model, steps, "03", 100)
+
+
+sensed, calls = watching(base, "sensed", sensitivity=True), []
+sensed.add_wrapper("apply_model", lambda executor, *args, **kwargs: (calls.append(1), executor(*args, **kwargs))[1])
+sketch = drawn(base)
+figures["same"]["with sensitivity"] = identical(drawn(sensed), sketch)
+told, figures["sensed"] = save(sensed)
+figures["calls"] = [len(calls)]
+drawn(sensed)
+figures["calls"].append(len(calls))
+figures["factors"] = sum(told[name].factor is not None for name in told)
+figures["predicted"] = {}
+for layer in LAYERS:
+    own, record = base.get_model_object(f"diffusion_model.{layer}.weight").data.float(), told[layer]
+    step = own.abs().amax(1, keepdim=True) / 7
+    moved = (own / step).round() * step
+    moments = record.moments
+    local = (moments.energy(moved - own) / moments.energy(own)) ** 0.5
+    measured = float((drawn(with_weight(layer, moved)) - sketch).norm() / sketch.norm())
+    figures["predicted"][layer] = record.factor * local / measured
+figures["same"]["after it"] = identical(drawn(base), sketch)
+figures["hooks after it"] = hooks(base)
 
 ##### Under LoRAs, patches and other quantizations; what quantizes drops the watch
 

@@ -109,12 +109,15 @@ def test_impossible_budgets_are_refused_with_the_range(model: Path, budget: str)
     assert " to " in str(refusal.value)
 
 
-@pytest.mark.parametrize(
-    ("formats", "message"), [(("int3",), "'int3' is unknown"), (("float8_e4m3fnuz",), "does not load")]
-)
-def test_formats_that_cannot_be_are_refused(model: Path, formats, message: str) -> None:
-    with pytest.raises(Refused, match=message):
-        planned(model, "8 bits", formats=formats)
+def test_formats_that_do_not_exist_are_refused(model: Path) -> None:
+    with pytest.raises(Refused, match="'int3' is unknown"):
+        planned(model, "8 bits", formats=("int3",))
+
+
+def test_a_format_that_core_does_not_load_is_taken_where_it_is_named(model: Path) -> None:
+    named = planned(model, "9 bits", formats=("float8_e4m3fnuz",))
+    assert "only this pack loads float8_e4m3fnuz" in named.table()
+    assert "only this pack" not in planned(model, "9 bits").table()
 
 
 @pytest.mark.parametrize("format", NATIVE, ids=lambda format: format.name)
