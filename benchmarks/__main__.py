@@ -1,17 +1,20 @@
 """All measurements of this machine: ``python -m benchmarks [--only linears,load] [--quick] [--out FOLDER]``.
 
-Writes benchmarks/results/MACHINE.json after each part, which takes two minutes and a half at most, and
-docs/benchmarks.md; parts that are left out keep the figures they had.
+Writes benchmarks/results/MACHINE.json after each case of a part, which takes two minutes and a half at most, and
+docs/benchmarks.md; parts that are left out keep the figures they had. With a GPU it also runs tests/gpu, and begins
+with what only a GPU can tell: a run that is cut short has that.
 """
 
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +30,7 @@ from .parts.linears import Bench, blocks, linears
 from .parts.load import load
 from .parts.overhead import overhead
 from .parts.step import step
+from .parts.tests import gpu_tests
 from .results import FOLDER, Part, Results, every, read
 from .shapes import LARGE, MODELS, SMALL, SMALL_TOKENS, TINY, TOKENS, Model
 from .table import TARGET, write_document
@@ -46,6 +50,7 @@ def parts(device: torch.device, quick: bool) -> dict[str, Maker]:
         (models, tokens), budget = QUICK, 0.001
     return {
         "doctor": doctor,
+        **({"tests": gpu_tests} if gpu else {}),
         "blocks": lambda: blocks(models, LARGE if gpu and not quick else 64, bench(device, budget, limit)),
         "linears": lambda: linears(models, tokens, bench(device, budget, limit)),
         "step": partial(step, kind),
@@ -61,25 +66,32 @@ def bench(device: torch.device, budget: float, limit: float) -> Bench:
 
 
 def run(makers: dict[str, Maker], wanted: list[str], save: Callable[[list[Part]], object]) -> list[Part]:
-    """The parts wanted; saved after each, so that a run that is cut short leaves what it found."""
-    found: list[Part] = []
+    """The parts wanted; saved each time one tells more, so that a run that is cut short leaves what it found."""
+    found: dict[str, Part] = {}
+
+    def keep(part: Part) -> None:
+        found[part.name] = part
+        save(list(found.values()))
+
     for name in wanted:
         start = time.monotonic()
-        found += measured(name, makers[name])
-        save(found)
+        measured(name, makers[name], keep)
         sys.stdout.write(f"{name}: {time.monotonic() - start:.0f} s\n")
         sys.stdout.flush()
-    return found
+    return list(found.values())
 
 
-def measured(name: str, make: Maker) -> list[Part]:
-    """The parts of one maker; one that fails is told in the table and costs no other its figures."""
+def measured(name: str, make: Maker, keep: Callable[[Part], None]) -> None:
+    """The parts of one maker as they grow; one that fails is told in the table and costs no figures."""
+    told = Part(name, name, f"python -m benchmarks --only {name}", "")
     try:
         with torch.inference_mode():
-            return list(make())
+            for part in make():
+                told = part if part.name == name else told
+                keep(part)
     except (RuntimeError, OSError, SystemExit, subprocess.SubprocessError) as problem:
         lines = str(problem).strip().splitlines() or [type(problem).__name__]
-        return [Part(name, name, f"python -m benchmarks --only {name}", "", missing={"failed": lines[0][:300]})]
+        keep(replace(told, missing={**told.missing, "failed": lines[0][:300]}))
     finally:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -93,12 +105,30 @@ def merged(facts: dict[str, Any], found: list[Part], names: list[str], path: Pat
     return Results(facts, tuple(both[name] for name in order if name in both))
 
 
+class Once(logging.Filter):
+    """Lets a library's warning pass once, and its first line alone: some tell of each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[tuple[str, int]] = set()
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        new = (record.name, record.lineno) not in self.seen
+        self.seen.add((record.name, record.lineno))
+        lines = record.getMessage().splitlines() or [""]
+        record.msg, record.args = lines[0][:300], None
+        return new
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="names of parts, by commas; all of them by default")
     parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the results, saved after each part")
     parser.add_argument("--quick", action="store_true", help="smallest shapes; prints, and writes nothing")
     arguments = parser.parse_args()
+    quiet = logging.StreamHandler()
+    quiet.addFilter(Once())
+    logging.basicConfig(handlers=[quiet], level=logging.WARNING)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     torch.set_num_threads(min(os.cpu_count() or 1, 16))
     makers = parts(device, arguments.quick)

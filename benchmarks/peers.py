@@ -142,6 +142,7 @@ OURS = "Scaled FP8, dynamic per token"
 OURS_STATIC = "Scaled FP8, static"
 OURS_UPCAST = "Scaled FP8, upcast (W8A16)"
 OURS_AUTO = "Scaled FP8, auto"
+OURS_INT8 = "Scaled FP8, int8"
 KITCHEN = "comfy-kitchen, as core calls it"
 COMPILED = ("torchao per-row, compiled", "torchao per-tensor, compiled")
 
@@ -159,5 +160,5 @@ PEERS = (
     Peer(OURS, anywhere, partial(pack, "float8_e4m3fn", "scaled_mm", "dynamic")),
     Peer(OURS_STATIC, anywhere, partial(pack, "float8_e4m3fn", "scaled_mm", "static")),
     Peer(OURS_UPCAST, anywhere, partial(pack, "float8_e4m3fn", "upcast", "dynamic")),
-    Peer("Scaled FP8, int8", anywhere, partial(pack, "int8", "scaled_mm", "dynamic")),
+    Peer(OURS_INT8, anywhere, partial(pack, "int8", "scaled_mm", "dynamic")),
 )

@@ -38,12 +38,13 @@ def plain(name: str, hidden: int, inner: int, **more: tuple[int, int]) -> Model:
     return Model(name, hidden, inner, False, 128, linears)
 
 
+# those that are judged first: a run may be cut short
 MODELS = (
     flux2("FLUX.2 klein 4B", 3072),
+    plain("Wan 2.2 14B", 5120, 13824),
+    plain("LTX-2.3 22B", 4096, 16384),
     flux2("FLUX.2 klein 9B", 4096),
     plain("FLUX.1", 3072, 12288, qkv=(9216, 3072), linear1=(21504, 3072), linear2=(3072, 15360)),
-    plain("LTX-2.3 22B", 4096, 16384),
-    plain("Wan 2.2 14B", 5120, 13824),
     plain("Qwen-Image", 3072, 12288, modulation=(18432, 3072)),
 )
 TINY = (Model("tiny", 256, 768, True, 128, {"proj": (256, 256), "mlp up": (1536, 256)}),)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .limits import figures, mean, ratios
-from .peers import LIMIT, OURS, OURS_AUTO, OURS_STATIC, OURS_UPCAST
+from .peers import LIMIT, OURS, OURS_AUTO, OURS_INT8, OURS_STATIC, OURS_UPCAST
 from .results import Measurement, Part, Results
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
@@ -18,7 +18,7 @@ FP8 = (
 )
 # Why a way of this pack can lose, whatever the machine
 WHY = {
-    OURS: FP8, OURS_STATIC: FP8, "Scaled FP8, int8": FP8.replace("FP8", "int8"),
+    OURS: FP8, OURS_STATIC: FP8, OURS_INT8: FP8.replace("FP8", "int8"),
     OURS_UPCAST: "each use dequantizes the weight, so it is written and read once more",
     OURS_AUTO: "it holds one byte a weight and pays for that with a dequantization or a quantization at each use",
 }  # fmt: skip

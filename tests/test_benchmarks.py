@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
@@ -12,11 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from scaled_fp8.quant.kernels.diagnosis import Diagnosis, Finding
+from scaled_fp8.quant.kernels.diagnosis import Finding
 
 from benchmarks import __main__ as main
 from benchmarks import comfyui, inside, limits, machine, models, results, scale, shapes, table, timing
-from benchmarks.parts import doctor, step
+from benchmarks.parts import doctor, step, tests
+from benchmarks.parts import linears as linears_module
 from benchmarks.parts.linears import Bench, blocks, decibels, linears
 from benchmarks.peers import BASELINE, LIMIT, OURS, OURS_AUTO, OURS_UPCAST, PEERS
 
@@ -66,7 +68,7 @@ def test_peers_have_names_of_their_own_and_the_baseline_is_the_first():
 @pytest.mark.parametrize("part", [linears, blocks], ids=["linears", "blocks"])
 def test_a_part_has_a_row_or_a_reason_for_every_peer(part):
     bench = Bench(CPU, 0.0, time.monotonic() + 60)
-    (found,) = part(shapes.TINY, (16,) if part is linears else 16, bench)
+    *_, found = part(shapes.TINY, (16,) if part is linears else 16, bench)
     peers = {row.peer for row in found.rows}
     assert {BASELINE, OURS_AUTO, OURS_UPCAST} <= peers
     if part is linears:
@@ -89,7 +91,7 @@ def test_what_there_is_no_time_for_ends_in_the_middle_of_a_shape(monkeypatch):
     """Two peers' figures are kept, the others are told to be missing."""
     left = iter([False] * 3 + [True] * 100)
     monkeypatch.setattr(Bench, "over", property(lambda bench: next(left)))
-    (found,) = linears(shapes.TINY[:1], (1,), Bench(CPU, 0.0, 0.0))
+    *_, found = linears(shapes.TINY[:1], (1,), Bench(CPU, 0.0, 0.0))
     assert 0 < len({row.peer for row in found.rows} | set(found.missing)) <= 2
     assert found.notes == (f"{2 * len(PEERS) - 2} figures were not measured: there was no time left",)
 
@@ -103,7 +105,16 @@ def test_compiled_peers_are_timed_with_one_number_of_tokens():
 
 def test_what_matters_is_measured_first():
     assert list(main.parts(CPU, quick=False))[:4] == ["doctor", "blocks", "linears", "step"]
+    assert list(main.parts(torch.device("cuda"), quick=False))[:5] == ["doctor", "tests", "blocks", "linears", "step"]
     assert shapes.TOKENS[:2] == (4096, 1)
+
+
+def test_each_shape_has_many_tokens_and_one_before_any_has_others(monkeypatch):
+    log = []
+    monkeypatch.setattr(linears_module, "one_shape", lambda weight, x, bench: log.append((len(x), tuple(weight.shape))))
+    list(linears(shapes.TINY, (32, 1, 16), Bench(CPU, 0.0, time.monotonic() + 60)))
+    one, other = shapes.distinct(shapes.TINY)
+    assert log == [(32, one), (1, one), (32, other), (1, other), (16, one), (16, other)]
 
 
 def test_a_gpus_launches_are_not_hidden_behind_the_flushing_of_its_cache(monkeypatch):
@@ -146,24 +157,70 @@ def test_a_way_that_fails_costs_no_other_its_figures(monkeypatch, tmp_path):
 def test_the_doctor_tells_what_works_and_what_does_not():
     fine = Finding("cpu", "bfloat16", "upcast", True, 0.002, 1.5, None)
     lost = replace(fine, kernel="one", works=False, error=None, time=None, reason="is for GPUs")
-    part = doctor.told(Diagnosis({}, {}, (fine, lost, replace(lost, kernel="two"))))
+    part = doctor.told((fine, lost, replace(lost, kernel="two")))
     assert part.notes == ("upcast (cpu, bfloat16): error 0.002, 1.50 of a bfloat16 Linear's time",)
     assert part.missing == {"one (cpu, bfloat16), two (cpu, bfloat16)": "is for GPUs"}
     assert "- upcast (cpu, bfloat16): error 0.002" in "\n".join(table.one_part(part))
 
 
-def test_a_part_that_fails_is_told():
+@pytest.mark.parametrize(
+    "before", ((), (results.Part("load", "Loading", "c", "", notes=("one",)),)), ids=("none", "some")
+)
+def test_a_part_that_fails_is_told_with_what_it_had(before):
+    kept = []
+
     def make():
+        yield from before
         raise RuntimeError("no such device\nmore")
 
-    (part,) = main.measured("load", make)
-    assert part.missing == {"failed": "no such device"}
-    assert list(table.one_part(part))[1] == "- failed: no such device."
+    main.measured("load", make, kept.append)
+    assert kept[-1].missing == {"failed": "no such device"}
+    assert kept[-1].notes == (before[0].notes if before else ())
+    assert "- failed: no such device." in "\n".join(table.one_part(kept[-1]))
+
+
+def test_the_doctor_keeps_what_it_found_when_time_is_up():
+    (part,) = doctor.doctor(longest=-1.0)
+    assert part.notes[-1] == "there was no time for the rest after -1 s"
+    assert len(part.notes) + len(part.missing) >= 2
+
+
+PYTEST = """\
+tests/gpu/test_kernels.py::test_right[scaled_mm per-row-(3072, 3072)] PASSED    [ 33%]
+tests/gpu/test_kernels.py::test_right[upcast fused-(3000, 1544)] FAILED         [ 66%]
+tests/gpu/test_lora.py::test_waits[nearest] SKIPPED (one GPU or none)           [100%]
+"""
+ENDED = """\
+FAILED tests/gpu/test_kernels.py::test_right[upcast fused-(3000, 1544)] - assert 0.5 <= 0.015
+=== 1 failed, 1 passed, 1 skipped in 3.21s ===
+"""
+
+
+@pytest.mark.parametrize("ended", (True, False))
+def test_what_a_gpu_shows_is_told_however_far_it_came(ended):
+    part = tests.told(PYTEST + ENDED * ended, "late\nthere was no time for the rest after 150 s")
+    name = "test_kernels.py::test_right[upcast fused-(3000, 1544)]"
+    assert part.missing == {name: "assert 0.5 <= 0.015" if ended else "failed"}
+    late = ("there was no time for the rest after 150 s",)
+    assert part.notes == ("1 passed, 1 failed, 1 skipped", *(() if ended else late))
+
+
+def test_tests_of_a_gpu_are_run_by_pytest_and_stopped_in_time():
+    (part,) = tests.gpu_tests(longest=600.0)
+    assert "skipped" in part.notes[0] or "passed" in part.notes[0]
+    (part,) = tests.gpu_tests(longest=0.5)
+    assert part.notes == ("no test was run", "there was no time for the rest after 0 s")
+
+
+def test_a_warning_of_each_call_is_shown_once(caplog):
+    once, record = main.Once(), logging.LogRecord("kitchen", 30, "", 7, "no %s\nlong", ("operator",), None)
+    assert once.filter(record) and record.getMessage() == "no operator"
+    assert not once.filter(record)
 
 
 def test_shapes_are_timed_once():
     found = shapes.distinct(shapes.MODELS)
-    assert found[4096, 4096] == ["FLUX.2 klein 9B proj", "LTX-2.3 22B proj"]
+    assert found[4096, 4096] == ["LTX-2.3 22B proj", "FLUX.2 klein 9B proj"]
     assert sum(map(len, found.values())) == sum(len(model.linears) for model in shapes.MODELS)
 
 
@@ -171,7 +228,10 @@ def test_a_run_that_is_cut_short_leaves_what_it_found(stored, tmp_path):
     first, second = stored.parts[:2]
     path = tmp_path / "machine.json"
 
+    half = replace(second, rows=second.rows[:1])
+
     def interrupted():
+        yield half
         raise KeyboardInterrupt
 
     def save(found):
@@ -179,7 +239,7 @@ def test_a_run_that_is_cut_short_leaves_what_it_found(stored, tmp_path):
 
     with pytest.raises(KeyboardInterrupt):
         main.run({first.name: lambda: iter([first]), second.name: interrupted}, [first.name, second.name], save)
-    assert results.read(path).parts == (first,)
+    assert results.read(path).parts == (first, half)
 
 
 def test_spread_is_the_median_and_the_quartiles():

@@ -17,7 +17,9 @@ from ..shapes import Model, distinct
 from ..timing import graphed, held, measure, peak_memory
 
 COMMAND = "python -m benchmarks --only linears,blocks"
-IN_BLOCKS = (BASELINE, "torchao per-row", KITCHEN, "plain upcast", OURS_AUTO, OURS_UPCAST)
+IN_BLOCKS = (BASELINE, OURS_AUTO, KITCHEN, "torchao per-row", OURS_UPCAST, "plain upcast")
+# whole, by torch.compile, which takes long
+COMPILED_BLOCKS = (OURS_AUTO, "torchao per-row")
 GRAPH = " in a CUDA graph"
 
 
@@ -72,6 +74,18 @@ class Bench:
         except RuntimeError as problem:
             self.missing.setdefault(f"{peer}{GRAPH}", str(problem).splitlines()[0][:140])
 
+    def add_compiled(self, case: Case, peer: str, run: Callable[[], Tensor], more: tuple[str, int]) -> None:
+        """The same as one graph of torch.compile; whatever that throws is its answer."""
+        name = f"{peer}, compiled"
+        torch.compiler.reset()
+        try:
+            compiled = torch.compile(run, dynamic=False)
+            compiled()
+            self.add(case, name, compiled, more)
+        except Exception as problem:
+            lines = str(problem).strip().splitlines() or [""]
+            self.missing.setdefault(name, f"{type(problem).__name__}: {lines[0][:140]}")
+
 
 def decibels(y: Tensor, truth: Tensor) -> float | None:
     """Signal to error, None where there is no error at all."""
@@ -87,15 +101,16 @@ def random(*shape: int, device: torch.device, scale: float = 1.0) -> Tensor:
 
 
 def linears(models: tuple[Model, ...], tokens: tuple[int, ...], bench: Bench) -> Iterator[Part]:
-    """Every distinct shape by every peer, the numbers of tokens in their order."""
+    """Every distinct shape by every peer: the first two numbers of tokens for each shape, then the others in turn."""
     shapes = distinct(models)
-    for count in tokens:
-        for outputs, inputs in shapes:
-            if bench.over:
-                bench.left += len(PEERS)
-                continue
-            weight = random(outputs, inputs, device=bench.device, scale=inputs**-0.5)
-            one_shape(weight, random(count, inputs, device=bench.device), bench)
+    first = [(count, shape) for shape in shapes for count in tokens[:2]]
+    for count, (outputs, inputs) in (*first, *((count, shape) for count in tokens[2:] for shape in shapes)):
+        if bench.over:
+            bench.left += len(PEERS)
+            continue
+        weight = random(outputs, inputs, device=bench.device, scale=inputs**-0.5)
+        one_shape(weight, random(count, inputs, device=bench.device), bench)
+        yield from bench.parts("linears", "One Linear")
     yield from bench.parts("linears", "One Linear")
 
 
@@ -120,12 +135,14 @@ def one_shape(weight: Tensor, x: Tensor, bench: Bench) -> None:
 
 
 def blocks(models: tuple[Model, ...], tokens: int, bench: Bench) -> Iterator[Part]:
+    title = f"A transformer block, {tokens} tokens"
     for model in models:
         if bench.over:
             bench.left += len(IN_BLOCKS)
             continue
         one_block(model, random(1, tokens, model.hidden, device=bench.device), bench)
-    yield from bench.parts("blocks", f"A transformer block, {tokens} tokens")
+        yield from bench.parts("blocks", title)
+    yield from bench.parts("blocks", title)
 
 
 def one_block(model: Model, x: Tensor, bench: Bench) -> None:
@@ -133,15 +150,17 @@ def one_block(model: Model, x: Tensor, bench: Bench) -> None:
     exact = {name: partial(F.linear, weight=weight.float()) for name, weight in weights.items()}
     case = Case(model.name, "", block(x.float(), exact, model))
     del exact
-    for peer in (peer for peer in PEERS if peer.name in IN_BLOCKS):
+    for peer in sorted((peer for peer in PEERS if peer.name in IN_BLOCKS), key=lambda peer: IN_BLOCKS.index(peer.name)):
         before = held(bench.device)
         built, reason = built_block(peer, weights, x)
         if reason:
             bench.missing.setdefault(peer.name, reason)
             continue
         calls = {name: one.call for name, one in built.items()}
-        more = (built["qkv"].note, before)
-        bench.add(case, peer.name, partial(block, x, calls, model), more)
+        run, more = partial(block, x, calls, model), (built["qkv"].note, before)
+        bench.add(case, peer.name, run, more)
+        if bench.device.type == "cuda" and peer.name in COMPILED_BLOCKS and not bench.over:
+            bench.add_compiled(case, peer.name, run, more)
 
 
 def built_block(peer: Peer, weights: dict[str, Tensor], x: Tensor) -> tuple[dict[str, Built], str]:

@@ -30,11 +30,13 @@ class Way:
     fast: str | None = None
 
 
+# way -> what inside.py answered, and its latents
+Answers = dict[str, tuple[dict[str, Any], torch.Tensor]]
 WAYS = (
     Way("bf16", "UNETLoader", "bf16.safetensors"),
+    Way(OURS, "LoadFP8Checkpoint", "fp8.safetensors"),
     Way(f"{CORE}, native FP8 file", "UNETLoader", "fp8.safetensors"),
     Way(f"{CORE}, --fast fp8_matrix_mult", "UNETLoader", "bf16.safetensors", "fp8_e4m3fn", "fp8_matrix_mult"),
-    Way(OURS, "LoadFP8Checkpoint", "fp8.safetensors"),
 )
 
 
@@ -46,32 +48,44 @@ def step(device: str) -> Iterator[Part]:
     if reason := comfyui.absent():
         yield comfyui.skipped("step", title, reason)
         return
+    until, answers, missing = time.monotonic() + comfyui.LONGEST, Answers(), dict[str, str]()
     with tempfile.TemporaryDirectory() as folder:
         base = comfyui.make_base(Path(folder) / "base")
         write_both(base / "models" / "diffusion_models", model, device)
         asked = {"device": device, "side": side, "text": text, "context": model.context, "steps": 4, "rounds": 5}
-        answers, missing = every_way(base, asked, time.monotonic() + comfyui.LONGEST)
+        for way in WAYS:
+            ask(base, way, asked, until, answers, missing)
+            yield told(title, device, answers, missing)
+
+
+def told(title: str, device: str, answers: Answers, missing: dict[str, str]) -> Part:
     truth = answers["bf16"][1] if "bf16" in answers else None
     rows = tuple(stepped(name, answer, latents, truth) for name, (answer, latents) in answers.items())
-    yield Part("step", title, "python -m benchmarks --only step", "bf16", rows, missing, notes_of(device, answers))
+    return Part(
+        "step", title, "python -m benchmarks --only step", "bf16", rows, dict(missing), notes_of(device, answers)
+    )
 
 
-def every_way(base: Path, asked: dict, until: float) -> tuple[dict[str, tuple[dict, torch.Tensor]], dict[str, str]]:
+def every_way(base: Path, asked: dict, until: float) -> tuple[Answers, dict[str, str]]:
     """Way -> its answer and latents; way -> why it has none: one that fails costs no other its figures."""
-    answers, missing = {}, {}
+    answers, missing = Answers(), dict[str, str]()
     for way in WAYS:
-        left = until - time.monotonic()
-        if left <= 0:
-            missing[way.name] = "there was no time left"
-            continue
-        try:
-            answers[way.name] = one_way(base, way, {**asked, "longest": left})
-        except (RuntimeError, OSError) as problem:
-            missing[way.name] = str(problem)
+        ask(base, way, asked, until, answers, missing)
     return answers, missing
 
 
-def notes_of(device: str, answers: dict[str, tuple[dict, torch.Tensor]]) -> tuple[str, ...]:
+def ask(base: Path, way: Way, asked: dict, until: float, answers: Answers, missing: dict[str, str]) -> None:
+    left = until - time.monotonic()
+    if left <= 0:
+        missing[way.name] = "there was no time left"
+        return
+    try:
+        answers[way.name] = one_way(base, way, {**asked, "longest": left})
+    except (RuntimeError, OSError) as problem:
+        missing[way.name] = str(problem)
+
+
+def notes_of(device: str, answers: Answers) -> tuple[str, ...]:
     latents = "errors are beside bf16, of the latents after one step"
     if device == "cpu":
         cpu = "memory is the process's, Python included; on a CPU core dequantizes every FP8 weight, fast or not"

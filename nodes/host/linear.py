@@ -18,7 +18,7 @@ from ...quant.kernels.choice import Choice
 from ...quant.kernels.forward import apply
 from ...quant.kernels.moment import InForward
 from ...quant.kernels.plan import choose_for, elsewhere
-from ...quant.nn.tensor import alias, as_class, choice_of, from_tensor, is_scaled, with_choice
+from ...quant.nn.tensor import alias, as_class, as_computed, choice_of, from_tensor, is_scaled, with_choice
 from ...quant.weights.native import NAMES, core_runs, native_tensors
 
 if TYPE_CHECKING:
@@ -158,7 +158,7 @@ def scaled_linear(x: Tensor, weight: Tensor, bias: Tensor | None, choice: Choice
     if not is_scaled(weight):
         choice.count("full precision with LoRA")
         return torch.nn.functional.linear(x, weight.to(x.dtype), bias)
-    return apply(x, from_tensor(weight), bias, choice)
+    return apply(x, as_computed(weight), bias, choice)
 
 
 class Operations(Protocol):

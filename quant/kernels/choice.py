@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import torch
+from torch import Tensor
 
 from ..weights.formats import Format
 from ..weights.granularity import Granularity
@@ -54,6 +55,15 @@ class Choice:
     def named(self, kernel: str) -> Way | None:
         """The way by the kernel of that name, None where it is not among them."""
         return next((way for way in (self.main, *self.others.values()) if way.kernel.name == kernel), None)
+
+    def arranged(self, scale: Tensor) -> Tensor | None:
+        """A weight's scales, in the bytes that hold them, as the kernels of this choice that multiply codes read them.
+
+        None where they read them as they are. Kernels that take one weight are of one mind here.
+        """
+        kernels = (way.kernel for way in (self.main, *self.others.values()))
+        arrange = next((kernel.arrange for kernel in kernels if kernel.arrange), None)
+        return None if arrange is None or scale.is_meta else arrange(scale, self.shape)
 
     def count(self, name: str) -> None:
         """Note that a kernel ran; not inside a compiled graph, which would be compiled anew for each count."""

@@ -22,7 +22,7 @@ UPCAST = Way(next(k for k in KERNELS if k.family == "upcast" and not k.rules), "
 
 
 def apply(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Choice) -> Tensor:
-    """``[..., in] -> [..., out]`` in x's dtype, autocast's where that is on; x is only read.
+    """``[..., in] -> [..., out]`` in x's dtype, autocast's where that is on; x is only read; weight: as it is held.
 
     Gradients reach x and bias, through the dequantized weight; the weight itself is frozen.
     """
@@ -94,6 +94,7 @@ def forward(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, choice: Cho
 
 def run_way(x: Tensor, weight: QuantizedWeight, bias: Tensor | None, way: Way) -> Tensor:
     input_scale = same_device(weight.input_scale, x) if way.activation == "static" else None
+    weight = weight if way.kernel.arrange else weight.expanded()
     return way.kernel.run(x, weight, bias, input_scale, way.quantizer)
 
 
@@ -133,6 +134,6 @@ class Frozen(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         (gradient,) = gradients
-        x = gradient @ ctx.weight.dequantize(gradient.dtype) if ctx.needs_input_grad[0] else None
+        x = gradient @ ctx.weight.expanded().dequantize(gradient.dtype) if ctx.needs_input_grad[0] else None
         bias = gradient.sum(0) if ctx.needs_input_grad[1] else None
         return x, bias, None, None

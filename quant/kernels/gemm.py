@@ -10,9 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..weights.native import mxfp8, nvfp4
 from ..weights.packing import corner, padded
 from ..weights.weight import QuantizedWeight
+from .arrangement import arranged, block_columns, repeated
 from .scratch import pieces, scratch
 from .storage import Derived
 
@@ -50,7 +50,9 @@ def rows_of(weight: QuantizedWeight) -> Tensor:
     """The weight's scales, one an output: ``[1, out]`` float32."""
     if weight.scale.numel() == weight.shape[0]:
         return weight.scale.reshape(1, -1)
-    return ROWS.of(weight.scale, weight.shape[0], lambda: weight.scale.reshape(1, 1).repeat(1, weight.shape[0]))
+    if weight.arranged is not None:
+        return weight.arranged
+    return ROWS.of(weight.scale, weight.shape[0], lambda: repeated(weight.scale, weight.shape))
 
 
 def tokens_of(a: Codes) -> Tensor:
@@ -122,8 +124,7 @@ def blocks(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """Activations by runs of 128 times a weight by blocks of 128 x 128, as Hopper's cuBLASLt has it."""
     kind = F.ScalingType
     codes, outputs = padded(weight.codes, 128, 128), weight.shape[0]
-    # the weight's scales one column after another, each filled up to a multiple of four
-    scale = F.pad(weight.scale, (0, -weight.scale.shape[1] % 4)).contiguous().t()
+    scale = arranged(weight, block_columns)
     y = F.scaled_mm(
         a.codes, codes.contiguous().t(), a.scale, kind.BlockWise1x128, scale, kind.BlockWise128x128,
         output_dtype=torch.bfloat16,
@@ -178,36 +179,3 @@ def kitchen_int8(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Ten
 
     turn = {"convrot": True, "convrot_groupsize": weight.rotation} if weight.rotation else {}
     return ck.int8_linear(x, weight.codes, weight.scale, bias, out_dtype=x.dtype, **turn)
-
-
-##### Blackwell's formats, by comfy-kitchen
-
-
-def mx(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
-    """The MXFP8 product, by comfy-kitchen: activations are quantized for it here."""
-    import comfy_kitchen as ck
-
-    codes, scale = ck.quantize_mxfp8(x, pad_32x=True)
-    own = mxfp8(weight)
-    tiles = own["weight_scale"].view(torch.float8_e8m0fnu)
-    y = ck.scaled_mm_mxfp8(codes, own["weight"], scale, tiles, out_dtype=x.dtype)
-    return added(corner(y, x.shape[0], weight.shape[0]).contiguous(), bias)
-
-
-def nv(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
-    """The NVFP4 product, by comfy-kitchen: activations are quantized for it here."""
-    import comfy_kitchen as ck
-
-    outer = nv_scale(x, weight)
-    codes, scale = ck.quantize_nvfp4(x, outer, pad_16x=True)
-    own = nvfp4(weight)
-    y = ck.scaled_mm_nvfp4(
-        codes, own["weight"], outer, own["weight_scale_2"], scale, own["weight_scale"], out_dtype=x.dtype
-    )
-    return added(corner(y, x.shape[0], weight.shape[0]).contiguous(), bias)
-
-
-def nv_scale(x: Tensor, weight: QuantizedWeight) -> Tensor:
-    """The scale above the block scales of NVFP4 activations: ``[]`` float32, which lets them use all their range."""
-    amax = torch.linalg.vector_norm(x, float("inf"), dtype=torch.float32)
-    return (amax / (weight.format.outer_maximum * weight.format.maximum)).clamp_(min=torch.finfo(torch.float32).tiny)

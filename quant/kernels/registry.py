@@ -12,7 +12,7 @@ from torch import Tensor
 from ..weights.formats import FORMATS, Format
 from ..weights.rotation import rotated
 from ..weights.weight import QuantizedWeight
-from . import bits, compiled, gemm, upcast
+from . import arrangement, bits, blackwell, compiled, gemm, upcast
 from .activations import AS_THEY_ARE, SCHEMES, static_scale
 from .gemm import Codes
 from .quantizers import QUANTIZERS
@@ -20,7 +20,6 @@ from .rules import (
     Requirement,
     Workload,
     ada_or_hopper,
-    blackwell,
     byte_floats,
     compiled_here,
     cpu,
@@ -30,8 +29,10 @@ from .rules import (
     int32_sums,
     kitchen_cuda,
     ocp_codes,
+    on_blackwell,
     one_activation_scale,
     only_rotated,
+    own_groups,
     row_scales,
     square_blocks,
     tensor_scale,
@@ -55,7 +56,7 @@ class Kernel:
     quantized for it, or AS_THEY_ARE; into: the format into which it quantizes them itself; static: whether it can use a
     scale that is given; deep: whether its error grows with the layer's inputs, so that the probe needs as many; bound:
     of the relative error that the probe allows; exact: the kernel whose output that error is measured from, float32
-    arithmetic's without.
+    arithmetic's without; arrange: how it reads the weight's scales, None where as float32 in their own shape.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Kernel:
     deep: bool = False
     bound: float = BOUND
     exact: str | None = None
+    arrange: arrangement.Arrange | None = field(default=None, repr=False)
 
     @property
     def on_codes(self) -> bool:
@@ -148,34 +150,36 @@ KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "scaled_mm per-row fast", "scaled_mm", (*SCALED_MM, row_scales, ada_or_hopper),
         partial(gemm.per_row, fast=True), "float8 per-token", static=True, deep=True, bound=FAST,
-        exact="scaled_mm per-row",
+        exact="scaled_mm per-row", arrange=arrangement.row_scales,
     ),
     Kernel(
         "scaled_mm per-row", "scaled_mm", (*SCALED_MM, row_scales), gemm.per_row, "float8 per-token", static=True,
+        arrange=arrangement.row_scales,
     ),
     Kernel(
         "scaled_mm per-tensor dynamic", "scaled_mm", (*SCALED_MM, tensor_scale), gemm.per_tensor, "float8 per-tensor",
     ),
     Kernel(
         "scaled_mm emulated per-row", "scaled_mm", (*SCALED_MM, row_scales),
-        gemm.emulated_per_row, "float8 per-token", static=True,
+        gemm.emulated_per_row, "float8 per-token", static=True, arrange=arrangement.row_scales,
     ),
     Kernel(
         "scaled_mm block", "scaled_mm",
         (*CODES, partial(format_is, "float8_e4m3fn"), square_blocks, torch_scaled_mm), gemm.blocks, "float8 1x128",
+        arrange=arrangement.block_columns,
     ),
     Kernel(
-        "scaled_mm mxfp8", "scaled_mm", (*CODES, partial(format_is, "mxfp8"), blackwell), gemm.mx,
-        into=FORMATS["mxfp8"],
+        "scaled_mm mxfp8", "scaled_mm", (*CODES, partial(format_is, "mxfp8"), own_groups, on_blackwell), blackwell.mx,
+        into=FORMATS["mxfp8"], arrange=arrangement.mx_tiles,
     ),
     Kernel(
-        "scaled_mm nvfp4", "scaled_mm", (*CODES, partial(format_is, "nvfp4"), blackwell), gemm.nv,
-        into=FORMATS["nvfp4"],
+        "scaled_mm nvfp4", "scaled_mm", (*CODES, partial(format_is, "nvfp4"), own_groups, on_blackwell), blackwell.nv,
+        into=FORMATS["nvfp4"], arrange=arrangement.nv_tiles,
     ),
     Kernel("scaled_mm int8 fused", "int8", (*INT8, cuda), gemm.kitchen_int8, into=FORMATS["int8"]),
-    Kernel("scaled_mm int8", "int8", INT8, gemm.int8_rows, "int8 per-token"),
+    Kernel("scaled_mm int8", "int8", INT8, gemm.int8_rows, "int8 per-token", arrange=arrangement.row_scales),
     Kernel("scaled_mm int8 convrot fused", "int8", (*CONVROT, cuda), gemm.kitchen_int8, into=FORMATS["int8"]),
-    Kernel("scaled_mm int8 convrot", "int8", CONVROT, gemm.int8_rows, "int8 per-token"),
+    Kernel("scaled_mm int8 convrot", "int8", CONVROT, gemm.int8_rows, "int8 per-token", arrange=arrangement.row_scales),
     Kernel("upcast fused", "upcast", (untransformed, float_activations, triton_bytes), upcast.fused),
     Kernel(
         "upcast by comfy-kitchen", "upcast",

@@ -75,6 +75,12 @@ def square_blocks(layer: Workload) -> str | None:
     return None if fits else f"needs blocks of 128 x 128, not {layer.granularity.name}"
 
 
+def own_groups(layer: Workload) -> str | None:
+    """Scales as the format itself has them: what matrix units read of MXFP8 and NVFP4."""
+    own = layer.format.granularities[0]
+    return None if layer.granularity == own else f"needs scales of {own}, not of {layer.granularity}"
+
+
 def tile_scales(layer: Workload) -> str | None:
     fits = isinstance(layer.granularity, PerBlock) and layer.format.per_byte == 1
     return None if fits else f"needs block or group scales, not {layer.format.name} {layer.granularity.name}"
@@ -126,7 +132,7 @@ def ada_or_hopper(layer: Workload) -> str | None:
     return None if (8, 9) <= (major, minor) <= (9, 0) else f"changes nothing on sm_{major}{minor}"
 
 
-def blackwell(layer: Workload) -> str | None:
+def on_blackwell(layer: Workload) -> str | None:
     if reason := cuda(layer):
         return reason
     major, minor = torch.cuda.get_device_capability(layer.device)

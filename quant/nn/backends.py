@@ -70,7 +70,7 @@ def patch_for_good(linear: nn.Linear, name: str, policy: Policy, search: Search 
     weight = quantize(linear.weight.detach(), policy.format, policy.granularity, name, search)
     if problem := unfit(weight, linear):
         return problem
-    patch = planned(linear, weight, Mode(compute), object())
+    weight, patch = planned(linear, weight, Mode(compute), object())
     resident = frozen(weight, reads_as(linear), name)
     put(linear, scaled_class(patch.base), resident, replace(patch, original=None))
     return None

@@ -17,9 +17,10 @@ from ..kernels.forward import apply, computed_dtype
 from ..kernels.mode import Mode
 from ..kernels.moment import InForward
 from ..kernels.plan import choose_for
+from ..weights.compact import compact_scale
 from ..weights.native import PARTS, native_tensors
 from ..weights.weight import QuantizedWeight
-from .tensor import NAMES, as_stored, from_tensor, is_scaled, part_of, to_tensor
+from .tensor import NAMES, as_computed, as_stored, from_tensor, is_scaled, part_of, to_tensor
 
 
 @dataclass(eq=False)
@@ -48,6 +49,11 @@ class Patch:
                 self.choices[place] = choose_for(weight, device, dtype, self.mode)
         return self.choices[place]
 
+    def arranged(self, weight: QuantizedWeight) -> QuantizedWeight:
+        """The weight with its scales also as the first planned kernel reads them."""
+        choice = next(iter(self.choices.values()))
+        return replace(weight, arranged=choice.arranged(compact_scale(weight)))
+
 
 class ScaledLinear(nn.Linear):
     """A Linear whose weight is a scaled tensor that reads as the dtype it had; its class until it is restored."""
@@ -69,7 +75,7 @@ class ScaledLinear(nn.Linear):
         return is_parallel(self.weight) and is_scaled(local(self.weight))
 
     def product(self, x: Tensor, bias: Tensor | None) -> Tensor:
-        weight = self.quantized()
+        weight = as_computed(local(self.weight))
         return apply(x, weight, bias, self.choice(weight, x))
 
     def partial_product(self, x: Tensor, bias: Tensor | None) -> Tensor:
@@ -143,7 +149,8 @@ class ScaledLinear(nn.Linear):
         placed: dict[str, Any] = {
             name: tensor.to(self.weight.device).view_as(getattr(weight, name)) for name, tensor in loaded.items()
         }
-        self._parameters["weight"] = frozen(replace(weight, **placed), self.weight.dtype)
+        weight = self.scaled.arranged(replace(weight, **placed))  # type: ignore[union-attr]
+        self._parameters["weight"] = frozen(weight, self.weight.dtype)
         return None
 
     def load_part(
@@ -166,7 +173,7 @@ class ScaledLinear(nn.Linear):
         """For copy and pickle: neither can take a tensor made of several, nor find the twin of a subclass by name."""
         if self.scaled is None or not is_scaled(self.weight):
             return super().__reduce_ex__(protocol)  # type: ignore[return-value]
-        held = (self.quantized(), self.weight.dtype)
+        held = (as_computed(self.weight), self.weight.dtype)
         state = {**self.__dict__, "_parameters": {**self._parameters, "weight": None}}
         return bare, (self.scaled.base,), {"state": state, "held": held}
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -11,10 +11,11 @@ from comfy_kitchen.tensor.base import BaseLayoutParams
 from torch import Tensor
 
 from ..distributed.gathering import Shard
-from ..weights.formats import Format, float8_e4m3fn, inner_scale, power_of_two
+from ..weights.compact import compact_scale
+from ..weights.formats import Format, float8_e4m3fn
 from ..weights.granularity import Granularity, PerTensor
 from ..weights.job import Job
-from ..weights.weight import COMPANIONS, Companions, QuantizedWeight
+from ..weights.weight import COMPANIONS, Companions, QuantizedWeight, float_scale
 
 if TYPE_CHECKING:
     from ..kernels.choice import Choice
@@ -25,17 +26,26 @@ class ScaledParams(Companions, BaseLayoutParams):
     """What a QuantizedWeight holds beside its codes, and the kernel chosen for it (a plan.Choice).
 
     scale: of a format whose block scales are small floats, these alone (compact_scale); float32 of all others;
-    shard: of which weight its rows are a part, where other devices hold the rest.
+    arranged: these as the chosen kernel reads them, where that is another way: it moves, is counted and is freed with
+    the weight; shard: of which weight its rows are a part, where other devices hold the rest.
     """
 
     format: Format = float8_e4m3fn
     granularity: Granularity = PerTensor()
+    arranged: Tensor | None = None
     shard: Shard | None = None
     # not compared: it counts calls, and torch.compile would take a new count for a new weight
     choice: Choice | None = field(default=None, compare=False)
 
     def _tensor_fields(self) -> list[str]:
-        return [name for name in ("scale", *COMPANIONS) if isinstance(getattr(self, name), Tensor)]
+        return [name for name in ("scale", *COMPANIONS, "arranged") if isinstance(getattr(self, name), Tensor)]
+
+    def copy_from(self, src: ScaledParams, non_blocking: bool = False) -> None:
+        """In place, as comfy-kitchen does; scales that only one of both has arranged are left out."""
+        if self.arranged is None or src.arranged is None:
+            object.__setattr__(self, "arranged", None)
+            src = replace(src, arranged=None)
+        super().copy_from(src, non_blocking)
 
 
 def params_of(
@@ -45,43 +55,34 @@ def params_of(
     shape: tuple[int, ...] | None = None,
 ) -> ScaledParams:
     """What the resident tensor of a weight holds beside its codes; choice: how its Linear is computed."""
+    scale = compact_scale(weight)
     return ScaledParams(
-        scale=compact_scale(weight),
+        scale=scale,
         orig_dtype=dtype,
         orig_shape=shape or weight.shape,
         format=weight.format,
         granularity=weight.granularity,
         **weight.companions(),
         choice=choice,
+        arranged=weight.arranged if choice is None else choice.arranged(scale),
     )
 
 
 def scaled_weight(codes: Tensor, params: ScaledParams) -> QuantizedWeight:
-    """The weight that a resident tensor holds, of its codes and params."""
+    """The weight as it is held: with the scales in the bytes that hold them."""
     return QuantizedWeight(
         format=params.format,
         codes=codes,
-        scale=full_scale(params),
+        scale=params.scale,
         granularity=params.granularity,
         shape=(params.orig_shape[0], prod(params.orig_shape[1:])),
         **params.companions(),
     )
 
 
-def compact_scale(weight: QuantizedWeight) -> Tensor:
-    """The scales in the bytes that they were made of: e4m3 under an outer scale, e8m0 where they are powers of two."""
-    if weight.scale.dtype.itemsize == 1:
-        return weight.scale
-    if weight.outer is not None and (weight.format.outer_maximum or weight.format.grid):
-        return inner_scale(weight.scale, weight.outer)
-    return weight.scale.to(torch.float8_e8m0fnu) if weight.format.scale_of is power_of_two else weight.scale
-
-
 def full_scale(params: ScaledParams) -> Tensor:
     """The float32 scales of a weight, both levels in one."""
-    if params.scale.dtype == torch.float8_e4m3fn:
-        return params.outer * params.scale.float()
-    return params.scale.float()
+    return float_scale(params.scale, params.outer)
 
 
 ##### Quantized anew

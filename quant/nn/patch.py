@@ -113,15 +113,15 @@ def held(linear: nn.Linear, weight: QuantizedWeight, mode: Mode, token: object) 
     weight, choice = choose_held(weight, *place, mode)
     patch = unplanned(linear, place, mode, token)
     patch.choices[(*place, weight.shape)] = choice
-    return weight, patch
+    return patch.arranged(weight), patch
 
 
-def planned(linear: nn.Linear, weight: QuantizedWeight, mode: Mode, token: object) -> Patch:
-    """The patch of one Linear, with the kernel for activations of the weight's own dtype and device."""
+def planned(linear: nn.Linear, weight: QuantizedWeight, mode: Mode, token: object) -> tuple[QuantizedWeight, Patch]:
+    """A weight as the Linear will hold it, and the patch, with the kernel for activations of its dtype and device."""
     place = (weight.codes.device, reads_as(linear))
     patch = unplanned(linear, place, mode, token)
     patch.choices[(*place, weight.shape)] = choose_for(weight, *place, mode)
-    return patch
+    return patch.arranged(weight), patch
 
 
 def unplanned(linear: nn.Linear, place: tuple[torch.device, torch.dtype], mode: Mode, token: object) -> Patch:

@@ -66,7 +66,8 @@ class ScaledWeightLayout(QuantizedLayout):
         if isinstance(scale, Tensor):
             job = Job(format, granularity, generator=generator(seed, tensor.device))
             codes, params = recoded(tensor, scale, job)
-            return codes, replace(params, input_scale=input_scale, choice=choice)
+            arranged = choice.arranged(params.scale) if choice else None
+            return codes, replace(params, input_scale=input_scale, choice=choice, arranged=arranged)
         smooth = None if smooth is None else smooth.to(tensor.device)
         rest = unsmoothed(tensor.flatten(1) if beside is None else beside.rest(tensor), smooth)
         # between two steps of sampling a GPU is not waited for
@@ -84,7 +85,7 @@ class ScaledWeightLayout(QuantizedLayout):
 
     @classmethod
     def dequantize(cls, qdata: Tensor, params: ScaledParams) -> Tensor:
-        return scaled_weight(qdata, params).dequantize(params.orig_dtype).view(params.orig_shape)
+        return scaled_weight(qdata, params).expanded().dequantize(params.orig_dtype).view(params.orig_shape)
 
     @classmethod
     def get_plain_tensors(cls, qtensor: QuantizedTensor) -> tuple[Tensor, Tensor]:
@@ -208,12 +209,17 @@ def is_scaled(tensor: object) -> TypeGuard[QuantizedTensor]:
 
 def from_tensor(tensor: QuantizedTensor) -> QuantizedWeight:
     """The QuantizedWeight inside a tensor of this layout."""
-    return scaled_weight(tensor._qdata, tensor._params)
+    return as_stored(tensor).expanded()
 
 
 def as_stored(tensor: QuantizedTensor) -> QuantizedWeight:
     """The same with its scales in the bytes that hold them: to be cut, joined and copied into, not to compute with."""
-    return replace(from_tensor(tensor), scale=tensor._params.scale)
+    return scaled_weight(tensor._qdata, tensor._params)
+
+
+def as_computed(tensor: QuantizedTensor) -> QuantizedWeight:
+    """The same with its scales also as the chosen kernel reads them: for a forward, not to be changed."""
+    return replace(as_stored(tensor), arranged=tensor._params.arranged)
 
 
 def choice_of(tensor: Any) -> Choice | None:
@@ -247,5 +253,8 @@ def as_class(tensor: Any, cls: type[Q]) -> Q:
 
 
 def with_choice(tensor: QuantizedTensor, choice: Choice) -> QuantizedTensor:
-    """The same weight with another kernel chosen for it; nothing is copied."""
-    return ScaledTensor(tensor._qdata, tensor._layout_cls, replace(tensor._params, choice=choice))
+    """The same weight with another kernel chosen for it; codes and scales are shared, not copied."""
+    params = tensor._params
+    return ScaledTensor(
+        tensor._qdata, tensor._layout_cls, replace(params, choice=choice, arranged=choice.arranged(params.scale))
+    )

@@ -47,6 +47,7 @@ class QuantizedWeight(Companions):
     up, down: ``[out, rank]`` and ``[rank, in]``, whose product is added to all of it (SVDQuant), or None.
     outer: the scale one level above, ``[]`` (NVFP4) or ``[out, 1]`` (INT4); scale is the product of both.
     codebook: ``[16]``, the values of 4-bit codes that are not the format's own.
+    arranged: the scales as a kernel that was chosen for this weight reads them, where that is another way.
     """
 
     format: Format
@@ -54,6 +55,7 @@ class QuantizedWeight(Companions):
     scale: Tensor
     granularity: Granularity
     shape: tuple[int, int]
+    arranged: Tensor | None = None
 
     @property
     def transformed(self) -> bool:
@@ -86,7 +88,16 @@ class QuantizedWeight(Companions):
         on_grid = values.mul_(self.granularity.expand(inner, self.shape)).round_().clamp_(-127, 127)
         return on_grid.mul_(self.outer)
 
+    def expanded(self) -> QuantizedWeight:
+        """Itself with float32 scales, where it is held with the bytes that they were made of."""
+        return self if self.scale.dtype == torch.float32 else replace(self, scale=float_scale(self.scale, self.outer))
+
     def to(self, device: torch.device | str) -> QuantizedWeight:
         """The same weight on device."""
         moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return replace(self, **moved)
+
+
+def float_scale(scale: Tensor, outer: Tensor | None) -> Tensor:
+    """Float32 scales of those that a weight is held with, both levels in one."""
+    return outer * scale.float() if outer is not None and scale.dtype == torch.float8_e4m3fn else scale.float()

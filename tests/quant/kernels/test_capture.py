@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from launches import Launches
 from products import FAKE, fake, faked, weight
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels.bits import CODINGS
@@ -62,32 +63,6 @@ def test_no_kernel_waits(kernel, dtype):
 
 
 ##### How much is launched
-
-
-class Launches(TorchDispatchMode):
-    """Names of what computes: neither views nor fresh memory."""
-
-    FREE = (
-        "device",
-        "empty",
-        "empty_strided",
-        "new_empty",
-        "empty_like",
-        "detach",
-        "lift_fresh",
-        "_reshape_alias",
-        "_unsafe_view",
-    )
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names: list[str] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = func.overloadpacket.__name__
-        if not func.is_view and name not in self.FREE:
-            self.names.append(name)
-        return func(*args, **(kwargs or {}))
 
 
 # kernel -> what a second forward launches beside the quantization of its activations, on a GPU and in bfloat16

@@ -219,11 +219,16 @@ REFUSALS = {
     ],
     "scaled_mm mxfp8": [
         ({}, "needs mxfp8 codes, not float8_e4m3fn"),
-        ({"format": quant.FORMATS["mxfp8"]}, "needs an NVIDIA GPU, not cpu"),
+        ({"format": quant.FORMATS["mxfp8"]}, "needs scales of PerGroup(rows=1, cols=32), not of PerRow()"),
+        ({"format": quant.FORMATS["mxfp8"], "granularity": quant.PerGroup(1, 32)}, "needs an NVIDIA GPU, not cpu"),
     ],
     "scaled_mm nvfp4": [
         ({}, "needs nvfp4 codes, not float8_e4m3fn"),
-        ({"format": quant.FORMATS["nvfp4"]}, "needs an NVIDIA GPU, not cpu"),
+        (
+            {"format": quant.FORMATS["nvfp4"], "granularity": quant.PerGroup(1, 32)},
+            "needs scales of PerGroup(rows=1, cols=16), not of PerGroup(rows=1, cols=32)",
+        ),
+        ({"format": quant.FORMATS["nvfp4"], "granularity": quant.PerGroup(1, 16)}, "needs an NVIDIA GPU, not cpu"),
     ],
     "scaled_mm int8 fused": [
         ({}, "needs int8 codes, not float8_e4m3fn"),

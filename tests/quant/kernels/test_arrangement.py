@@ -1,0 +1,218 @@
+"""Scales are brought into a kernel's own order once, when it is chosen, and stay with the weight wherever it goes."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+
+import comfy_kitchen as ck
+import pytest
+import torch
+from launches import Launches
+from products import product, quantized, sqnr, weight
+from scaled_fp8 import quant
+from scaled_fp8.quant.kernels.activations import SCHEMES
+from scaled_fp8.quant.kernels.arrangement import block_columns
+from scaled_fp8.quant.kernels.diagnosis import typical
+from scaled_fp8.quant.kernels.mode import Mode
+from scaled_fp8.quant.kernels.plan import choose_for
+from scaled_fp8.quant.kernels.probe import probe_error
+from scaled_fp8.quant.kernels.proof import SHAPE
+from scaled_fp8.quant.kernels.registry import KERNELS
+from scaled_fp8.quant.nn.tensor import as_computed, from_tensor, tensors_in, to_tensor, with_choice
+from scaled_fp8.quant.weights.compact import compact_scale
+from torch import Tensor, nn
+
+CPU = torch.device("cpu")
+BY_NAME = {kernel.name: kernel for kernel in KERNELS}
+ARRANGED = [kernel for kernel in KERNELS if kernel.arrange]
+
+
+##### Blackwell's operators as comfy-kitchen and cuBLASLt ask for their operands, by float32 arithmetic
+
+
+def up(count: int, step: int) -> int:
+    return -(-count // step) * step
+
+
+def fits(bias: Tensor | None, outputs: int, dtype: torch.dtype) -> Tensor | float:
+    assert bias is None or (bias.shape == (outputs,) and bias.dtype == dtype), "one of the output's dtype, or none"
+    return 0.0 if bias is None else bias.float()
+
+
+def nvfp4_as_cublas(a, b, outer_a, outer_b, scale_a, scale_b, bias=None, out_dtype=None, alpha=None) -> Tensor:
+    """ck.scaled_mm_nvfp4: rows of whole 16 bytes, scales in tiles of 128 x 4 blocks."""
+    for codes, scale in ((a, scale_a), (b, scale_b)):
+        assert codes.dtype == torch.uint8 and codes.is_contiguous() and codes.shape[1] % 16 == 0
+        assert scale.dtype == torch.float8_e4m3fn and scale.is_contiguous()
+        assert scale.shape == (up(len(codes), 128), up(codes.shape[1] // 8, 4))
+    assert len(b) % 8 == 0
+    x, w = (ck.dequantize_nvfp4(*parts, torch.float32) for parts in ((a, outer_a, scale_a), (b, outer_b, scale_b)))
+    return (x @ w.T + fits(bias, len(b), out_dtype)).to(out_dtype)
+
+
+def mxfp8_as_cublas(a, b, scale_a, scale_b, bias=None, out_dtype=None) -> Tensor:
+    """ck.scaled_mm_mxfp8: whole blocks of 32, scales in tiles of 128 x 4 blocks."""
+    for codes, scale in ((a, scale_a), (b, scale_b)):
+        assert codes.dtype == torch.float8_e4m3fn and codes.is_contiguous() and codes.shape[1] % 32 == 0
+        assert scale.dtype == torch.float8_e8m0fnu and scale.is_contiguous()
+        assert scale.shape == (up(len(codes), 128), up(codes.shape[1] // 32, 4))
+    assert len(b) % 16 == 0
+    x, w = (ck.dequantize_mxfp8(*parts, torch.float32) for parts in ((a, scale_a), (b, scale_b)))
+    return (x @ w.T + fits(bias, len(b), out_dtype)).to(out_dtype)
+
+
+@pytest.fixture
+def blackwell(monkeypatch) -> None:
+    monkeypatch.setattr(ck, "scaled_mm_nvfp4", nvfp4_as_cublas)
+    monkeypatch.setattr(ck, "scaled_mm_mxfp8", mxfp8_as_cublas)
+
+
+@pytest.mark.parametrize("dtype", (torch.bfloat16, torch.float16), ids=str)
+@pytest.mark.parametrize("shape", (SHAPE, (272, 656), (256, 512)), ids=str)
+@pytest.mark.parametrize("name", ("scaled_mm nvfp4", "scaled_mm mxfp8"))
+def test_blackwells_kernels_are_right_for_operands_as_cublas_takes_them(blackwell, name, shape, dtype):
+    """At the shapes of the probe and others: ragged sides, and inputs that are an odd number of 16."""
+    layer = replace(typical(BY_NAME[name], CPU, dtype), shape=shape)
+    assert probe_error(BY_NAME[name], layer, "eager") <= BY_NAME[name].bound
+
+
+##### Held with the weight
+
+
+def held_weight(name: str) -> quant.QuantizedWeight:
+    """A weight that the kernel of that name takes, of one scale where it would be repeated."""
+    layer = typical(BY_NAME[name], CPU, torch.bfloat16)
+    if name == "scaled_mm block":
+        return weight(280, 648, granularity=quant.PerBlock(128, 128))
+    if layer.format.name in ("mxfp8", "nvfp4", "int8_convrot"):
+        return quant.quantize(weight(280, 768).dequantize(), layer.format)
+    return quantized(torch.randn(280, 648), granularity=quant.PerTensor()) if "int8" not in name else int8_weight()
+
+
+def int8_weight() -> quant.QuantizedWeight:
+    return quant.quantize(torch.randn(280, 648), quant.FORMATS["int8"], quant.PerTensor())
+
+
+RUNS_HERE = [kernel.name for kernel in ARRANGED if kernel.name != "scaled_mm block"]
+
+
+@pytest.mark.parametrize("name", RUNS_HERE)
+def test_a_kernel_computes_the_same_by_scales_that_are_held(blackwell, name):
+    kernel, w = BY_NAME[name], held_weight(name)
+    found = kernel.arrange(compact_scale(w), w.shape)
+    x, bias = torch.randn(5, w.shape[1]).bfloat16(), torch.randn(280).bfloat16()
+    without = kernel.run(x, w, bias, None)
+    stored = replace(w, scale=compact_scale(w), arranged=found)
+    assert torch.equal(kernel.run(x, stored, bias, None), without)
+    assert (found is None) == (name == "scaled_mm int8 convrot"), "rows of their own scales need no other order"
+    least = 15.0 if "nvfp4" in name else 26.0
+    assert sqnr(without.float(), product(x, w, bias)) >= least
+
+
+def test_scales_of_blocks_lie_as_cublas_reads_them():
+    """One column of blocks after another, each begun at a multiple of 16 bytes."""
+    scale = weight(300, 700, granularity=quant.PerBlock(128, 128)).scale
+    found = block_columns(scale, (300, 700))
+    assert found.shape == (8, 3) and found.stride() == (1, 8)
+    assert torch.equal(found.t()[:, :6], scale) and not found.t()[:, 6:].any()
+
+
+DEVICE = "needs an NVIDIA GPU"
+
+
+@pytest.mark.parametrize("kernel", ARRANGED, ids=lambda kernel: kernel.name)
+def test_kernels_that_take_one_weight_arrange_its_scales_alike(kernel):
+    layer = typical(kernel, CPU, torch.bfloat16)
+    alike = {other.arrange for other in ARRANGED if (other.refuses(layer) or DEVICE).startswith(DEVICE)}
+    assert alike == {kernel.arrange}
+
+
+##### In a layer
+
+
+def layer_of(format: str = "float8_e4m3fn", compute: str = "scaled_mm") -> tuple[nn.Sequential, quant.QuantizedWeight]:
+    torch.manual_seed(0)
+    linear = nn.Linear(64, 48).bfloat16().requires_grad_(False)
+    own = quantized(linear.weight.float(), quant.FORMATS[format], quant.PerTensor())
+    model = nn.Sequential(linear)
+    quant.patch_linears(model, {"0": own}, compute=compute)
+    return model, own
+
+
+def arranged_of(model: nn.Sequential) -> Tensor | None:
+    return as_computed(model[0].weight).arranged
+
+
+def test_a_forward_of_one_scale_multiplies_and_nothing_else(monkeypatch):
+    """In inference mode, as ComfyUI runs it, where nothing can be kept beside a tensor: one launch beside that which
+    quantizes."""
+    model, _ = layer_of()
+    x, codes, scale = torch.ones(32, 64).bfloat16(), torch.ones(32, 64).to(torch.float8_e4m3fn), torch.ones(32, 1)
+    monkeypatch.setitem(SCHEMES, "float8 per-token", lambda x, _: (codes, scale))
+    with torch.inference_mode():
+        model._apply(Tensor.clone)
+        assert model[0].weight.is_inference()
+        model(x)
+        with Launches() as launched:
+            model(x)
+    assert launched.names == ["_scaled_mm"]
+
+
+def test_held_scales_are_counted_and_move_with_the_weight():
+    model, own = layer_of()
+    assert torch.equal(arranged_of(model), own.scale.expand(1, 48))
+    assert any(part is arranged_of(model) for part in tensors_in(model[0].weight))
+    assert model.to("meta")[0].weight._params.arranged.is_meta
+
+
+def test_what_dequantizes_holds_nothing_more():
+    model, _ = layer_of(compute="upcast")
+    assert arranged_of(model) is None
+
+
+def test_a_copy_and_another_weight_loaded_have_their_own():
+    model, own = layer_of()
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    assert not any("arranged" in name for name in state)
+    state["0.weight_scale"] *= 2
+    other = copy.deepcopy(model)
+    other.load_state_dict(state)
+    assert torch.equal(arranged_of(other), own.scale.expand(1, 48) * 2)
+    assert torch.equal(arranged_of(model), own.scale.expand(1, 48))
+    x = torch.randn(3, 64).bfloat16()
+    assert sqnr(other(x).float(), product(x, replace(own, scale=own.scale * 2), model[0].bias)) >= 26
+
+
+##### Quantized anew
+
+
+def tensor_of(own: quant.QuantizedWeight):
+    return with_choice(to_tensor(own, torch.bfloat16), choose_for(own, CPU, torch.bfloat16, Mode("scaled_mm")))
+
+
+@pytest.mark.parametrize("scale", ("recalculate", torch.tensor(0.02)), ids=("new", "given"))
+def test_a_merged_lora_has_the_scales_of_its_own_weight(scale):
+    own = quantized(torch.randn(48, 64), granularity=quant.PerTensor())
+    tensor = tensor_of(own)
+    merged = tensor.requantize_from_float(own.dequantize() * 3, scale=scale)
+    found = from_tensor(merged).scale
+    assert not torch.equal(found, own.scale)
+    assert torch.equal(as_computed(merged).arranged, found.expand(1, 48))
+
+
+@pytest.mark.parametrize("here, there", ((True, True), (True, False), (False, True)))
+def test_a_copy_in_place_never_leaves_the_scales_of_another_weight(here, there):
+    """As ComfyUI puts a weight back over a merged one; where only one of both is planned, none is held."""
+    one, other = (quantized(torch.randn(48, 64) * size, granularity=quant.PerTensor()) for size in (1, 5))
+    into, source = (
+        tensor_of(own) if planned else to_tensor(own, torch.bfloat16) for own, planned in ((one, here), (other, there))
+    )
+    into.copy_(source)
+    held = as_computed(into)
+    assert torch.equal(held.dequantize(), other.dequantize())
+    if here and there:
+        assert torch.equal(held.arranged, other.scale.expand(1, 48))
+        assert held.arranged.data_ptr() != as_computed(source).arranged.data_ptr()
+    else:
+        assert held.arranged is None
