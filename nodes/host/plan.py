@@ -111,8 +111,10 @@ def planned_for(weight: QuantizedTensor) -> Choice:
 
 def model_report(model: ModelPatcher) -> Report:
     """What runs where and why, with the calls counted so far; the layers that core's own kernels run last."""
-    scaled = report_choices(choices(model))
-    return Report((*scaled.rows, *uncounted_rows(model)))
+    planned = choices(model)
+    rounded = any(choice.kernel.rounds for choice in planned.values())
+    rows = (*report_choices(planned).rows, *uncounted_rows(model))
+    return Report(rows, (EACH_LAYER,) if rounded else ())
 
 
 def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
@@ -127,6 +129,11 @@ def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
     return "\n".join((*lines, "", model_report(model).table()))
 
 
+# siblings.py shares codes where torch counts a tensor's changes
+EACH_LAYER = (
+    "activations are quantized for each layer, also where q, k and v are fed the same: ComfyUI runs in inference mode, "
+    "where nothing shows whether a tensor was changed in between"
+)
 KEPT_KERNEL = "high precision"
 IN_CORE = "core has a kernel for this format"
 # Attachment of a model: the file's names of what was dequantized while it was loaded.

@@ -122,14 +122,17 @@ def alignment(device: torch.device) -> int:
 
 def blocks(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """Activations by runs of 128 times a weight by blocks of 128 x 128, as Hopper's cuBLASLt has it."""
-    kind = F.ScalingType
-    codes, outputs = padded(weight.codes, 128, 128), weight.shape[0]
-    scale = arranged(weight, block_columns)
+    kind, (tokens, outputs) = F.ScalingType, (len(a.codes), weight.shape[0])
+    codes, scale = padded(weight.codes, 128, 128), arranged(weight, block_columns)
+    # cuBLASLt wants tokens by fours: each column of their scales begins at a multiple of 16 bytes
+    x, x_scale = padded(a.codes, 4, 1), a.scale
+    if len(x) != tokens:
+        x_scale = F.pad(a.scale.t(), (0, len(x) - tokens)).t()
     y = F.scaled_mm(
-        a.codes, codes.contiguous().t(), a.scale, kind.BlockWise1x128, scale, kind.BlockWise128x128,
+        x, codes.contiguous().t(), x_scale, kind.BlockWise1x128, scale, kind.BlockWise128x128,
         output_dtype=torch.bfloat16,
     )  # fmt: skip
-    return added(corner(y, len(y), outputs).to(a.dtype), bias)
+    return added(corner(y, tokens, outputs).to(a.dtype), bias)
 
 
 ##### int8

@@ -17,8 +17,8 @@ from .quantizers import Quantizer
 from .registry import Kernel
 from .rules import Workload
 
-# one, few, as many as a kernel for few rows takes, and more: each may be another kernel
-TOKENS = (1, 5, 32, 300)
+# one, few, as many as a kernel for few rows takes, and more: GEMMs have tiles for 16, 32, 64, 256 and more rows
+TOKENS = (1, 5, 32, 50, 200, 300)
 
 
 def probe_error(kernel: Kernel, layer: Workload, quantizer: str) -> float:

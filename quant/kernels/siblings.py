@@ -1,4 +1,11 @@
-"""Codes of the last activations, for the next layer that is fed the same: q, k and v, or gate and up."""
+"""Codes of the last activations, for the next layer that is fed the same: q, k and v, or gate and up.
+
+Only where torch counts a tensor's changes. In inference mode, in which ComfyUI runs models, it does not, and nothing
+that is cheaper than quantizing once more proves that memory is as it was: the same object may have been written to by
+any operation, one that a custom node adds to a block among them; a mode that sees every operation costs more on the CPU
+than a GPU saves; comparing the memory reads what quantizing reads. And a model that is run outside of inference mode
+raises where it writes to a tensor of it, as ComfyUI's own buffers for streamed weights are.
+"""
 
 from __future__ import annotations
 

@@ -23,6 +23,8 @@ FEW_ROWS = 32
 # inputs of one step of few_rows, the least steps of a part, and programs that keep a multiprocessor busy
 STEP, LEAST_STEPS, BUSY = 128, 4, 4
 PARTS = 1024
+# inputs of a row that a program keeps, 32 a thread at most
+IN_REGISTERS = 16384
 
 # How bytes are read: see decoded. e5m2fnuz is not among them: its largest codes lie above float16's
 KINDS = {torch.float8_e4m3fn: 0, torch.float8_e5m2: 1, torch.float8_e4m3fnuz: 2, torch.int8: 3}
@@ -70,23 +72,29 @@ def encoded(x, KIND: tl.constexpr, NATIVE: tl.constexpr):
 @triton.jit
 def token_kernel(
     x_ptr, codes_ptr, scale_ptr, columns, TINY: tl.constexpr, MAXIMUM: tl.constexpr,
-    KIND: tl.constexpr, NATIVE: tl.constexpr, BLOCK: tl.constexpr,
+    KIND: tl.constexpr, NATIVE: tl.constexpr, BLOCK: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
+    """WHOLE: a block holds all of a row, which is read once and kept in registers."""
     row = tl.program_id(0).to(tl.int64)
     x_ptr += row * columns
     codes_ptr += row * columns
     offsets = tl.arange(0, BLOCK)
-    largest = tl.zeros([BLOCK], tl.float32)
-    for start in range(0, columns, BLOCK):
-        x = tl.load(x_ptr + start + offsets, mask=start + offsets < columns, other=0.0).to(tl.float32)
-        largest = tl.maximum(largest, tl.abs(x))
-    scale = tl.maximum(tl.max(largest, 0) / MAXIMUM, TINY)
+    if WHOLE:
+        x = tl.load(x_ptr + offsets, mask=offsets < columns, other=0.0).to(tl.float32)
+        scale = tl.maximum(tl.max(tl.abs(x), 0) / MAXIMUM, TINY)
+        tl.store(codes_ptr + offsets, encoded(limited(x / scale, MAXIMUM), KIND, NATIVE), mask=offsets < columns)
+    else:
+        largest = tl.zeros([BLOCK], tl.float32)
+        for start in range(0, columns, BLOCK):
+            x = tl.load(x_ptr + start + offsets, mask=start + offsets < columns, other=0.0).to(tl.float32)
+            largest = tl.maximum(largest, tl.abs(x))
+        scale = tl.maximum(tl.max(largest, 0) / MAXIMUM, TINY)
+        # what was just read is still in the cache
+        for start in range(0, columns, BLOCK):
+            inside = start + offsets < columns
+            x = tl.load(x_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
+            tl.store(codes_ptr + start + offsets, encoded(limited(x / scale, MAXIMUM), KIND, NATIVE), mask=inside)
     tl.store(scale_ptr + row, scale)
-    # what was just read is still in the cache
-    for start in range(0, columns, BLOCK):
-        inside = start + offsets < columns
-        x = tl.load(x_ptr + start + offsets, mask=inside, other=0.0).to(tl.float32)
-        tl.store(codes_ptr + start + offsets, encoded(limited(x / scale, MAXIMUM), KIND, NATIVE), mask=inside)
 
 
 @triton.jit
@@ -142,10 +150,12 @@ def per_token(x: Tensor, dtype: torch.dtype, maximum: float) -> tuple[Tensor, Te
     """``[tokens, in]`` to codes of dtype (float8_e4m3fn or int8) and scales ``[tokens, 1]``, in one kernel."""
     x = x.contiguous()
     codes, scale = torch.empty_like(x, dtype=dtype), x.new_empty(x.shape[0], 1, dtype=torch.float32)
-    block = min(triton.next_power_of_2(x.shape[1]), 4096)
+    block = triton.next_power_of_2(x.shape[1])
+    whole = block <= IN_REGISTERS
+    block = block if whole else 4096
     token_kernel[(x.shape[0],)](
-        x, codes.view(torch.uint8), scale, x.shape[1], TINY, maximum, KINDS[dtype], native(x.device), block,
-        num_warps=4 if block < 4096 else 8,
+        x, codes.view(torch.uint8), scale, x.shape[1], TINY, maximum, KINDS[dtype], native(x.device), block, whole,
+        num_warps=max(4, min(16, block // 512)),
     )  # fmt: skip
     return codes, scale
 

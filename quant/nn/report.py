@@ -36,9 +36,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Report:
-    """The layers of one model; those that are not computed in FP8 first."""
+    """The layers of one model; those that are not computed in FP8 first. notes: what is true of all of them."""
 
     rows: tuple[Row, ...]
+    notes: tuple[str, ...] = ()
 
     @property
     def kernels(self) -> dict[str, int]:
@@ -58,12 +59,13 @@ class Report:
         return "\n".join((*self.totals(), "", text_table(columns, lines)))
 
     def totals(self) -> list[str]:
-        """One line a kernel, one a reason."""
+        """One line a kernel, one a reason, one a note."""
         ran = [f"{count} of {len(self.rows)} layers: {kernel}" for kernel, count in self.kernels.items()]
-        return [*ran, *(f"{count} not in FP8: {reason}" for reason, count in self.reasons.items())]
+        return [*ran, *(f"{count} not in FP8: {reason}" for reason, count in self.reasons.items()), *self.notes]
 
     def to_json(self) -> dict[str, object]:
-        return {"kernels": self.kernels, "reasons": self.reasons, "layers": [asdict(row) for row in self.rows]}
+        layers = [asdict(row) for row in self.rows]
+        return {"kernels": self.kernels, "reasons": self.reasons, "notes": list(self.notes), "layers": layers}
 
 
 def report_choices(choices: Mapping[str, Choice] | Iterable[tuple[str, Choice]]) -> Report:

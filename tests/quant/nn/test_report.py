@@ -50,3 +50,8 @@ def test_slow_layers_come_first():
 def test_every_kernel_belongs_to_one_side():
     on_codes = {kernel.name for kernel in KERNELS if kernel.on_codes}
     assert on_codes == {kernel.name for kernel in KERNELS if kernel.name.startswith("scaled_mm")}
+
+
+def test_a_note_is_told_after_the_totals():
+    report = Report((CORE,), ("for all of them",))
+    assert report.totals()[-1] == "for all of them" and report.to_json()["notes"] == ["for all of them"]

@@ -25,8 +25,14 @@ NATIVE = {"NATIVE": CAPABILITY >= 89}
 CODES = {"TINY": own.TINY, "MAXIMUM": 448.0, **NATIVE}
 DOT = {"DOT": tl.bfloat16 if CAPABILITY >= 80 else tl.float16, "BIASED": True, "TOKENS": 16, "OUTPUTS": 16}
 
+WHOLE = (True, False)
 BUILDS = [
-    *((own.token_kernel, {**CODES, "KIND": kind, "BLOCK": 4096}, 8) for kind in (0, 3)),
+    *(
+        (own.token_kernel, {**CODES, "KIND": kind, "BLOCK": 4096, "WHOLE": whole}, 8)
+        for kind in (0, 3)
+        for whole in WHOLE
+    ),
+    (own.token_kernel, {**CODES, "KIND": 0, "BLOCK": own.IN_REGISTERS, "WHOLE": True}, 16),
     (own.part_kernel, {"BLOCK": 4096}, 8),
     *((own.tensor_kernel, {**CODES, "PARTS": parts, "BLOCK": 2048}, 4) for parts in (0, own.PARTS)),
     (own.run_kernel, {**CODES, "RUN": 128}, 1),
