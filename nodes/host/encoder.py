@@ -1,9 +1,49 @@
-"""A CLIP that encodes with the model of its patcher, which ComfyUI's Select CLIP Device replaces by one elsewhere."""
+"""Text encoders: tensors by the names that ComfyUI knows one by; a CLIP that encodes with the model of its patcher.
+
+ComfyUI's Select CLIP Device replaces that one by one elsewhere.
+"""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+
+import comfy.sd
 from comfy.sd import CLIP
+from torch import Tensor
 from torch.nn import Module
+
+from ...quant.errors import Refused
+from .architecture import without_prefix
+
+# what names begin with in a checkpoint that a text encoder was taken out of
+STEM = re.compile(
+    r"(text_encoders\.\w+\.|cond_stage_model\.|text_encoder\.|conditioner\.embedders\.\d+\.|\w+\.(?=transformer\.))"
+    r"(transformer\.)?"
+)
+# by which ComfyUI knows those that its detection does not: of OpenCLIP, and of MiniMax with its sound
+OTHERS = ("transformer.resblocks.0.ln_1.weight", "model.audio_decoder.projection.weight")
+
+
+def by_encoder_names(files: Sequence[tuple[str, dict[str, Tensor]]]) -> list[dict[str, Tensor]]:
+    """The tensors of a text encoder's files, given by their names; Refused where ComfyUI would take none for one.
+
+    It takes what it does not know for a CLIP-L of which all weights are missing. A second file may hold a part alone.
+    """
+    found = [known_names(without_prefix(tensors)) for _, tensors in files]
+    if any(map(is_known, found)):
+        return found
+    raise Refused(f"{files[0][0]}: holds no text encoder that this ComfyUI knows; update it or choose another file.")
+
+
+def known_names(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors without what their names begin with, if ComfyUI knows them so only."""
+    bare = {name[len(match[0]) if (match := STEM.match(name)) else 0 :]: tensor for name, tensor in tensors.items()}
+    return bare if len(bare) == len(tensors) and is_known(bare) and not is_known(tensors) else tensors
+
+
+def is_known(tensors: dict[str, Tensor]) -> bool:
+    return any(name in tensors for name in OTHERS) or comfy.sd.detect_te_model(tensors) is not None
 
 
 class PatcherCLIP(CLIP):

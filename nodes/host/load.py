@@ -22,11 +22,11 @@ from ...quant.files.memory import Loaded, loaded
 from ...quant.files.stored import STORES
 from ...quant.kernels.mode import UPCAST, Mode
 from ...quant.nn.tensor import is_scaled, to_tensor
-from .architecture import fits_unet, unet_names, without_prefix
+from .architecture import fits_unet, unet_names
 from .arrival import Note, arriving, settle_arrivals
 from .casting import unmark
 from .devices import DEVICE_CALLBACKS, attend
-from .encoder import by_patcher
+from .encoder import by_encoder_names, by_patcher
 from .linear import Operations, scaled_ops
 from .plan import plan_model
 
@@ -202,8 +202,10 @@ def load_text_encoder(
     notes: list[str] = []
     checkpoints = [open_checkpoint(path) for path in paths]
     place = {} if device == DEVICES[0] else dict.fromkeys(("load_device", "offload_device"), torch.device(device))
+    tensors = (checkpoint_tensors(checkpoint, notes.append) for checkpoint in checkpoints)
+    files = list(zip((Path(path).name for path in paths), tensors, strict=True))
     clip = comfy.sd.load_text_encoder_state_dicts(
-        [without_prefix(checkpoint_tensors(checkpoint, notes.append)) for checkpoint in checkpoints],
+        by_encoder_names(files),
         embedding_directory=folder_paths.get_folder_paths("embeddings"),
         clip_type=getattr(comfy.sd.CLIPType, type_name.upper(), comfy.sd.CLIPType.STABLE_DIFFUSION),
         model_options={"custom_operations": text_encoder_ops(mode, place.get("load_device")), **place},

@@ -10,6 +10,8 @@ from text_encoders import TEXT_ENCODERS as DIALECTS
 def encoded(contract, clip_l, figure) -> dict:
     figures = contract("text_encoder", files=clip_l)
     for name, row in figures.items():
+        if name == "prefixed":
+            continue
         figure(f"CLIP-L {name}: conditioning {row['error']:.3g} from bf16, core {row.get('core')}")
     return figures
 
@@ -42,3 +44,16 @@ def test_a_file_that_is_not_quantized_is_loaded_as_it_is(encoded):
 def test_report_lists_every_layer(encoded, name):
     report = encoded[name]["report"]
     assert all(f"layers.{i}.mlp.fc2" in report for i in range(12))
+
+
+@pytest.mark.parametrize(
+    "stem", ["text_encoders.clip_l.transformer.", "cond_stage_model.transformer.", "text_encoder."]
+)
+def test_names_of_the_checkpoint_that_it_was_taken_out_of(encoded, stem):
+    assert encoded["prefixed"][stem] is True
+
+
+def test_what_is_no_text_encoder_is_refused_in_one_sentence(encoded):
+    """Core takes it for a CLIP-L whose weights are all missing."""
+    sentence = encoded["prefixed"]["no.encoder."]
+    assert sentence.startswith("Refused: prefixed.safetensors: holds no text encoder") and "\n" not in sentence

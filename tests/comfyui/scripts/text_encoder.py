@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import torch
-from inside import BASE, REQUEST, answer, call, error, identical, pack
-from safetensors.torch import save_file
+from inside import BASE, REQUEST, answer, call, error, identical, pack, refused
+from safetensors.torch import load_file, save_file
 
 FOLDER = BASE / "models" / "text_encoders"
 # Those that write to the residual stream, of which there are 24, as GPT-2 starts them.
@@ -63,4 +63,11 @@ else:
         figures[name]["core"] = error(conditioning(by_core), want)
     truth = conditioning(call("CLIPLoader", clip_name="by-hand.safetensors", type="stable_diffusion")[0])
     figures["by hand"] = {"error": error(conditioning(ours(REQUEST["files"]["ltx-bare"])[0]), truth)}
+    known = conditioning(ours(REQUEST["files"]["ltx-bare"])[0])
+    bare = load_file(FOLDER / REQUEST["files"]["ltx-bare"])
+    for stem in ("text_encoders.clip_l.transformer.", "cond_stage_model.transformer.", "text_encoder.", "no.encoder."):
+        save_file({f"{stem}{name}": tensor for name, tensor in bare.items()}, FOLDER / "prefixed.safetensors")
+        said = refused(ours, "prefixed.safetensors")
+        same = not said and identical(conditioning(ours("prefixed.safetensors")[0]), known)
+        figures.setdefault("prefixed", {})[stem] = said or same
     answer(figures)
