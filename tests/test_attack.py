@@ -68,6 +68,11 @@ def whole_numbers(file: File) -> None:
     marked(format="int8_tensorwise")(file)
 
 
+def codes_renamed(file: File) -> None:
+    file.tensors[f"{Q}.weight._data"] = file.tensors.pop(f"{Q}.weight")
+    times(file, f"{Q}.weight_scale_inv", 3)
+
+
 def exchanged(file: File) -> None:
     """The sides in the header of a layer whose bias is gone."""
     entry = file.tensors[f"{Q}.weight"]
@@ -94,6 +99,7 @@ CASES = {
     "blocks turned": Case("blocks", blocks_turned, ("transposed", "scales_mild"), unseen=True, layer=FC),
     "untyped block scales": Case("nvfp4", untyped_scales, ("width_changed", "codes_flipped"), unseen=True),
     "whole numbers": Case("reciprocal", whole_numbers, ("dtype_relabelled", "marked")),
+    "codes renamed": Case("blocks", codes_renamed, ("dropped", "scales_mild"), unseen=True),
     "sides exchanged": Case("ltx", exchanged, ("reshaped", "dropped")),
     "sides exchanged among turned": Case("flat rows", exchanged_among_turned, ("reshaped", "transposed")),
     "sides exchanged under markers": Case("marked", exchanged, ("reshaped", "dropped")),

@@ -15,6 +15,7 @@ from .file import WIDTHS, Entry, File, bf16, f32, joined, turned_over, u8
 
 COMPANIONS = sorted({*SUFFIXES, ".scale", ".alpha", ".smooth", ".lora_up", ".lora_down"})
 SCALES = tuple(suffix for suffix in COMPANIONS if "scale" in suffix and "input" not in suffix)
+CODES = (".weight", ".weight._data", ".float8_data", ".qweight", ".weight_packed")
 FACTORS = (0.0, -1.0, float("nan"), float("inf"), 1e-30, 1e30, 1e-7, 1e7, 1e-5, 1e5)
 ODD: tuple[Any, ...] = (0, -1, 7, 64.0, 2**31, 2**63, 2**64, -(2**40), 0.5, None, "1", [], True, 1e400)
 NAMES = ("\u202egnp", "a\x00b", "l\nine", "\x1b[2J", "é", "e\u0301", "𝔴", "…" * 200, " ", ".", "..", "/etc/passwd",
@@ -180,9 +181,7 @@ def scale_recast(file: File, rng: random.Random) -> None:
 def weight_doubled(file: File, rng: random.Random) -> None:
     """A second weight of a layer."""
     key = rng.choice([k for k in file.tensors if k.endswith((".weight", ".float8_data"))])
-    new = key.rpartition(".")[0] + rng.choice(
-        (".weight", ".weight._data", ".float8_data", ".qweight", ".weight_packed")
-    )
+    new = key.rpartition(".")[0] + rng.choice(CODES)
     file.tensors.setdefault(new, file.tensors[key])
 
 

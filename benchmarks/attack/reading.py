@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from scaled_fp8.quant import Refused, read_checkpoint
 from scaled_fp8.quant.checkpoint.read import Checkpoint
 
-from .changes import CHANGES, METHODS, SCALES, Change, header_surgery
+from .changes import CHANGES, CODES, METHODS, SCALES, Change, header_surgery
 from .file import Entry, File, parsed, turned_over
 from .specimens import DIALECTS, Parts, Specimen, from_nibbles, parts_of, specimen, turned_back
 
@@ -278,16 +278,21 @@ def literal(made: Try, layer: str, turned: bool = False) -> np.ndarray | None:
 
 
 def as_named(parts: Parts, first: Parts) -> Parts:
-    """The parts by the names and dtypes of their dialect: what bytes are it says, and a lone scale is its scale."""
+    """The parts by the names and dtypes of their dialect: lone codes and a lone scale are its own."""
+    parts = renamed(renamed(parts, first, CODES), first, SCALES)
     for suffix in (".weight", ".float8_data", ".weight_scale"):
         entry, whole = parts.get(suffix), suffix != ".weight_scale" and marker_of(parts).get("format") in WHOLE
         if entry and suffix in first and first[suffix].dtype.startswith("F8") and entry.dtype in BYTES and not whole:
             parts[suffix] = Entry(first[suffix].dtype, entry.shape, entry.data)
-    own = [suffix for suffix in first if suffix in SCALES]
-    added = [suffix for suffix in parts if suffix in SCALES and suffix not in first]
-    if len(own) == len(added) == 1 and own[0] not in parts:
-        parts[own[0]] = parts[added[0]]
     return parts
+
+
+def renamed(parts: Parts, first: Parts, known: tuple[str, ...]) -> Parts:
+    """With the one part of these names that was added in the place of the one that is gone."""
+    own = [suffix for suffix in first if suffix in known]
+    added = [suffix for suffix in parts if suffix in known and suffix not in first]
+    lone = len(own) == len(added) == 1 and own[0] not in parts
+    return {**parts, own[0]: parts[added[0]]} if lone else parts
 
 
 def decoded(chosen: Specimen, parts: Parts) -> np.ndarray:

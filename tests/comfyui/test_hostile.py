@@ -195,3 +195,9 @@ def test_nothing_was_printed_that_a_terminal_obeys(server):
     log = server.log.read_bytes()
     assert b"\x1b]0;" not in log and b"\x1b[2J" not in log and "\u202e".encode() not in log
     assert SECRET.encode() not in log
+
+
+def test_progress_that_somebody_edited_is_measured_anew(contract):
+    believed = contract("kept_files")
+    assert believed.pop("sound") == {"a": 0.5}
+    assert len(believed) == 11 and not any(believed.values()), believed
