@@ -24,7 +24,7 @@ def fewest_bytes(layers: Sequence[Sequence[Choice]], limit: float) -> list[int]:
 
 
 def solved(layers: Sequence[Sequence[Choice]], room: float) -> list[int]:
-    """(weight, value) of options: the least sum of values with a sum of weights within room, which must be possible."""
+    """Each layer's format, of (weight, value), for the least sum of values within a budget of weight, room."""
     if sum(min(weight for weight, _ in options) for options in layers) > room * (1 + 1e-12):
         raise Refused("No choice of formats is small enough; allow more.")
     by_hand = lagrangian(layers, room)
@@ -113,7 +113,7 @@ def priced(layers: Sequence[Sequence[Choice]], price: float) -> list[int]:
 
 
 def filled(layers: Sequence[Sequence[Choice]], choice: list[int], room: float) -> list[int]:
-    """Steps of single layers, the most gain for its weight first, until none fits."""
+    """Layers moved to better formats within a budget, the most gain for its weight first, until none fits."""
     left = room - total(layers, choice, 0)
     while True:
         steps = [

@@ -28,7 +28,7 @@ def fingerprint(source: Source) -> str:
 
 
 def middle(source: Source, name: str) -> bytes:
-    """The bytes of a few elements; none of what torch cannot hold."""
+    """What a fingerprint takes of a tensor: the bytes of a few elements; none of what torch cannot hold."""
     info = source[name]
     if info.torch_dtype is None:
         return b""

@@ -173,7 +173,7 @@ def smoother(spread: Tensor, first: Tensor, second: Tensor) -> str:
 
 
 def plausible_input_scale(scale: Tensor, weight_scale: Tensor, maximum: float) -> bool:
-    """Whether an input_scale is a calibrated amax / maximum, not one of the known placeholders."""
+    """Whether a file's input_scale is a calibrated amax / maximum, not one of the known placeholders."""
     if scale.numel() != 1:
         return False
     value = float(scale.float().reshape(()))

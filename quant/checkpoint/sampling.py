@@ -43,7 +43,7 @@ def sample(layer: Layer, runs: Sequence[tuple[int, int]] | None = None) -> Sampl
 
 
 def smooth_at(layer: Layer, places: Tensor) -> Tensor:
-    """What smoothing multiplies each flat element of the stored matrix by."""
+    """What a file's smoothing multiplies each flat element of the stored matrix by."""
     smooth, cols = layer.smooth(), layer.stored[1]
     if smooth is None:
         return torch.ones(())

@@ -17,7 +17,7 @@ AWAY = "give another name, or another folder"
 
 
 def check_ownership(source: Source, dst: Path, target: Target, named: bool = True) -> None:
-    """Refused where the result would take the place of a file of the source, or of a model that dst does not name.
+    """Refused where a conversion would replace a file of its source, or of a model that dst does not name.
 
     named: whether the user named dst itself, so that a checkpoint there is meant to be replaced.
     """
@@ -60,7 +60,7 @@ def belongings(source: Source) -> set[Path]:
 
 
 def check_others(dst: Path, target: Target, named: bool) -> None:
-    """Refused where a result would hide another model, or be a shard of one."""
+    """Refused where a conversion's result would hide another model, or be a shard of one."""
     last = target.paths[-1]
     index = index_of(last)
     if content_of(index).get("weight_map") and not is_ours(index):

@@ -57,7 +57,7 @@ def row_runs(rows: int, columns: int, everything: bool) -> Iterator[tuple[int, i
 
 
 def differences(format: Format, wanted: Tensor, read: Sample) -> str:
-    """What is wrong with values that were read back, "" for nothing."""
+    """What is wrong with values that a conversion wrote and were read back, "" for nothing."""
     if format.grid:
         # zeros come back as next to nothing: comfy-kitchen's scales of them are tiny, not zero
         relative = float((read.scaled - wanted).norm()) / max(float(wanted.norm()), NOTHING * len(wanted) ** 0.5)

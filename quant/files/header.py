@@ -115,7 +115,7 @@ def parse(file: BinaryIO, size: int) -> Header:
 
 
 def as_object(text: bytes) -> dict[str, Any]:
-    """JSON text as a dictionary, each key once at every level; NotJson, which says of no place, for anything else."""
+    """A file's JSON text as a dictionary, each key once at every level; NotJson, which names no file, for others."""
     try:
         value = json.loads(text.decode(), object_pairs_hook=once, parse_constant=no_constant)
         written(value)

@@ -223,7 +223,7 @@ def proven(proof: Proof) -> str:
 
 
 def joined(refused: dict[str, str], layer: Workload, chosen: str = "") -> str:
-    """One clause a family other than the chosen kernel's: of the kernel that came closest, the last of several."""
+    """Why other kernels were not chosen: one clause a family, of the kernel that came closest, the last of several."""
     closest: dict[str, Kernel] = {}
     for kernel in KERNELS:
         if kernel.name in refused and kernel.family != chosen:

@@ -13,11 +13,12 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypeVar
 
 import torch
+
+from .. import versions
 
 LARGEST = 1 << 22  # bytes of proofs
 WORST = 0.5  # an error that no kernel which works has
@@ -150,8 +151,8 @@ def write(path: Path, key: str, question: str, proof: Found) -> None:
 @cache
 def environment(device: torch.device) -> str:
     """Device name, driver, versions and this code, as one key."""
-    versions = [f"{name} {installed(name)}" for name in ("torch", "comfy-kitchen", "triton", "gcc")]
-    return "|".join((device_name(device), driver(device), *versions, code()))
+    libraries = [f"{name} {installed(name)}" for name in ("torch", "comfy-kitchen", "triton", "gcc")]
+    return "|".join((device_name(device), driver(device), *libraries, code()))
 
 
 @cache
@@ -161,10 +162,7 @@ def installed(name: str) -> str:
         return torch.__version__
     if name == "gcc":
         return answer_of("gcc", "-dumpfullversion") or "none"
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return "none"
+    return versions.installed(name) or "none"
 
 
 def device_name(device: torch.device) -> str:

@@ -20,7 +20,8 @@ from ..kernels.plan import choose_for
 from ..weights.compact import compact_scale
 from ..weights.native import PARTS, native_tensors
 from ..weights.weight import QuantizedWeight
-from .tensor import NAMES, as_computed, as_stored, from_tensor, is_scaled, part_of, to_tensor
+from .params import NAMES
+from .tensor import as_computed, as_stored, from_tensor, is_scaled, part_of, to_tensor
 
 
 @dataclass(eq=False)

@@ -13,13 +13,13 @@ from torch import Tensor
 from ..distributed import parts
 from ..distributed.gathering import Shard, parts_of
 from ..errors import Refused
+from .params import layer_of
 from .tensor import (
     ScaledTensor,
     ScaledWeightLayout,
     alias,
     as_stored,
     is_scaled,
-    layer_of,
     rewrapped,
     shard_of,
     tensors_in,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from math import prod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from comfy_kitchen.tensor.base import BaseLayoutParams
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..distributed.gathering import Shard
 from ..weights.compact import compact_scale
@@ -112,3 +113,11 @@ def recoded(tensor: Tensor, scale: Tensor, job: Job) -> tuple[Tensor, ScaledPara
     values = tensor.flatten(1).float()
     scale = scale.float().reshape(job.granularity.scale_shape((values.shape[0], values.shape[1])))
     return job.codes(values, scale), ScaledParams(scale, tensor.dtype, tuple(tensor.shape), job.format, job.granularity)
+
+
+# codes -> the name of the layer they are of, for messages; no part of the tensor, which torch.compile compares
+NAMES = WeakTensorKeyDictionary()
+
+
+def layer_of(tensor: Any) -> str:
+    return str(NAMES.get(tensor._qdata, ""))

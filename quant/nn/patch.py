@@ -125,7 +125,7 @@ def planned(linear: nn.Linear, weight: QuantizedWeight, mode: Mode, token: objec
 
 
 def unplanned(linear: nn.Linear, place: tuple[torch.device, torch.dtype], mode: Mode, token: object) -> Patch:
-    """The patch of one Linear before a kernel is chosen."""
+    """The patch of one Linear of a module before a kernel is chosen."""
     before, now = patch_of(linear), linear._parameters["weight"]
     if before is None:
         return Patch(type(linear), now, place, token, mode)
@@ -146,7 +146,7 @@ def install(
     patches: Mapping[str, Patch],
     sharded: Iterable[Any] = (),
 ) -> None:
-    """Put the weights in; sharded: what FSDP2 keeps of its parameters, of which these are parts."""
+    """Patch the Linears: put the weights in; sharded: what FSDP2 keeps of its parameters, of which these are parts."""
     before = [
         (linear, type(linear), linear._parameters["weight"], vars(linear).get("scaled")) for linear in linears.values()
     ]
@@ -165,7 +165,7 @@ def install(
 
 
 def restore_linear(linear: nn.Linear, patch: Patch, sharded: Iterable[Any]) -> None:
-    """Class, Parameter and attributes as they were; the Parameter follows where the layer has been moved since.
+    """Take the patch out: class, Parameter and attributes as they were, on the device where the layer is now.
 
     sharded: what FSDP2 keeps of its parameters; it, or tensor parallelism, goes on with the original cut the same way.
     """

@@ -14,7 +14,6 @@ import torch
 from comfy_kitchen.tensor import QuantizedLayout, QuantizedTensor, register_layout_class
 from torch import Tensor
 from torch.utils import _pytree as pytree
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from ..distributed.gathering import Shard, cut_alone, gathered, given
 from ..distributed.parallel import local
@@ -175,14 +174,6 @@ def rewrapped(tensor: Any, weight: QuantizedWeight, shard: Shard | None = None) 
     """Another weight in the place of a scaled tensor's own; no kernel is chosen for it yet."""
     params = params_of(weight, tensor._params.orig_dtype)
     return ScaledTensor(weight.codes, tensor._layout_cls, replace(params, shard=shard))
-
-
-# codes -> the name of the layer they are of, for messages; no part of the tensor, which torch.compile compares
-NAMES = WeakTensorKeyDictionary()
-
-
-def layer_of(tensor: Any) -> str:
-    return str(NAMES.get(tensor._qdata, ""))
 
 
 register_layout_class(ScaledWeightLayout.NAME, ScaledWeightLayout)

@@ -22,7 +22,7 @@ TEXTS = ("source", "fingerprint", "maker", "method", "granularity")
 
 @dataclass(frozen=True)
 class Card:
-    """How a file was made. source: what of, without folders; fingerprint: of it, see files.fingerprint; maker: what
+    """How a file was made. source: what of, without folders; fingerprint: of that; maker: what
     wrote it; method, granularity: as they were asked for; layers: what became of them -> how many; kept: reason ->
     layers that stay in high precision; quality: the figures of a comparison, where one was made; history: cards of
     the files that the source was made of, the latest last.

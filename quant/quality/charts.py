@@ -42,6 +42,7 @@ def curve(steps: Sequence[float]) -> str:
 
 
 def axes(count: int, top: float) -> Iterator[str]:
+    """Lines and numbers of the chart of errors by step."""
     for tick in range(TICKS + 1):
         y = down(top * tick / TICKS, top)
         yield f'<path d="M{LEFT} {y:.1f}H{WIDTH - 8}"/>'

@@ -96,7 +96,7 @@ def draw_errors(report: Report, errors: Mapping[str, float], title: str = "") ->
 
 
 def draw_all(report: Report, errors: Mapping[str, float]) -> Image.Image:
-    """The report by kernel, and below by error where one is known."""
+    """Heat maps of a report: by kernel, and below by error where one is known."""
     pictures = [draw_report(report), *([draw_errors(report, errors)] if errors else [])]
     size = (max(picture.width for picture in pictures), sum(picture.height for picture in pictures))
     canvas, top = Image.new("RGB", size, PAPER), 0

@@ -44,6 +44,7 @@ def facts(ckpt: Checkpoint) -> Iterator[tuple[str, str]]:
 
 
 def made(card: Card) -> Iterator[str]:
+    """How a file was made, by its card."""
     versions = ", ".join(f"{name} {number}" for name, number in card.versions.items())
     rows = [("source", card.source), ("fingerprint of the source", card.fingerprint), ("with", card.maker)]
     rows += [("method", f"{card.method} {card.granularity}".rstrip()), ("versions", versions), *card.settings.items()]

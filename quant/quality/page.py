@@ -85,6 +85,7 @@ def asset(name: str) -> str:
 
 
 def parts(quality: Quality, pairs: Sequence[Pair]) -> Iterator[str]:
+    """The sections of the page of a comparison."""
     if quality.noise:
         yield f'<p class="noise">{text(quality.noise)}</p>'
     yield from (f'<p class="warning">{text(warning)}</p>' for warning in quality.warnings)
@@ -129,6 +130,7 @@ def figures(quality: Quality) -> str:
 
 
 def sides(a: Side, b: Side) -> str:
+    """What the page says of both models: files, sizes, times."""
     rows = [
         ("file", a.name, b.name, ""),
         ("layers", a.format, b.format, ""),

@@ -97,7 +97,7 @@ def account(method: str, plans: Mapping[str, Plan], tokens: int, coded: bool) ->
 
 
 def stored(shape: tuple[int, ...], format: Format | None, granularity: Granularity | None) -> tuple[int, int]:
-    """Bytes of a layer's codes and of its scales in ComfyUI; 16-bit floats and none where it is not quantized."""
+    """Memory in bytes of a layer's codes and of its scales in ComfyUI; 16-bit floats where it is not quantized."""
     if format is None or granularity is None:
         return prod(shape) * WIDE, 0
     matrix = (shape[0], prod(shape[1:]))
@@ -160,7 +160,7 @@ def estimates(
     tokens: int | None = None,
     keep: str = "",
 ) -> list[Estimate]:
-    """What each method that the component can have needs; a method without that granularity has its own."""
+    """The memory that each method of a component needs; one without that granularity has its own."""
     names = [name for name, method in METHODS.items() if name != "auto" and possible(method.format_name, component)]
     return [
         estimate_memory(shapes, name, component, own_granularity(name, granularity), tokens, keep) for name in names

@@ -158,7 +158,7 @@ def format_of(component: str, family: Family | None, request: QuantizationReques
 
 
 def granularity_of(format: Format, family: Family | None, request: QuantizationRequest) -> tuple[Granularity, str]:
-    """The requested granularity; else the settings' where the format has it; else the one that core loads."""
+    """The granularity asked for; else the settings' where the format has it; else the one that core loads."""
     if request.granularity:
         return format.granularity(request.granularity), "argument"
     setting = resolved("granularity", family, request.settings) if request.settings else None

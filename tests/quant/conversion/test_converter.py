@@ -251,8 +251,7 @@ def test_each_layer_is_what_quantize_makes_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("scaled_fp8.quant.weights.job.SLAB", 128 * 320)
-    monkeypatch.setattr("scaled_fp8.quant.conversion.tasks.SLAB", 128 * 320)
-    monkeypatch.setattr("scaled_fp8.quant.conversion.tasks.PIECE", 128 * 320)
+    monkeypatch.setattr("scaled_fp8.quant.conversion.values.PIECE", 128 * 320)
     state = model(tmp_path, dtype)
     request = replace(chosen(format, granularity), effort=effort)
     done = convert(tmp_path / "m.safetensors", tmp_path / "out.safetensors", request, Options(check="all"))
