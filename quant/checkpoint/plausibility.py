@@ -28,6 +28,7 @@ LIMITS = {
     "tiny_exempt": Limit(1e-4, "the same for layers that start at zero, and for residuals; one of zeros is sound"),
     "outlier": Limit(1e4, "the largest weight of any trained layer is some hundreds"),
     "beyond": Limit(0.01, "share of -8 in symmetric 4-bit codes; it is 1/16 in the low halves of INT8 bytes"),
+    "sides": Limit(32, "codes between the means of both signs: few for floats, 60 to 120 for INT8 bytes"),
     "few": Limit(64, "fewer elements than this say nothing about std"),
     "all_groups": Limit(0.99, "absmax scaling puts a top code into every group that shares a scale"),
     "some_groups": Limit(0.9, "an axis below this is not the one that the scales run along"),
@@ -188,6 +189,16 @@ TOP_BYTES = {0x7E: "float8_e4m3fn", 0x7B: "float8_e5m2", 0x7F: "float8_e4m3fnuz"
 
 def byte_format(codes: Tensor) -> str | None:
     """Name of the FP8 format that absmax-scaled bytes hold, by the largest; None when they could be several."""
+    if not symmetric(codes):
+        return None
     name = TOP_BYTES.get(int((codes & 0x7F).max()))
     # the only NaN of fnuz, the negative zero of the others
     return None if name == "float8_e4m3fnuz" and bool((codes == 0x80).any()) else name
+
+
+def symmetric(codes: Tensor) -> bool:
+    """Whether bytes of both signs are alike in magnitude, as floats are; whole numbers have 255 for -1."""
+    magnitude, negative = (codes & 0x7F).float(), codes > 0x7F
+    if not bool(negative.any()) or bool(negative.all()):
+        return True
+    return abs(float(magnitude[negative].mean() - magnitude[~negative].mean())) < limit("sides")

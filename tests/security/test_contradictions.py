@@ -62,10 +62,12 @@ def test_a_marker_outvotes_a_config(sidecar: str, tmp_path: Path) -> None:
     assert distance(path) < 0.02
 
 
-def test_int8_codes_that_lost_their_marker_are_no_bytes_of_fnuz(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8], ids=str)
+def test_int8_codes_that_lost_their_marker_are_no_bytes_of_fnuz(dtype: torch.dtype, tmp_path: Path) -> None:
     """Both formats' absmax codes end at 127: beside a config of FP8 nothing shows which one they are."""
     scale = WEIGHT.abs().amax(1, keepdim=True) / 127
-    path = saved({"a.weight": (WEIGHT / scale).round().to(torch.int8), "a.weight_scale": scale}, tmp_path)
+    codes = (WEIGHT / scale).round().to(torch.int8).view(dtype)
+    path = saved({"a.weight": codes, "a.weight_scale": scale}, tmp_path)
     (tmp_path / "hf_quant_config.json").write_text(json.dumps({"quantization": {"quant_algo": "FP8"}}))
     with pytest.raises(Refused, match="several formats"):
         read_checkpoint(path)
