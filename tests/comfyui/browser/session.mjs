@@ -43,8 +43,8 @@ try {
   seen.measured = await measured(page, request, shot);
   await kept(page);
   await editor.openPanel(page);
-  seen.compared = await compared(page, request, shot);
   seen.budgeted = await budgeted(page, shot);
+  seen.compared = await compared(page, request, shot);
   await editor.toggle(page);
   await page.waitForSelector(".sfp8-panel", { state: "detached" });
   await many(page);
