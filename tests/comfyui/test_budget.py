@@ -47,7 +47,7 @@ def test_the_report_has_the_plan_and_its_curve(figures):
         assert "predicted error" in figures["reports"][name]
         assert "uniform" in figures["reports"][name]
         assert "double_blocks.0.img_attn.qkv" in figures["reports"][name]
-    assert "moments of the inputs" in figures["reports"]["7 bits"]
+    assert "measured sensitivity" in figures["reports"]["7 bits"]
     assert "errors of weights" in figures["reports"]["no data"]
     assert "budget error 0.001" in figures["reports"]["error"]
     assert "granularity per-row is not used" in figures["reports"]["by rows"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from scaled_fp8.quant.calibration.candidates import ROWS, spaced_rows, stored_by
 from scaled_fp8.quant.calibration.moments import moments_of
 from scaled_fp8.quant.calibration.plan import Plan
 from scaled_fp8.quant.calibration.planner import Model, PlanRequest, plan_model, weighed
-from scaled_fp8.quant.calibration.store import Facts, Record, sample_of, save_calibration
+from scaled_fp8.quant.calibration.store import Facts, Record, read_calibration, sample_of, save_calibration
 from scaled_fp8.quant.files.reader import read_safetensors
 from scaled_fp8.quant.weights.encode import quantize
 from scaled_fp8.quant.weights.native import loads_in_core, native_tensors
@@ -100,6 +101,14 @@ def test_factors_decide_where_the_bytes_go(model: Path, calibration: Path) -> No
     assert plan.measure == "measured sensitivity"
     bits = [row.bytes * 8 / weights(model)[row.layer].numel() for row in plan.rows]
     assert sum(bits[6:]) > sum(bits[:6])
+
+
+def test_a_plan_without_factors_rests_on_moments(model: Path, calibration: Path) -> None:
+    known = read_calibration(calibration)
+    records = {name: replace(known[name], factor=None) for name in known}
+    path = calibration.with_stem("no factors")
+    save_calibration(path, records, Facts(4, 1))
+    assert planned(model, "6 bits", path).measure == "moments of the inputs"
 
 
 @pytest.mark.parametrize("budget", ["3 bits", "17 bits", "1 KB", "9 GB", "error 5"])
