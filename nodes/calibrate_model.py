@@ -51,5 +51,6 @@ class CalibrateModel(io.ComfyNode):
     def execute(
         cls, model: io.Model.Type, name: str, memory_gb: float = 8.0, sensitivity: bool = True
     ) -> io.NodeOutput:
-        after = partial(measure_shares, path_of(name)) if sensitivity else None
+        path = path_of(name)
+        after = partial(measure_shares, path) if sensitivity else None
         return io.NodeOutput(watching(model, name, memory_gb, after))

@@ -26,7 +26,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--subject", choices=SUBJECTS, default="digits-flux2")
     parser.add_argument("--folder", type=Path, help="for files and errors, kept; a temporary one without")
-    parser.add_argument("--quick", action="store_true", help="without the run a layer and without convert_to_quant")
+    parser.add_argument("--quick", action="store_true", help="without convert_to_quant and without files of the graph")
     arguments = parser.parse_args()
     if arguments.subject != "demo" and (reason := absent()):
         parser.exit(1, f"{reason}\n")

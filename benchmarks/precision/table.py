@@ -61,7 +61,7 @@ class Found:
 
 
 def found_of(bench: Bench, quick: bool = False) -> Found:
-    """Everything that is measured. quick: without a run a layer and without others' rounding."""
+    """Everything that is measured. quick: without others' rounding and without files of the graph."""
     outer, bits = bench.first_and_last()
     learned = {format: bench.learned(*options) for format, options in ({} if quick else LEARNED).items()}
     beside = f"{bits:.2f}"
@@ -70,7 +70,7 @@ def found_of(bench: Bench, quick: bool = False) -> Found:
         *map(bench.planned, (*BITS, beside)), outer, *(path for path, _ in learned.values()),
     ]  # fmt: skip
     found = {name.removesuffix(".safetensors"): error for name, error in bench.subject.errors(files).items()}
-    budgets = {one: told_of(bench, one, found[f"budget-{one}"], quick) for one in BITS}
+    budgets = {one: told_of(bench, one, found[f"budget-{one}"]) for one in BITS}
     peers = {
         format: {
             "error": found[path.stem], "seconds": seconds, "bytes": path.stat().st_size,
@@ -81,14 +81,14 @@ def found_of(bench: Bench, quick: bool = False) -> Found:
     }  # fmt: skip
     sizes = {format: bits_of(bench, format) for format in UNIFORM}
     both = {"bits": bits, "error": found["first-and-last"], "ours": found[f"budget-{beside}"]}
-    saved = bench.subject.saved(SAVED, bench.watched)
+    saved = {} if quick else bench.subject.saved(SAVED, bench.watched)
     return Found(bench.subject.name, bench.subject.about, machine(), found, sizes, budgets, both, peers, saved)
 
 
-def told_of(bench: Bench, bits: str, error: float, quick: bool) -> dict[str, Any]:
+def told_of(bench: Bench, bits: str, error: float) -> dict[str, Any]:
     plan = bench.plan(bits)
-    told = {"bits": plan.bits, "formats": plan.formats, "measured": error, "by moments": bench.predicted(bits, False)}
-    return told if quick else told | {"by sensitivity": bench.predicted(bits, True)}
+    predicted = {kind: bench.predicted(bits, kind == "by sensitivity") for kind in ("by moments", "by sensitivity")}
+    return {"bits": plan.bits, "formats": plan.formats, "measured": error, **predicted}
 
 
 def bits_of(bench: Bench, format: str) -> float:
@@ -237,7 +237,7 @@ def write_document() -> None:
 def markdown(found: Found) -> str:
     """Two tables of one subject."""
     met = [[what, wanted, value, "yes" if met else "**no**"] for what, wanted, value, met in figures(found)]
-    quick = "" if all("by sensitivity" in one for one in found.budgets.values()) else " --quick"
+    quick = "" if found.peers else " --quick"
     lines = [
         f"### {found.subject}: {found.about}",
         "",

@@ -18,7 +18,7 @@ from ...quant.nn.stats import LayerStats, Stats
 from ...quant.recipes.auto import Pick
 from ...quant.recipes.methods import BUDGET
 from ...quant.recipes.policy import Policy, recognise
-from .calibrations import few_tokens
+from .calibrations import promises
 from .callbacks import settle
 from .layers import base_weight
 from .parts import note_errors
@@ -60,7 +60,7 @@ def quantize_for_budget(
     note_errors(patched, decibels(plan))
     patched.set_attachments(PLAN, (patched.patches_uuid, plan))
     stats = summary(Account(Pick(BUDGET, plan.totals()[0]), family), done)
-    notes += few_tokens(known, [row.layer for row in plan.rows]) if known else ()
+    notes += promises(known, [row.layer for row in plan.rows]) if known else ()
     return patched, replace(stats, format="mixed", granularity="each format's own"), plan, notes
 
 

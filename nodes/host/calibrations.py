@@ -45,15 +45,24 @@ def saved(name: str) -> Calibration:
     return read_calibration(path)
 
 
-def few_tokens(known: Calibration, names: Iterable[str]) -> tuple[str, ...]:
-    """That errors by these moments promise too much: what so few tokens do not show is rounded as if it never came."""
+def promises(known: Calibration, names: Iterable[str]) -> tuple[str, ...]:
+    """That errors by these moments promise too much: rounding was fitted to the very images that tell its error.
+
+    Most of all with few tokens: what they do not show is rounded as if it never came.
+    """
     seen = [without_prefixes(name) for name in names if name in known]
+    seen = [name for name in seen if f"{name}.held_out" not in known.source]
+    if not seen:
+        return ()
     thin = [name for name in seen if int(known.part(name, "rows")) < int(known.part(name, "shape")[1])]
     if not thin:
-        return ()
+        return (
+            "The calibration held out no image: the predicted error is too low, by a third or so; calibrate with a "
+            "batch of four images or more.",
+        )
     return (
         f"{len(thin)} of {len(seen)} layers, {thin[0]} first, saw fewer tokens than they have inputs: the predicted "
-        "error is too low; calibrate with more or larger images.",
+        "error is too low; calibrate with more or larger images, in a batch of four or more.",
     )
 
 

@@ -80,11 +80,12 @@ def with_watch(model: ModelPatcher, watch: Watch, after: After | None = None) ->
     """A clone whose calls are seen by watch; what was not saved yet is forgotten where a sampling is broken off."""
 
     def call(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Any:
-        if is_compiled(kwargs.get("transformer_options", {})):
+        options = options_of(*args, **kwargs)
+        if is_compiled(options):
             return executor(*args, **kwargs)
         if watch.shares is not None:
             return watch.shares.call(lambda: executor(*args, **kwargs), running(executor.class_obj))
-        with watch.listening(running(executor.class_obj)):
+        with watch.listening(running(executor.class_obj), len(options.get("cond_or_uncond", (0,)))):
             return executor(*args, **kwargs)
 
     def sampling(executor: WrapperExecutor, *args: Any, **kwargs: Any) -> Any:
@@ -138,6 +139,19 @@ def check_not_compiled(options: dict[str, Any]) -> None:
     """A compiled graph asks nobody what its layers are fed."""
     if TORCH_COMPILE_KWARGS in options:
         raise Refused("A compiled model cannot be watched: take TorchCompileModel out while you calibrate.")
+
+
+def options_of(
+    x: Tensor,
+    t: Tensor,
+    c_concat: Tensor | None = None,
+    c_crossattn: Tensor | None = None,
+    control: Any = None,
+    transformer_options: dict[str, Any] | None = None,
+    **others: Any,
+) -> dict[str, Any]:
+    """The transformer_options of a call of the model, which ComfyUI passes by position."""
+    return transformer_options or {}
 
 
 def is_compiled(options: dict[str, Any]) -> bool:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from math import sqrt
 
 import torch
 from torch import Tensor
@@ -38,14 +37,15 @@ class Calibrated:
 def calibrated(
     weight: Tensor, format: Format, granularity: Granularity, moments: Moments, name: str = "weight"
 ) -> Calibrated:
-    """Weight ``[out, in]`` rounded in each way there is; the one with the least error of the output by the moments."""
+    """Weight ``[out, in]`` rounded in each way there is; the one with the least error of the output.
+
+    On images held out, if any: an error on what it was fitted to would be half to two thirds of that on others.
+    """
     values = weight.float()
-    signal = moments.energy(values)
-
-    def error(found: QuantizedWeight) -> float:
-        return sqrt(max(0.0, moments.energy(found.dequantize() - values)) / signal) if signal > 0 else 0.0
-
-    found = ((way, one, error(one)) for way, one in ways(weight, format, granularity, moments, name))
+    found = (
+        (way, one, moments.lost(one.dequantize() - values, values))
+        for way, one in ways(weight, format, granularity, moments, name)
+    )
     (_, first, nearest), *others = found
     best = min([("to nearest", first, nearest), *others], key=lambda one: one[2])
     return Calibrated(with_input_scale(best[1], moments), best[2], nearest, best[0])

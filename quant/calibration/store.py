@@ -19,7 +19,7 @@ from ..files.stored import Source
 from ..files.writer import write_safetensors
 from ..names import without_prefixes
 from ..records import is_kind, record_of
-from .moments import Moments
+from .moments import SKETCHED, Moments
 
 HEADER = "scaled_fp8_calibration"
 VERSION = 1
@@ -63,6 +63,7 @@ class Record:
             "amax": self.moments.amax, "rows": torch.tensor(self.moments.rows),
         }  # fmt: skip
         found |= {} if self.factor is None else {"factor": torch.tensor(self.factor)}
+        found |= {} if self.moments.held_out is None else {"held_out": self.moments.held_out}
         return {f"{name}.{part}": tensor.cpu() for part, tensor in found.items()}
 
 
@@ -79,7 +80,8 @@ class Calibration(Mapping[str, Record]):
             raise KeyError(name)
         rows, columns = self.part(name, "shape").tolist()
         sample, seen = self.part(name, "sample"), int(self.part(name, "rows"))
-        moments = Moments(self.part(name, "squares"), self.part(name, "amax"), seen, columns)
+        held_out = self.part(name, "held_out") if f"{name}.held_out" in self.source else None
+        moments = Moments(self.part(name, "squares"), self.part(name, "amax"), seen, columns, held_out)
         factor = float(self.part(name, "factor")) if f"{name}.factor" in self.source else None
         if not (sound(moments) and sample.isfinite().all() and 0 <= (factor or 0) < inf):
             raise Refused(
@@ -147,7 +149,8 @@ def alike(sample: Tensor, weight: Tensor) -> bool:
 def sound(moments: Moments) -> bool:
     """Whether sums of squares, the largest magnitude and how many rows they are of can be what they say."""
     squares = moments.squares
-    finite = bool(squares.isfinite().all()) and bool(moments.amax.isfinite())
+    held_out = moments.amax if moments.held_out is None else moments.held_out
+    finite = all(bool(part.isfinite().all()) for part in (squares, moments.amax, held_out))
     positive = bool((squares.diagonal(dim1=1, dim2=2) >= 0).all())
     return finite and positive and float(moments.amax) >= 0 and moments.rows >= 0
 
@@ -180,14 +183,16 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
 
 def check_parts(source: Source, name: str) -> None:
     """Refused where a layer's tensors are not those of a Record, or do not go together."""
-    infos = {part: source.get(f"{name}.{part}") for part in (*PARTS, "squares", "factor")}
-    squares, factor = infos["squares"], infos["factor"]
+    infos = {part: source.get(f"{name}.{part}") for part in (*PARTS, "squares", "factor", "held_out")}
+    squares, factor, held_out = infos["squares"], infos["factor"], infos["held_out"]
     whole = all((info := infos[part]) is not None and kind_of(info) == kind for part, kind in PARTS.items())
     moments = squares is not None and squares.dtype == "F32" and len(squares.shape) == 3
     if not (whole and moments and (factor is None or kind_of(factor) == ("F32", ()))):
         raise Refused(damaged(source, name))
     rows, columns = source.tensor(f"{name}.shape").tolist()
     blocks, size, other = squares.shape  # type: ignore[union-attr]
+    if held_out is not None and kind_of(held_out) != ("F32", (SKETCHED, columns)):
+        raise Refused(damaged(source, name))
     if size != other or min(rows, columns) < 1 or not 0 <= blocks * size - columns < size:
         raise Refused(damaged(source, name))
 

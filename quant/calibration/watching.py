@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from .moments import Moments, block_size, features, moments_of, no_moments, stored_bytes
+from .moments import Moments, block_size, features, joined, moments_of, no_moments, stored_bytes
 from .store import Facts
 
 if TYPE_CHECKING:
@@ -49,25 +49,28 @@ class Watch:
         rest = len(self.inputs) - whole
         return f"{whole} layers whole" + (f", {rest} in blocks of {self.size} inputs" if rest else "")
 
-    def see(self, name: str, x: Tensor) -> None:
+    def see(self, name: str, x: Tensor, conditionings: int = 1) -> None:
         """Add one batch of inputs ``[..., in]`` of a layer; of one that is not watched, nothing."""
         if name not in self.inputs:
             return
-        found = moments_of(x, self.size)
+        found = moments_of(x, self.size, conditionings=conditionings)
         with self.lock, torch.inference_mode(False):
             # several devices may run the layer at once, and not all of their threads in inference mode
             before = self.moments.get(name) or no_moments(found.inputs, self.size)
             # in place: these are the largest tensors here
             before.squares.add_(found.squares.to(before.squares.device))
             amax = before.amax.maximum(found.amax.to(before.amax.device))
-            self.moments[name] = Moments(before.squares, amax, before.rows + found.rows, found.inputs)
+            held_out = None if found.held_out is None else found.held_out.to(before.squares.device)
+            self.moments[name] = Moments(
+                before.squares, amax, before.rows + found.rows, found.inputs, joined(before.held_out, held_out)
+            )
 
     @contextmanager
-    def listening(self, modules: Mapping[str, nn.Module]) -> Iterator[None]:
-        """See what modules are fed until the block ends."""
+    def listening(self, modules: Mapping[str, nn.Module], conditionings: int = 1) -> Iterator[None]:
+        """See what modules are fed until the block ends; conditionings: that each image of the batch is there for."""
 
         def hook(name: str) -> object:
-            return lambda module, inputs: self.see(name, features(inputs[0])) if inputs else None
+            return lambda module, inputs: self.see(name, features(inputs[0]), conditionings) if inputs else None
 
         hooks = [module.register_forward_pre_hook(hook(name)) for name, module in modules.items()]  # type: ignore[arg-type]
         try:

@@ -109,13 +109,13 @@ figures["calls"].append(len(calls))
 figures["factors"] = sum(told[name].factor is not None for name in told)
 figures["predicted"] = {}
 for layer in LAYERS:
-    own, record = base.get_model_object(f"diffusion_model.{layer}.weight").data.float(), told[layer]
+    own, known = base.get_model_object(f"diffusion_model.{layer}.weight").data.float(), told[layer]
     step = own.abs().amax(1, keepdim=True) / 7
     moved = (own / step).round() * step
-    moments = record.moments
+    moments = known.moments
     local = (moments.energy(moved - own) / moments.energy(own)) ** 0.5
     measured = float((drawn(with_weight(layer, moved)) - sketch).norm() / sketch.norm())
-    figures["predicted"][layer] = record.factor * local / measured
+    figures["predicted"][layer] = known.factor * local / measured
 figures["same"]["after it"] = identical(drawn(base), sketch)
 figures["hooks after it"] = hooks(base)
 

@@ -171,3 +171,60 @@ def test_fp8_gets_the_static_scale_of_its_activations(weight: Tensor, seen: Mome
     found = calibrated(weight, FORMATS["float8_e4m3fn"], FORMATS["float8_e4m3fn"].granularities[0], seen)
     assert found.weight.input_scale == seen.amax / 448
     assert calibrated(weight, FORMATS["int8"], FORMATS["int8"].granularities[0], seen).weight.input_scale is None
+
+
+##### Images held out
+
+
+def batch(seed: int, images: int, tokens: int = 40) -> Tensor:
+    """Inputs ``[images, tokens, 512]`` of which those of one image are alike, as from step to step."""
+    each = inputs(seed, images).unsqueeze(1)
+    return each + 0.3 * inputs(seed + 1, images * tokens).unflatten(0, (images, tokens))
+
+
+@pytest.mark.parametrize(
+    ("images", "conditionings", "left_out"),
+    [(16, 1, [14, 15]), (4, 1, [3]), (3, 1, []), (8, 2, [3, 7]), (4, 2, []), (9, 2, [8])],
+)
+def test_last_images_are_held_out_whole(images: int, conditionings: int, left_out: list[int]) -> None:
+    """Each image with an input of its own, so that moments show which ones were summed."""
+    x = torch.zeros(images, 5, 16)
+    for image in range(images):
+        x[image, :, image] = 1 + image
+    found = moments_of(x, conditionings=conditionings)
+    seen, told = found.squares[0].diagonal(), found.held_out
+    assert [at for at in range(images) if seen[at] == 0] == left_out
+    assert ([] if told is None else [at for at in range(images) if told[:, at].any()]) == left_out
+    assert found.amax == images
+
+
+def test_a_sketch_tells_the_error_of_the_rows_it_is_of(weight: Tensor) -> None:
+    x = batch(1, 32)
+    found = moments_of(x, seen=10**6)
+    kept = x[28:].reshape(-1, 512) * counted(x.reshape(-1, 512)).view(32, 40, 1)[28:].reshape(-1, 1).sqrt().float()
+    for seed in range(5):
+        moved = weight + torch.randn(weight.shape, generator=torch.Generator().manual_seed(seed)) * 0.01
+        assert found.lost(moved - weight, weight) == pytest.approx(output_error(kept, moved, weight), rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["nvfp4", "int8", "float8_e4m3fn"])
+def test_error_it_tells_is_that_of_other_images(weight: Tensor, name: str) -> None:
+    """Which is far above that on the images that rounding was fitted to."""
+    calls = [batch(seed, 32) for seed in range(10, 30, 2)]
+    known = sum((moments_of(x) for x in calls[1:]), moments_of(calls[0]))
+    found = calibrated(weight, FORMATS[name], FORMATS[name].granularities[0], known)
+    moved = found.weight.dequantize()
+    others = output_error(torch.cat([batch(seed, 32) for seed in range(50, 70, 2)]).reshape(-1, 512), moved, weight)
+    assert found.way == "error feedback"
+    assert found.error == pytest.approx(others, rel=0.15)
+    fitted = (known.energy(moved - weight) / known.energy(weight)) ** 0.5
+    assert fitted < 0.8 * others
+
+
+def test_sketches_of_runs_add_up_and_those_without_leave_them(weight: Tensor) -> None:
+    first, second, alone = moments_of(batch(1, 8)), moments_of(batch(3, 8)), moments_of(batch(5, 2))
+    both = first + alone + second
+    assert alone.held_out is None and first.held_out is not None and second.held_out is not None
+    torch.testing.assert_close(both.held_out, first.held_out + second.held_out)
+    assert torch.equal(moments_of(batch(1, 8)).held_out, first.held_out)
+    assert alone.lost(weight * 0.1, weight) == pytest.approx(0.1, rel=1e-3)

@@ -63,7 +63,7 @@ def saved(module: nn.Module, path: Path, x: Tensor) -> None:
 
 
 def test_watching_changes_nothing_and_leaves_nothing(module: nn.Module) -> None:
-    x, watch = unlike(35).view(7, 5, 64), watch_of(module)
+    x, watch = unlike(35).view(1, 35, 64), watch_of(module)
     want = module(x)
     assert torch.equal(watched(module, x, watch), want)
     assert not any(layer._forward_pre_hooks for layer in linears(module).values())
@@ -98,6 +98,26 @@ def test_runs_add_up_in_the_file(module: nn.Module, tmp_path: Path) -> None:
     assert found["0"].moments.rows == 70
     assert found.facts == Facts(2, 2)
     assert found["model.diffusion_model.2"].shape == (64, 96)
+
+
+def test_held_out_images_are_kept_and_add_up(module: nn.Module, tmp_path: Path) -> None:
+    path, kept = tmp_path / "c.safetensors", []
+    for seed in (0, 1):
+        watch = watch_of(module)
+        watched(module, torch.randn(8, 20, 64, generator=torch.Generator().manual_seed(seed)), watch)
+        kept.append(watch.moments["0"].held_out)
+        save_calibration(path, records(module, watch), watch.facts)
+    torch.testing.assert_close(read_calibration(path)["0"].moments.held_out, kept[0] + kept[1])
+
+
+@pytest.mark.parametrize("damage", [torch.full((64, 64), torch.nan), torch.zeros(64, 32), torch.zeros(63, 64)])
+def test_damaged_held_out_images_are_refused(module: nn.Module, tmp_path: Path, damage: Tensor) -> None:
+    path = tmp_path / "c.safetensors"
+    saved(module, path, torch.randn(9, 64))
+    header = {"scaled_fp8_calibration": '{"version": 1, "steps": 1, "prompts": 1}'}
+    save_file(load_file(path) | {"0.held_out": damage}, path, header)
+    with pytest.raises(Refused, match=r"c\.safetensors: .*calibrate again"):
+        read_calibration(path)["0"]
 
 
 def test_of_another_model_or_shape_is_refused(module: nn.Module, tmp_path: Path) -> None:
@@ -168,7 +188,7 @@ def test_blocks_are_told(module: nn.Module) -> None:
     wide = Watch({"a": 1024, "b": 128}, limit=1)
     assert wide.blocks == "1 layers whole, 1 in blocks of 256 inputs"
     assert watch_of(module).blocks == "2 layers whole"
-    assert watch_of(module).nbytes == 4 * (64 * 64 + 96 * 96)
+    assert watch_of(module).nbytes == 4 * (64 * 64 + 96 * 96 + 64 * (64 + 96))
 
 
 def test_several_threads_add_up_and_other_layers_are_not_seen(module: nn.Module) -> None:
