@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from threading import Condition, Event, Lock
 from typing import TypeVar
@@ -53,6 +53,15 @@ class Reporter:
         with self.lock:
             self.advance(count)
 
+    def of(self, task: Future[None]) -> Future[None]:
+        """The task, whose failure stops the others at once."""
+        task.add_done_callback(self.stop_if_failed)
+        return task
+
+    def stop_if_failed(self, task: Future[None]) -> None:
+        if not task.cancelled() and task.exception():
+            self.stopped.set()
+
 
 def run_all(
     tasks: Sequence[T],
@@ -74,7 +83,7 @@ def run_all(
 
     count = threads or cores()
     with single_threaded(), ThreadPoolExecutor(count, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        futures = [pool.submit(run, task) for task in tasks]
+        futures = [report.of(pool.submit(run, task)) for task in tasks]
         try:
             for future in as_completed(futures):
                 future.result()
