@@ -24,6 +24,9 @@ ROUNDING = 16  # that rounding holds for each element of a slab
 class Estimate:
     """Bytes. weights: of all layers as they will be; scales: theirs; activations: what the largest layer allocates
     at a time, its output included; lora: the most that merging a LoRA into one layer holds at a time.
+
+    What a kernel that is chosen later holds besides is not known yet: scales in its own order, for MXFP8 and NVFP4 as
+    many bytes again as the scales.
     """
 
     method: str
