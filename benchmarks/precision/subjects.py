@@ -27,6 +27,7 @@ from ..comfyui import ROOT, make_base, run
 SEEN, JUDGED = 100, 7  # seeds: of what is calibrated on, of what is measured
 DATA = ROOT / "tests" / "data"
 LONGEST = 7200.0
+CONDITIONINGS = 2  # the demo draws with guidance: each image twice in a batch
 DISTURBED_BY = FORMATS["nvfp4"]
 
 IN_COMFYUI = "in ComfyUI on the CPU, latents of 8 images of 4 steps, calibrated on 16 others of 12"
@@ -134,7 +135,7 @@ class Demo:
     def watch(self, path: Path, layers: list[str]) -> None:
         modules = {name: self.linears[name] for name in layers}
         watch = Watch({name: linear.in_features for name, linear in modules.items()})
-        with watch.listening(modules):
+        with watch.listening(modules, CONDITIONINGS):
             want = self.draw(SEEN)
         differences = {
             name: quantize(linear.weight, DISTURBED_BY).dequantize() - linear.weight for name, linear in modules.items()
