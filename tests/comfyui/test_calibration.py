@@ -10,6 +10,11 @@ def figures(contract) -> dict:
     return contract("calibration")
 
 
+def test_an_image_of_four_is_held_out_with_its_prompt_and_without(figures):
+    """An image has 16 tokens, and guidance draws it twice."""
+    assert figures["held out"] == {"0123": [2 * 3 * 16, True], "03": [2 * 2 * 16, False]}
+
+
 def test_watching_changes_not_one_bit(figures):
     assert all(figures["same"].values()), figures["same"]
     assert {"bf16", "merged", "bypass", "fp8", "scaled patch", "nvfp4 of core"} <= figures["same"].keys()

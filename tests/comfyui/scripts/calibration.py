@@ -83,6 +83,15 @@ figures["added rows"] = added[LAYER].moments.rows
 loaded, figures["loaded"] = call("LoadCalibration", name="digits")
 figures["loaded steps"] = loaded.facts.steps
 
+##### One image of four is held out, with and without its prompt; of fewer none
+
+figures["held out"] = {}
+for digits in ("0123", "03"):
+    guided = watching(base, f"guided {digits}")
+    sample(guided, 1, digits, 7, 4.0)
+    moments = save(guided)[0][LAYER].moments
+    figures["held out"][digits] = [moments.rows, moments.held_out is not None]
+
 ##### How much each layer matters, in passing, beside layers whose weights are really others
 
 LAYERS = (LAYER, "double_blocks.0.img_mlp.2", "single_blocks.0.linear1", "single_blocks.2.linear2")

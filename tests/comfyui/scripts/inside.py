@@ -103,12 +103,12 @@ def context(digits: str = "01234567") -> torch.Tensor:
     return torch.cat([table[digit] for digit in digits])
 
 
-def sample(model, steps: int = 12, digits: str = "01234567", seed: int = 7) -> torch.Tensor:
+def sample(model, steps: int = 12, digits: str = "01234567", seed: int = 7, cfg: float = 1.0) -> torch.Tensor:
     """Latents of a batch, one image for each digit, through core's KSampler."""
     latent = {"samples": torch.zeros(len(digits), 128, 4, 4)}
     conditioning = [[context(digits), {}]]
     out = call(
-        "KSampler", model=model, seed=seed, steps=steps, cfg=1.0, sampler_name="euler", scheduler="simple",
+        "KSampler", model=model, seed=seed, steps=steps, cfg=cfg, sampler_name="euler", scheduler="simple",
         positive=conditioning, negative=conditioning, latent_image=latent,
     )  # fmt: skip
     return out[0]["samples"].float()
