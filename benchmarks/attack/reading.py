@@ -181,7 +181,7 @@ def wrong_layer(made: Try, checkpoint: Checkpoint, layer: str) -> str:
 
 
 def matrix(read: np.ndarray, full: tuple[int, ...]) -> np.ndarray:
-    """What was read of a tensor of more dimensions, without those of one element."""
+    """A tensor of more dimensions without those of one element."""
     sides = [length for length in full if length != 1]
     return read.reshape(sides) if len(full) > 2 and len(sides) == 2 else read
 
@@ -272,6 +272,7 @@ def literal(made: Try, layer: str, turned: bool = False) -> np.ndarray | None:
         if turned:
             parts[".weight"] = turned_over(parts[".weight"])
         weight, factor = decoded(made.specimen, parts), parts.get(".pre_quant_scale")
+        weight = matrix(weight, weight.shape)
         return weight if factor is None else weight * factor.values().reshape(1, -1)
     except (KeyError, ValueError, IndexError):
         return None
