@@ -28,7 +28,7 @@ from .kinds import (
     W4A8,
     Kind,
 )
-from .layer import Layer
+from .layer import Layer, unpadded
 from .markers import base_of, marker_problem
 from .module import BYTES, FLOAT8, Module
 from .nunchaku import AFTER_GELU
@@ -82,8 +82,16 @@ def layer_of(module: Module, bytes_are: str | None = None) -> Layer:
     )
     layer = replace(layer, rotation=rotation(module, kind, stored[1]), unsigned=unsigned(module, kind))
     if kind.block:
+        check_original_shape(layer)
         layer = replace(layer, swizzled=swizzled(layer, scale))
     return replace(layer, reciprocal=module.key("scale") is None and module.key("quant_scale") is not None)
+
+
+def check_original_shape(layer: Layer) -> None:
+    """Refused where the shape that a marker gives is none that was filled up to the stored one."""
+    known, stored = layer.module.marker.get("orig_shape"), [*layer.stored]
+    if isinstance(known, list) and len(known) == 2 and [*map(unpadded, stored, known)] != known:
+        raise Refused(f"its marker says {known}, but its codes are {stored}: marker and tensor disagree; {AGAIN}")
 
 
 def emptied(module: Module) -> str:
@@ -173,6 +181,8 @@ def format_of(module: Module, dialect: Dialect, kind: Kind, bytes_are: str | Non
     if dtype == "I8" and dialect.number not in KNOWN_INT8:
         raise Refused("its INT8 codes have no marker that says whether they are rotated (ConvRot): "
                       "convert it again with comfy_quant markers")  # fmt: skip
+    if dtype not in FORMAT_OF:
+        raise Refused(f"its codes are {dtype}, in which nobody stores codes: {AGAIN}")
     rotated = dtype == "I8" and module.marker.get("convrot")
     return FORMATS["int8_convrot" if rotated else FORMAT_OF[dtype]]
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from scaled_fp8.quant import Refused, read_checkpoint
+from scaled_fp8.quant import FORMATS, Refused, read_checkpoint
 from scaled_fp8.quant.checkpoint.keys import PAIRED
 from scaled_fp8.quant.conversion.converter import Options, convert
+from scaled_fp8.quant.weights.encode import quantize
+from scaled_fp8.quant.weights.native import native_tensors
 from torch import Tensor
 
 WEIGHT = torch.randn(96, 64, generator=torch.Generator().manual_seed(0)) * 0.05
@@ -184,6 +186,22 @@ def test_a_value_of_a_marker_is_of_its_type(said: dict[str, object], tmp_path: P
     """What is no flag was taken for true, and the weight rotated."""
     with pytest.raises(Refused, match="its marker says .* the marker is damaged"):
         read_checkpoint(saved(SCALED | {"a.comfy_quant": marker(format="float8_e4m3fn", **said)}, tmp_path))
+
+
+@pytest.mark.parametrize("said", [[1, 1], [96, 1], [97, 32], [33, 64], [0, 64], ["96", 64]], ids=str)
+def test_a_shape_is_one_that_was_filled_up_to_the_stored_one(said: list[object], tmp_path: Path) -> None:
+    """[1, 1] cut the inputs of 96 outputs down to one."""
+    weight = quantize(torch.randn(96, 64), FORMATS["mxfp8"])
+    tensors = native_tensors(weight, "a.") | {"a.comfy_quant": marker(format="mxfp8", orig_shape=said)}
+    with pytest.raises(Refused, match="its marker says .* marker and tensor disagree"):
+        read_checkpoint(saved(tensors, tmp_path))
+
+
+def test_codes_are_of_a_dtype_that_codes_have(tmp_path: Path) -> None:
+    """A lone float32 number called `qweight` ended in KeyError."""
+    tensors = {"a.qweight": torch.tensor(0.000347), "a.comfy_quant": marker(format="float8_e4m3fn")}
+    with pytest.raises(Refused):
+        read_checkpoint(saved(tensors | {"a.weight_scale": torch.tensor(0.01)}, tmp_path))
 
 
 @pytest.mark.parametrize("said", [{"convrot": None}, {"convrot": False}, {"group_size": None}], ids=str)
