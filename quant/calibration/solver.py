@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import inf
+from threading import Lock
 
 from ..errors import Refused
 
@@ -68,16 +69,20 @@ def by_milp(layers: Sequence[Sequence[Choice]], room: float) -> list[int] | None
     return [max(enumerate([next(picked) for _ in options]), key=lambda pair: pair[1])[0] for options in layers]
 
 
+STDOUT = Lock()  # of two that move it at once, the second would keep the first one's for good
+
+
 @contextmanager
 def printing_to_stderr() -> Iterator[None]:
     """Where HiGHS may tell of its repairs: it prints them to stdout, which is a command's answer."""
-    kept = stdout_moved()
-    try:
-        yield
-    finally:
-        if kept is not None:
-            os.dup2(kept, 1)
-            os.close(kept)
+    with STDOUT:
+        kept = stdout_moved()
+        try:
+            yield
+        finally:
+            if kept is not None:
+                os.dup2(kept, 1)
+                os.close(kept)
 
 
 def stdout_moved() -> int | None:
