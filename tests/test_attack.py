@@ -64,13 +64,19 @@ def untyped_scales(file: File) -> None:
 
 def whole_numbers(file: File) -> None:
     entry = file.tensors[f"{Q}.float8_data"]
-    file.tensors[f"{Q}.float8_data"] = Entry("I8", entry.shape, entry.data)
+    codes = (entry.values() * (127 / 448)).round().astype(np.int8)
+    file.tensors[f"{Q}.float8_data"] = Entry("I8", entry.shape, codes.tobytes())
     marked(format="int8_tensorwise")(file)
 
 
 def codes_renamed(file: File) -> None:
     file.tensors[f"{Q}.weight._data"] = file.tensors.pop(f"{Q}.weight")
     times(file, f"{Q}.weight_scale_inv", 3)
+
+
+def scale_replaced(file: File) -> None:
+    """Another tool's scale, with another value, in the place of the layer's own."""
+    file.tensors[f"{Q}.scale_weight"] = f32(file.tensors.pop(f"{Q}.weight_scale").values() * np.float32(3))
 
 
 def exchanged(file: File) -> None:
@@ -100,6 +106,7 @@ CASES = {
     "untyped block scales": Case("nvfp4", untyped_scales, ("width_changed", "codes_flipped"), unseen=True),
     "whole numbers": Case("reciprocal", whole_numbers, ("dtype_relabelled", "marked")),
     "codes renamed": Case("blocks", codes_renamed, ("dropped", "scales_mild"), unseen=True),
+    "scale replaced": Case("ltx", scale_replaced, ("dropped", "doubled")),
     "sides exchanged": Case("ltx", exchanged, ("reshaped", "dropped")),
     "sides exchanged among turned": Case("flat rows", exchanged_among_turned, ("reshaped", "transposed")),
     "sides exchanged under markers": Case("marked", exchanged, ("reshaped", "dropped")),

@@ -198,10 +198,18 @@ def right(made: Try, layer: str, read: np.ndarray, truth: np.ndarray) -> bool:
     if stated is None or said_otherwise(made, layer, read, stated):
         return stated is not None
     # a plain cast has nothing beside its codes that says what they are, what is square may be turned, and what the
-    # file says that its activations are multiplied by is part of what it says
+    # file says that its activations are multiplied by, or that its scale is by another name, is part of what it says
     said = made.specimen.dialect.name == "plain cast" or f"{layer}.pre_quant_scale" in made.file.tensors
+    said = said or scale_replaced(made, layer)
     unseen = made.unseen or said or bool({"transposed", "header"} & {*made.names})
     return unseen and near(read, stated)
+
+
+def scale_replaced(made: Try, layer: str) -> bool:
+    """Whether the one scale of a layer is gone and one by another name stands in its place."""
+    first, now = (parts_of(tensors, layer) for tensors in (made.specimen.file.tensors, everything(made)))
+    own = [suffix for suffix in first if suffix in SCALES]
+    return len(own) == 1 and own[0] not in now and own[0] in renamed(now, first, SCALES)
 
 
 def said_otherwise(made: Try, layer: str, read: np.ndarray, stated: np.ndarray) -> bool:

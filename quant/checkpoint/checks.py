@@ -11,7 +11,18 @@ from ..files.stored import Source
 from .companions import companion_problem
 from .kinds import MXFP4, NUNCHAKU_AWQ, NUNCHAKU_FUSED, NUNCHAKU_NVFP4, NVFP4, NVFP4_LOW, W4A8, as_float
 from .layer import Layer
-from .plausibility import NAN_CODES, Sample, bad_codes, bad_scale, holds_nan, implausible, limit, negligible
+from .module import FLOAT8
+from .plausibility import (
+    NAN_CODES,
+    Sample,
+    bad_codes,
+    bad_scale,
+    contradicted,
+    holds_nan,
+    implausible,
+    limit,
+    negligible,
+)
 from .sampling import RUN, chunks, run_starts, sample, scale_values
 
 LARGEST = 1 << 25  # elements of a layer that is read whole
@@ -81,7 +92,7 @@ def handed_on_problem(source: Source, key: str) -> str:
 
 def sample_problem(layer: Layer, seen: Sample, low: bool = False) -> str:
     """The same by one sample; low: whether it is large enough to be called too small."""
-    if broken := bad_codes(seen.raw) or beyond(layer, seen):
+    if broken := bad_codes(seen.raw) or beyond(layer, seen) or misnamed(layer, seen):
         return broken
     if low and not seen.zero and not bool(seen.scaled.any()):
         return (
@@ -111,6 +122,18 @@ def beyond(layer: Layer, seen: Sample) -> str:
         f"{share:.0%} of its codes are beyond {layer.format.maximum:g}, which no {layer.format.name} is: "
         f"its marker is of another format; {AGAIN}"
     )  # fmt: skip
+
+
+def misnamed(layer: Layer, seen: Sample) -> str:
+    """Codes of one byte whose two signs show that they are floats where the file says whole numbers, or the reverse."""
+    as_stored = layer.kind.per_element == 1 and layer.kind.offset is None and layer.module.key("codebook") is None
+    if not as_stored or layer.module.dtype() not in FLOAT8 | {"I8"}:
+        return ""
+    whole = layer.format.dtype is torch.int8
+    if not contradicted(seen.raw.to(layer.format.dtype).view(torch.uint8), whole):
+        return ""
+    said, are = ("INT8", "FP8") if whole else ("FP8", "INT8")
+    return f"it is said to be {said}, but its codes are {are} by how both signs lie in them; {AGAIN}"
 
 
 def relabelled(layer: Layer) -> str:

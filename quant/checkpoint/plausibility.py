@@ -198,7 +198,23 @@ def byte_format(codes: Tensor) -> str | None:
 
 def symmetric(codes: Tensor) -> bool:
     """Whether bytes of both signs are alike in magnitude, as floats are; whole numbers have 255 for -1."""
-    magnitude, negative = (codes & 0x7F).float(), codes > 0x7F
-    if not bool(negative.any()) or bool(negative.all()):
-        return True
-    return abs(float(magnitude[negative].mean() - magnitude[~negative].mean())) < limit("sides")
+    return sides(codes)[0] < limit("sides")
+
+
+def contradicted(codes: Tensor, whole: bool) -> bool:
+    """Whether both signs of bytes are alike only by the other reading than the file's: whole numbers, or floats."""
+    floats, numbers = sides(codes)
+    stated, other = (numbers, floats) if whole else (floats, numbers)
+    return stated >= limit("sides") > other
+
+
+def sides(codes: Tensor) -> tuple[float, float]:
+    """Codes between the mean magnitudes of both signs of bytes ``[n]``: taken for floats, and for whole numbers.
+
+    Zeros have no sign; of few codes of a sign nothing is said: (0, 0).
+    """
+    above, below = codes[(codes > 0) & (codes < 0x80)].float(), codes[codes > 0x80].float()
+    if min(above.numel(), below.numel()) < limit("few") / 2:
+        return 0.0, 0.0
+    up, down = float(above.mean()), float(below.mean())
+    return abs(down - 0x80 - up), abs(0x100 - down - up)

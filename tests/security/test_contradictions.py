@@ -76,6 +76,25 @@ def test_int8_codes_that_lost_their_marker_are_no_bytes_of_fnuz(dtype: torch.dty
 
 
 @pytest.mark.parametrize(
+    "dtype", [torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz], ids=str
+)
+def test_int8_codes_that_the_header_calls_fp8_are_seen_by_their_signs(dtype: torch.dtype, tmp_path: Path) -> None:
+    scale = WEIGHT.abs().amax(1, keepdim=True) / 100
+    codes = (WEIGHT / scale).round().to(torch.int8).view(dtype)
+    with pytest.raises(Refused, match="its codes are INT8|damaged"):
+        read_checkpoint(saved({"a.weight": codes, "a.weight_scale": scale}, tmp_path))
+
+
+def test_fp8_codes_that_header_and_config_call_int8_are_seen_by_their_signs(tmp_path: Path) -> None:
+    scale = WEIGHT.abs().amax(1) / 448
+    codes = (WEIGHT / scale[:, None]).to(torch.float8_e4m3fn).view(torch.int8)
+    path = saved({"a.weight": codes, "a.weight_scale": scale}, tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "sdnq"}}))
+    with pytest.raises(Refused, match="said to be INT8, but its codes are FP8"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize(
     "factor", [torch.ones(96), -torch.ones(64), torch.full((64,), float("nan"))], ids=["long", "negative", "NaN"]
 )
 def test_what_lies_beside_a_plain_cast_is_looked_at(factor: Tensor, tmp_path: Path) -> None:

@@ -140,3 +140,38 @@ def test_input_scale_is_used_only_when_calibrated(name):
 @pytest.mark.parametrize("name", plausibility.LIMITS)
 def test_every_threshold_has_a_reason(name):
     assert plausibility.limit(name) > 0 and len(plausibility.LIMITS[name].reason) > 20
+
+
+def whole_numbers(weight):
+    """INT8 codes of rows that reach 127."""
+    return (weight * (127 / weight.abs().amax(1, keepdim=True))).round().to(torch.int8)
+
+
+def sparse(weight, share):
+    return weight * (torch.rand(weight.shape, generator=torch.Generator().manual_seed(1)) > share)
+
+
+SHAPES = {
+    "normal": weights(),
+    "uniform": torch.rand(512, 512, generator=torch.Generator().manual_seed(2)) * 2 - 1,
+    "an outlier in each row": weights().index_put((torch.arange(512), torch.arange(512)), torch.tensor(3.0)),
+    "nine of ten are zero": sparse(weights(), 0.9),
+    "of one sign": weights().abs(),
+    "twice as large below zero": weights() * torch.where(weights() < 0, 2, 1),
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+@pytest.mark.parametrize("dtype", (E4M3, torch.float8_e5m2, torch.float8_e4m3fnuz, torch.float8_e5m2fnuz), ids=str)
+def test_codes_are_not_doubted_for_how_weights_lie(name, dtype):
+    floats = (SHAPES[name] * (torch.finfo(dtype).max / SHAPES[name].abs().max())).to(dtype)
+    assert not plausibility.contradicted(floats.view(torch.uint8), whole=False)
+    assert not plausibility.contradicted(whole_numbers(SHAPES[name]).view(torch.uint8), whole=True)
+
+
+@pytest.mark.parametrize("name", ("normal", "nine of ten are zero", "twice as large below zero"))
+@pytest.mark.parametrize("dtype", (E4M3, torch.float8_e5m2, torch.float8_e4m3fnuz), ids=str)
+def test_floats_called_whole_numbers_and_the_reverse_are_noticed(name, dtype):
+    floats = (SHAPES[name] * (torch.finfo(dtype).max / SHAPES[name].abs().max())).to(dtype)
+    assert plausibility.contradicted(floats.view(torch.uint8), whole=True)
+    assert plausibility.contradicted(whole_numbers(SHAPES[name]).view(torch.uint8), whole=False)
