@@ -22,7 +22,8 @@ from scaled_fp8.quant.conversion.manifest import MANIFEST
 from scaled_fp8.quant.conversion.request import Request
 
 from .file import Entry, File, f32, parsed
-from .reading import SPECIMENS, error, unprintable
+from .judgement import error
+from .reading import SPECIMENS, unprintable
 from .specimens import DIALECTS, Specimen, multiplied, parts_of, specimen
 
 MARK = "scaled_fp8_result"
