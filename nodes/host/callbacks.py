@@ -13,6 +13,7 @@ from torch.nn import Module, Parameter
 
 from ...quant.nn.component import nbytes
 from .casting import unmark
+from .controls import serve_controls
 from .devices import DEVICE_CALLBACKS, KEY, attend, move_in
 from .layers import PARTS, Own, own_layers
 from .leases import lease
@@ -25,6 +26,7 @@ def settle(patched: ModelPatcher) -> None:
     patched.size = sum(nbytes(tensor) for tensor in tensors(patched))
     lease(patched, dict.fromkeys(own for _, own in own_layers(patched)))
     unmark(patched)
+    serve_controls(patched)
     attend(patched, CALLBACKS)
     # first, so that it lends before a bypass LoRA wraps
     ours = [PatcherInjection(inject=lend, eject=lambda model: None)]

@@ -22,13 +22,14 @@ from ...quant.files.memory import Loaded, loaded
 from ...quant.files.stored import STORES
 from ...quant.kernels.mode import UPCAST, Mode
 from ...quant.nn.tensor import is_scaled, to_tensor
-from .architecture import fits_unet, unet_names
+from .architecture import absent_from, check_no_control_net, fits_unet, unet_names
 from .arrival import Note, arriving, settle_arrivals
 from .casting import unmark
+from .controls import serve_controls
 from .devices import DEVICE_CALLBACKS, attend
 from .encoder import by_encoder_names, by_patcher
 from .linear import Operations, scaled_ops
-from .plan import plan_model
+from .plan import ABSENT, plan_model
 
 # where a text encoder runs, as in ComfyUI's own loaders
 DEVICES = ("default", "cpu")
@@ -102,6 +103,7 @@ def ready(model: ModelPatcher, notes: list[str], mode: Mode) -> None:
     settle_arrivals(model, notes)
     plan_model(model, mode)
     unmark(model)
+    serve_controls(model)
     attend(model, {**DEVICE_CALLBACKS, CallbacksMP.ON_LOAD: unmark})
 
 
@@ -109,7 +111,9 @@ def load_diffusion_model(path: str, mode: Mode, disable_dynamic: bool = False) -
     """MODEL from a file that holds a diffusion model; also the factory by which ComfyUI builds it anew."""
     notes: list[str] = []
     checkpoint = open_checkpoint(path)
+    check_no_control_net(Path(path).name, checkpoint.shapes())
     tensors = unet_tensors(checkpoint, notes.append)
+    shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     options = {"custom_operations": unet_ops(tensors, "")}
     metadata = dict(checkpoint.source.metadata)
     model = comfy.sd.load_diffusion_model_state_dict(tensors, options, metadata, disable_dynamic)
@@ -118,6 +122,7 @@ def load_diffusion_model(path: str, mode: Mode, disable_dynamic: bool = False) -
             f"{Path(path).name}: holds no diffusion model that this ComfyUI knows; update it or choose another file."
         )
     ready(model, notes, mode)
+    model.set_attachments(ABSENT, absent_from(shapes, model))
     model.cached_patcher_init = (load_diffusion_model, (path, mode))
     model.set_attachments("scaled_fp8_verdict", checkpoint.verdict)
     return model
@@ -127,14 +132,17 @@ def load_checkpoint(path: str, mode: Mode, disable_dynamic: bool = False) -> Par
     """(MODEL, CLIP or None, VAE or None) from an all-in-one checkpoint."""
     notes: list[str] = []
     checkpoint = open_checkpoint(path)
+    check_no_control_net(Path(path).name, checkpoint.shapes())
     tensors = checkpoint_tensors(checkpoint, notes.append)
     prefix = comfy.model_detection.unet_prefix_from_state_dict(tensors)
     config = comfy.model_detection.model_config_from_unet(tensors, prefix)
     if config is None:
         return load_diffusion_model(path, mode, disable_dynamic), None, None
     metadata = dict(checkpoint.source.metadata)
+    own = {k.removeprefix(prefix): tuple(tensor.shape) for k, tensor in tensors.items() if k.startswith(prefix)}
     model, clip, vae = built(tensors, prefix, config, metadata=metadata, disable_dynamic=disable_dynamic)
     ready(model, notes, mode)
+    model.set_attachments(ABSENT, absent_from(own, model))
     model.set_attachments("scaled_fp8_verdict", checkpoint.verdict)
     model.cached_patcher_init = (load_checkpoint, (path, mode), 0)
     if clip is not None:

@@ -126,6 +126,8 @@ def load_report(model: ModelPatcher, verdicts: Iterable[Verdict]) -> str:
         lines.append(f"Dequantized while loading, because no layer of the model holds it scaled: {plain}.")
     if absent:
         lines.append(f"Not in the file, and an error where the model uses them: {', '.join(absent)}.")
+    if others := model.get_attachment(ABSENT):
+        lines.append(f"Not in the file, and whatever was in memory where the model uses them: {', '.join(others)}.")
     return "\n".join((*lines, "", model_report(model).table()))
 
 
@@ -138,6 +140,8 @@ KEPT_KERNEL = "high precision"
 IN_CORE = "core has a kernel for this format"
 # Attachment of a model: the file's names of what was dequantized while it was loaded.
 NOTES = "scaled_fp8_dequantized"
+# Of a model: the names of parameters, those of Linears apart, that its file lacks.
+ABSENT = "scaled_fp8_absent"
 DEQUANTIZED = "a convolution is dequantized each time it is used"
 # Layout of a weight -> its format, for the formats that core runs by itself.
 CORE_FORMATS = {entry["comfy_tensor_layout"]: name for name, entry in QUANT_ALGOS.items()}

@@ -50,19 +50,28 @@ def check_options(arguments: Arguments) -> None:
 
 
 def put_found(checkpoint: Any, as_json: bool) -> None:
-    """The verdict, what the parts would need in memory, and how the file was made."""
+    """The verdict, what core would lose, what the parts would need in memory, and how the file was made."""
     from ..checkpoint.fingerprint import fingerprint
+    from ..checkpoint.verdict import SCALED
     from ..quality.card import card_in, card_text
+    from ..recipes.parts import lost_in_core
     from ..recipes.sizes import compare_parts, file_estimates
 
     verdict, source = checkpoint.verdict, checkpoint.source
+    scaled = [layer.name for layer in verdict.layers if layer.decision == SCALED]
+    lost = lost_in_core(checkpoint.shapes(), scaled)
     if as_json:
         sizes = {part: [row.to_json() for row in found] for part, found in file_estimates(checkpoint.shapes()).items()}
         card = card_in(source.metadata)
         made = {"fingerprint": fingerprint(source), "card": card and card.to_json()}
-        put_json({**verdict.to_json(), "memory": sizes, **made})
+        put_json({**verdict.to_json(), "core": list(lost), "memory": sizes, **made})
     else:
-        parts = verdict.table(), compare_parts(checkpoint.shapes(), free_memory()), card_text(source.metadata)
+        parts = (
+            verdict.table(),
+            "\n".join(lost),
+            compare_parts(checkpoint.shapes(), free_memory()),
+            card_text(source.metadata),
+        )
         put("\n\n".join(filter(None, parts)))
 
 

@@ -14,7 +14,7 @@ from ..checkpoint.metadata import quantization_config
 from ..checkpoint.read import Checkpoint
 from ..errors import Refused, one_of
 from ..recipes.ignored import ignored_by
-from ..recipes.parts import Scopes, find_scopes
+from ..recipes.parts import Scopes, check_read_by_core, find_scopes
 from ..recipes.policy import Policy
 from ..text import few
 from ..weights.formats import FORMATS
@@ -127,8 +127,10 @@ def encoded(values: Values, policy: Policy, reason: str, request: Request) -> En
 
 
 def by_plan(ckpt: Checkpoint, plan: Plan, request: Request) -> tuple[list[Task], tuple[str, ...]]:
-    """What a plan says, for the layers that are not quantized yet."""
+    """What a plan says, for the layers that are not quantized yet; Refused where core would not read the scales."""
+    of = request.component or "transformer"
+    check_read_by_core([*map(ckpt.weight_key, ckpt), *ckpt.tensors], of, request)
     encode = partial(encoded, request=request)
     tasks: list[Task] = [Pass(ckpt, name, "quantized already: left as it is") for name in ckpt]
-    tasks += carried_out(ckpt, plan, request.component or "transformer", encode)
+    tasks += carried_out(ckpt, plan, of, encode)
     return tasks, tuple(plan.totals())

@@ -12,6 +12,7 @@ from ..files.header import TensorInfo
 from ..files.sets import INDEX, MARK, stem_of
 from ..files.targets import OneFile, Set, Target, free_names, index_layout, index_of, one_file
 from ..files.writer import Layout, lay_out
+from ..names import COMFYUI
 from .tasks import Task
 
 USUAL = 5 * 10**9  # shards' size for a target that is an index
@@ -59,8 +60,18 @@ def layout(tasks: Iterable[Task], metadata: Mapping[str, str]) -> Layout:
         infos += task.infos
         if task.marker:
             markers[task.name.removesuffix("weight").removesuffix(".")] = task.marker
-    described = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": markers})} if markers else {}
-    return lay_out(infos, {**metadata, **described})
+    return lay_out(infos, {**metadata, **described(markers)})
+
+
+def described(markers: Mapping[str, object]) -> dict[str, str]:
+    """ComfyUI's description of quantized layers, beside the marker that each layer has.
+
+    Not of layers with a prefix that its loader of diffusion models strips: it looks for the described ones after that
+    too, and tells the user of as many unexpected tensors.
+    """
+    if not markers or any(name.startswith(COMFYUI) for name in markers):
+        return {}
+    return {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": markers})}
 
 
 def size_of(text: str) -> int:

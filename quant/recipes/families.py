@@ -50,6 +50,7 @@ GENERIC: dict[str, tuple[Rule, ...]] = {
         Rule(r"^(patchify_proj|proj_in|conv_in|input_proj)\b", INPUT),
         Rule(r"^(final_layer|proj_out|norm_out|head|last|out|conv_out|output_proj)\b", OUTPUT),
         Rule(r"(^|\.)(lm_head|embed_tokens|shared)\b", TABLE),
+        Rule(r"^cc_projection\b", "ComfyUI core builds it without scales"),
     ),
     "encoder": (
         Rule(NORM, "normalization"),
@@ -155,7 +156,8 @@ FAMILIES: dict[str, Family] = {
         )),
         Family("gemma3", "Gemma 3", "encoder", ((r"(^|\.)layers\.0\.pre_feedforward_layernorm\b",),
                                                 (r"(^|\.)layers\.0\.post_feedforward_layernorm\b",)), LANGUAGE),
-        Family("qwen25_vl", "Qwen 2.5-VL", "encoder", ((r"(^|\.)layers\.0\.self_attn\.k_proj\.bias$",),), LANGUAGE),
+        Family("qwen25_vl", "Qwen 2.5-VL", "encoder",
+               ((r"(^|(?<!encoder)\.)layers\.0\.self_attn\.k_proj\.bias$",),), LANGUAGE),
         Family("qwen3", "Qwen 3", "encoder", ((r"(^|\.)layers\.0\.self_attn\.q_norm\b",),), LANGUAGE),
     )
 }  # fmt: skip

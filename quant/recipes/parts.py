@@ -14,6 +14,7 @@ from ..weights.granularity import Granularity
 from ..weights.native import loads_in_core
 from .families import Family
 from .policy import NO_FAMILY, Decision, Policy, bare_name, family_named, recognise
+from .unscaled import unscaled
 
 if TYPE_CHECKING:
     from .settings import Setting, Settings
@@ -46,7 +47,10 @@ class QuantizationRequest:
 
 @dataclass(frozen=True)
 class Scope:
-    """One part of a checkpoint. policy: None where it stays as it is, for reason; origin: where each choice is from."""
+    """One part of a checkpoint. policy: None where it stays as it is, for reason; origin: where each choice is from.
+
+    refusal: why a checkpoint is not quantized that has no other part, "" for none.
+    """
 
     prefix: str
     component: str
@@ -54,6 +58,7 @@ class Scope:
     policy: Policy | None
     reason: str = ""
     origin: str = ""
+    refusal: str = ""
 
     def decide(self, name: str, shape: tuple[int, ...]) -> Decision:
         return self.policy.decide(name, shape) if self.policy else Decision(False, self.reason)
@@ -78,9 +83,7 @@ class Scopes:
 
 def find_scopes(tensors: Iterable[str], request: QuantizationRequest) -> Scopes:
     """The policy for each part that the names of a model's tensors belong to; Refused where a request cannot be met."""
-    parts: dict[str, list[str]] = {}
-    for name in tensors:
-        parts.setdefault(prefix_of(name), []).append(name)
+    parts = by_prefix(tensors)
     everything = [name for group in parts.values() for name in group]
     kinds = {prefix: component_of(prefix, group, everything) for prefix, group in parts.items()}
     single = len(set(kinds.values())) == 1
@@ -88,7 +91,25 @@ def find_scopes(tensors: Iterable[str], request: QuantizationRequest) -> Scopes:
         prefix: scope(prefix, (single and request.component) or kinds[prefix], group, request, single)
         for prefix, group in parts.items()
     }
+    if scopes and all(found.refusal for found in scopes.values()):
+        raise Refused(next(iter(scopes.values())).refusal)
     return Scopes(scopes)
+
+
+def lost_in_core(tensors: Iterable[str], scaled: Iterable[str]) -> tuple[str, ...]:
+    """What ComfyUI core would make of a file without an error, a sentence a part; scaled: layers that have scales."""
+    prefixes = {prefix_of(name) for name in scaled}
+    parts = by_prefix(tensors).items()
+    kinds = [unscaled(group) for prefix, group in parts if prefix in prefixes]
+    return tuple(dict.fromkeys(kind.warning for kind in kinds if kind))
+
+
+def by_prefix(tensors: Iterable[str]) -> dict[str, list[str]]:
+    """The names of each part's tensors."""
+    parts: dict[str, list[str]] = {}
+    for name in tensors:
+        parts.setdefault(prefix_of(name), []).append(name)
+    return parts
 
 
 def prefix_of(name: str) -> str:
@@ -123,6 +144,9 @@ def scope(prefix: str, component: str, tensors: list[str], request: Quantization
     format, origin = format_of(component, family, request)
     if format is None:
         return Scope(prefix, component, family, None, f"kept: {origin}", "")
+    unread = None if request.unsupported else unscaled(tensors)
+    if unread:
+        return Scope(prefix, component, family, None, unread.kept, refusal=unread.refusal)
     granularity, source = granularity_of(format, family, request)
     check_supported(format, granularity, component, request)
     policy = Policy(format, granularity, component, family, request.keep, request.ignored)
@@ -170,6 +194,14 @@ def granularity_of(format: Format, family: Family | None, request: QuantizationR
 
 def resolved(key: str, family: Family | None, settings: Settings) -> Setting:
     return settings.resolve(key, family.name if family else None)
+
+
+def check_read_by_core(tensors: Iterable[str], component: str, request: QuantizationRequest) -> None:
+    """Refused where core drops the scales of a part that is this component."""
+    for prefix, group in by_prefix(tensors).items():
+        unread = unscaled(group)
+        if unread and not request.unsupported and (names.component_of(prefix) or component) == component:
+            raise Refused(unread.refusal)
 
 
 def check_supported(format: Format, granularity: Granularity, component: str, request: QuantizationRequest) -> None:

@@ -1,0 +1,72 @@
+"""What ComfyUI core 0.33 builds without the operations that know scales: it takes codes for weights, and says nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .policy import bare_name, found_in
+
+
+@dataclass(frozen=True)
+class Unscaled:
+    """One kind of file, or part of one, that core reads without its scales.
+
+    signs: each a set of patterns that all match some name without its prefix, any set will do; absent: pattern of what
+    core does read; node: of this pack, which reads it, "" for none; instead: what else can be done.
+    """
+
+    title: str
+    signs: tuple[tuple[str, ...], ...]
+    node: str = ""
+    absent: str = r"(?!)"
+    instead: str = "leave it as it is"
+
+    @property
+    def kept(self) -> str:
+        """Why a part of this kind stays as it is in a conversion."""
+        return f"kept: ComfyUI core drops the scales of {self.title}"
+
+    @property
+    def refusal(self) -> str:
+        """Why a file that is nothing else is not quantized, and what to do."""
+        here = f", or say --allow-unsupported: {self.node} loads it" if self.node else ""
+        return f"ComfyUI core drops the scales of {self.title}, without an error; {self.instead}{here}."
+
+    @property
+    def warning(self) -> str:
+        """What somebody should know who has such a file."""
+        read = f"{self.node} reads them" if self.node else "scaled-fp8 convert --format bfloat16 makes what it reads"
+        return f"ComfyUI core drops the scales of {self.title}, without an error; {read}."
+
+
+ENCODER, MODEL = "Load FP8 Text Encoder", "Load FP8 Checkpoint"
+CONTROL_NET = Unscaled("a control net", (
+    (r"^(control_model\.)?(zero_convs|input_hint_block)\.0\b",),
+    (r"^(controlnet|control|controlnet_down)_blocks\.0\b",),
+    (r"^(controlnet_x_embedder|controlnet_cond_embedding\.conv_in|lora_controlnet|after_proj_list\.0)\b",),
+    (r"^control_all_x_embedder\.",),
+))  # fmt: skip
+UNSCALED = (
+    CONTROL_NET,
+    Unscaled("a Jina CLIP", ((r"(^|\.)encoder\.layers\.0\.mixer\.",),), ENCODER),
+    Unscaled("a CLIP", ((r"^(text_model\.)?encoder\.layers\.0\.mlp\.fc1$",), (r"(^|\.)resblocks\.0\.",)), ENCODER),
+    Unscaled("a T5-base or ByT5", ((r"^encoder\.block\.0\.layer\.0\.SelfAttention\.k$",),), ENCODER,
+             absent=r"^encoder\.block\.(23\.|1\.layer\.0\.SelfAttention\.relative_)"),
+    Unscaled("embedders of numbers", ((r"(^|\.)seconds_(start|total)\.embedder\.",),), MODEL),
+    Unscaled("a model with diffusers' names, which it renames", (
+        (r"^x_embedder$", r"^context_embedder$", r"^transformer_blocks\.0\.attn\.add_q_proj$"),
+        (r"^pos_embed\.proj$", r"^transformer_blocks\.0\.attn\.add_q_proj$"),
+        (r"^pos_embed\.proj$", r"^adaln_single\.emb\.timestep_embedder\.linear_1$"),
+        (r"^joint_transformer_blocks\.0\.attn\.add_k_proj$",),
+        (r"^noise_refiner\.0\.attention\.to_q$",),
+        (r"^down_blocks\.\d\.attentions\.0\.transformer_blocks\.0\.attn1\.to_q$",),
+    ), MODEL, instead="Quantize Model and Save Quantized Model write it with the names that core reads"),
+)  # fmt: skip
+
+
+def unscaled(names: Iterable[str]) -> Unscaled | None:
+    """The kind that a file's or part's tensors are of, by their names; None for what core reads with its scales."""
+    bare = {bare_name(name) for name in names}
+    fitting = (kind for kind in UNSCALED if any(all(found_in(bare, sign) for sign in signs) for signs in kind.signs))
+    return next((kind for kind in fitting if not found_in(bare, kind.absent)), None)

@@ -1,0 +1,46 @@
+"""Control nets: core drops their scales, so none is written; beside quantized models they work, made of these too."""
+
+from __future__ import annotations
+
+import pytest
+
+NETS = ("SD15", "SDXL", "FLUX of XLabs", "SD 3.5", "Qwen-Image of InstantX", "Qwen-Image Fun")
+# rounded weights once; INT8 rounds weights and activations
+BOUNDS = {"loaded": 0.005, "quantized": 0.02}
+
+
+@pytest.fixture(scope="module")
+def found(contract) -> dict:
+    return contract("control_nets")
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_core_drops_the_scales_of_a_control_net_and_none_is_written(found, name):
+    """Where this fails, core has learnt it: then the refusal goes."""
+    got = found["nets"][name]
+    assert got["ltx"] > 10 and got["cast"] == 0
+    assert "ComfyUI core drops the scales of a control net" in got["converted"] and "\n" not in got["converted"]
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_core_reads_what_the_refusals_advise(found, name):
+    assert found["nets"][name]["dequantized"] <= 0.004
+
+
+@pytest.mark.parametrize("dialect", ["ltx", "cast"])
+@pytest.mark.parametrize("name", NETS)
+def test_a_control_net_is_no_diffusion_model(found, name, dialect):
+    said = found["nets"][name][f"{dialect}, as a model"]
+    assert said.startswith("Refused: ") and "is a control net, no diffusion model" in said and "\n" not in said
+
+
+@pytest.mark.parametrize("kind", BOUNDS)
+@pytest.mark.parametrize("net", ["net", "lora"])
+def test_a_quantized_model_samples_with_one_as_the_bf16_model_does(found, figure, kind, net):
+    """Core makes the net of a control LoRA of the weights of the model."""
+    got = found["beside"][f"{kind}, {net}"]
+    figure(
+        f"SD15 {kind}, sampled with a control {net}: {got['error']} from bf16, whose own effect is {got['effect']:.2f}"
+    )
+    assert got["error"] <= BOUNDS[kind]
+    assert got["effect"] > 0.1
