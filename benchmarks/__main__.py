@@ -1,8 +1,9 @@
 """All measurements of this machine: ``python -m benchmarks [--only linears,load] [--quick] [--out FOLDER]``.
 
 Writes benchmarks/results/MACHINE.json after each case of a part, which takes two minutes and a half at most, and
-docs/benchmarks.md; parts that are left out keep the figures they had. With a GPU it also runs tests/gpu, and begins
-with what only a GPU can tell: a run that is cut short has that.
+docs/benchmarks.md at the end; into another folder MACHINE.json and its tables, MACHINE.md, after each case. Parts that
+are left out keep the figures they had. With a GPU it also runs tests/gpu, and begins with what only a GPU can tell: a
+run that is cut short, by a kill too, has that.
 """
 
 from __future__ import annotations
@@ -59,6 +60,13 @@ def parts(device: torch.device, quick: bool) -> dict[str, Maker]:
         "convert": conversion,
         "inspect": inspection,
     }
+
+
+def keep(results: Results, path: Path) -> None:
+    """The results as JSON, and their tables beside them where they are not for the project's own document."""
+    results.save(path)
+    if path.parent != FOLDER:
+        write_document([results], path.with_suffix(".md"))
 
 
 def bench(device: torch.device, budget: float, limit: float) -> Bench:
@@ -123,8 +131,10 @@ class Once(logging.Filter):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default="", help="names of parts, by commas; all of them by default")
-    parser.add_argument("--out", type=Path, default=FOLDER, help="folder for the results, saved after each part")
-    parser.add_argument("--quick", action="store_true", help="smallest shapes; prints, and writes nothing")
+    parser.add_argument("--out", type=Path, help="folder for the results and their tables, saved after each case")
+    parser.add_argument(
+        "--quick", action="store_true", help="smallest shapes, to see that all runs; kept by --out alone"
+    )
     arguments = parser.parse_args()
     quiet = logging.StreamHandler()
     quiet.addFilter(Once())
@@ -133,14 +143,14 @@ def main() -> None:
     torch.set_num_threads(min(os.cpu_count() or 1, 16))
     makers = parts(device, arguments.quick)
     facts, names = machine(), list(makers)
-    path = arguments.out / f"{slug(str(facts['name']))}.json"
+    path = (arguments.out or FOLDER) / f"{slug(str(facts['name']))}.json"
 
     def save(found: list[Part]) -> None:
-        if not arguments.quick:
-            merged(facts, found, names, path).save(path)
+        if arguments.out or not arguments.quick:
+            keep(merged(facts, found, names, path), path)
 
     run(makers, [name for name in arguments.only.split(",") if name] or names, save)
-    if not arguments.quick and arguments.out == FOLDER:
+    if not (arguments.quick or arguments.out):
         write_document(every())
         sys.stdout.write(f"{path.relative_to(ROOT)} and {TARGET.relative_to(ROOT)} are written\n")
 

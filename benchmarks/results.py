@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import quantiles
@@ -69,9 +70,20 @@ class Results:
     parts: tuple[Part, ...]
 
     def save(self, path: Path) -> Path:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(self), indent=1) + "\n")
-        return path
+        """Whole or not at all: a run may be killed while it saves, and what it saved before must be there then."""
+        return replaced(path, json.dumps(asdict(self), indent=1) + "\n")
+
+
+def replaced(path: Path, text: str) -> Path:
+    """The file with this text, by way of one beside it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        beside.write_text(text)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    return path
 
 
 def row(case: str, peer: str, timing: Timing, **more: Any) -> Measurement:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from .limits import figures, mean, ratios
 from .peers import LIMIT, OURS, OURS_AUTO, OURS_INT8, OURS_STATIC, OURS_UPCAST
-from .results import Measurement, Part, Results
+from .results import Measurement, Part, Results, replaced
 
 TARGET = Path(__file__).resolve().parents[1] / "docs" / "benchmarks.md"
 TITLE = "# Speed"
@@ -25,7 +25,7 @@ WHY = {
 
 
 def write_document(results: list[Results], path: Path = TARGET) -> None:
-    path.write_text(markdown(results))
+    replaced(path, markdown(results))
 
 
 def markdown(results: list[Results]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -206,8 +208,9 @@ def test_what_a_gpu_shows_is_told_however_far_it_came(ended):
 
 
 def test_tests_of_a_gpu_are_run_by_pytest_and_stopped_in_time():
-    (part,) = tests.gpu_tests(longest=600.0)
+    first, *_, part = tests.gpu_tests(longest=600.0)
     assert "skipped" in part.notes[0] or "passed" in part.notes[0]
+    assert first.notes[0].startswith("1 "), "each test is told as it ends"
     (part,) = tests.gpu_tests(longest=0.5)
     assert part.notes == ("no test was run", "there was no time for the rest after 0 s")
 
@@ -240,6 +243,31 @@ def test_a_run_that_is_cut_short_leaves_what_it_found(stored, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         main.run({first.name: lambda: iter([first]), second.name: interrupted}, [first.name, second.name], save)
     assert results.read(path).parts == (first, half)
+
+
+def test_a_run_that_is_killed_leaves_figures_and_tables(tmp_path):
+    """The whole process group, in its second part, by a signal that nobody can catch."""
+    command = [sys.executable, "-m", "benchmarks", "--quick", "--only", "linears,doctor", "--out", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout.readline().startswith("linears: ")
+        os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    (kept,), (document,) = tmp_path.glob("*.json"), tmp_path.glob("*.md")
+    part = next(part for part in results.read(kept).parts if part.name == "linears")
+    assert part.rows and part.title in document.read_text()
+
+
+def test_what_is_saved_is_whole_or_as_before(stored, tmp_path, monkeypatch):
+    path = stored.save(tmp_path / "machine.json")
+
+    def full(self, text):
+        self.touch()
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="no space"):
+        replace(stored, parts=()).save(path)
+    assert results.read(path) == stored and list(tmp_path.iterdir()) == [path]
 
 
 def test_spread_is_the_median_and_the_quartiles():

@@ -25,8 +25,8 @@ def doctor(longest: float = LONGEST) -> Iterator[Part]:
             if time.monotonic() > until:
                 yield told(findings, (f"there was no time for the rest after {longest:.0f} s",))
                 return
+            yield told(findings)
         release()
-        yield told(findings)
 
 
 DTYPES = (torch.bfloat16, torch.float32)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
+from threading import Timer
 
 from ..comfyui import LONGEST, ROOT
 from ..results import Part
@@ -18,12 +20,19 @@ REASON = re.compile(r"^(?:FAILED|ERROR) tests/gpu/(\S+::.+?) - (.+)$", re.MULTIL
 
 
 def gpu_tests(longest: float = LONGEST) -> Iterator[Part]:
-    command = [sys.executable, "-m", "pytest", "tests/gpu", "-v", "--tb=line", "-p", "no:cacheprovider"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=longest, check=False)
-        yield told(done.stdout, done.stderr)
-    except subprocess.TimeoutExpired as late:
-        yield told(text(late.stdout), f"there was no time for the rest after {longest:.0f} s")
+    """As pytest tells them, one by one: a run that is cut short has those before."""
+    command = [sys.executable, "-u", "-m", "pytest", "tests/gpu", "-v", "--tb=line", "-p", "no:cacheprovider"]
+    output, until = "", time.monotonic() + longest
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        alarm = Timer(longest, process.kill)
+        alarm.start()
+        for line in process.stdout or ():
+            output += line
+            if OUTCOME.match(line):
+                yield told(output)
+        alarm.cancel()
+    late = f"there was no time for the rest after {longest:.0f} s"
+    yield told(output, late if time.monotonic() > until else output)
 
 
 def told(output: str, otherwise: str = "") -> Part:
@@ -38,8 +47,3 @@ def told(output: str, otherwise: str = "") -> Part:
     lines = otherwise.strip().splitlines()
     notes = (counts or "no test was run", *([] if ended or not lines else lines[-1:]))
     return Part("tests", "What only a GPU can show", COMMAND, "", missing=bad, notes=notes)
-
-
-def text(output: str | bytes | None) -> str:
-    """What a process had printed when it was stopped."""
-    return output.decode(errors="replace") if isinstance(output, bytes) else output or ""

@@ -6,14 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..kernels.activations import ACTIVATION, INT8, SCHEMES
+from ..kernels.activations import ACTIVATION, BY_TOKENS, INT8, PER_TENSOR, SCHEMES
 from ..kernels.choice import Choice
 from ..kernels.gemm import Codes
 from ..weights.rotation import rotated
 from ..weights.weight import QuantizedWeight
 
 # scheme -> format of its codes, where a token or a tensor has one scale, so that all devices need the same
-SHARED = {"float8 per-token": ACTIVATION, "float8 per-tensor": ACTIVATION, "int8 per-token": INT8}
+SHARED = {
+    "float8 per-token": ACTIVATION, PER_TENSOR: ACTIVATION, PER_TENSOR + BY_TOKENS: ACTIVATION, "int8 per-token": INT8
+}  # fmt: skip
 
 
 def partial_sum(x: Tensor, weight: QuantizedWeight, choice: Choice, group: object) -> Tensor:

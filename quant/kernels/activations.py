@@ -35,6 +35,12 @@ def static(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
     return to_codes(x, scale), scale
 
 
+def static_by_tokens(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+    """The same with the scale once a token, as row-wise GEMMs read it: ``[tokens, 1]``."""
+    codes, scale = static(x, scale)
+    return codes, scale.repeat(len(x), 1)
+
+
 def per_token(x: Tensor, _: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """One scale a token: ``[tokens, 1]``."""
     scale = scale_of(x.abs().amax(1, True), ACTIVATION.maximum)
@@ -46,6 +52,12 @@ def per_tensor(x: Tensor, _: Tensor | None = None) -> tuple[Tensor, Tensor]:
     amax = x.abs().amax((0, 1), True) if x.numel() else x.new_zeros(1, 1)
     scale = scale_of(amax, ACTIVATION.maximum)
     return to_codes(x, scale), scale
+
+
+def per_tensor_by_tokens(x: Tensor, _: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The same with the scale once a token: ``[tokens, 1]``."""
+    codes, scale = per_tensor(x)
+    return codes, scale.repeat(len(x), 1)
 
 
 def by_runs(x: Tensor, _: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -90,10 +102,13 @@ def to_codes(x: Tensor, scale: Tensor) -> Tensor:
     return x.div(scale).clamp_(-ACTIVATION.maximum, ACTIVATION.maximum).to(ACTIVATION.dtype).contiguous()
 
 
+STATIC, PER_TENSOR, BY_TOKENS = "float8 static", "float8 per-tensor", " by tokens"
 SCHEMES: dict[str, Quantize] = {
-    "float8 static": static,
+    STATIC: static,
+    STATIC + BY_TOKENS: static_by_tokens,
     "float8 per-token": per_token,
-    "float8 per-tensor": per_tensor,
+    PER_TENSOR: per_tensor,
+    PER_TENSOR + BY_TOKENS: per_tensor_by_tokens,
     "float8 1x128": by_runs,
     "int8 per-token": int8_per_token,
 }

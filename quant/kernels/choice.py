@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..weights.formats import Format
 from ..weights.granularity import Granularity
+from ..weights.weight import ARRANGED, QuantizedWeight
+from .activations import static_scale
 from .registry import Kernel
 from .rules import Workload
 from .speed import nearest
@@ -54,16 +57,30 @@ class Choice:
 
     def named(self, kernel: str) -> Way | None:
         """The way by the kernel of that name, None where it is not among them."""
-        return next((way for way in (self.main, *self.others.values()) if way.kernel.name == kernel), None)
+        return next((way for way in self.ways if way.kernel.name == kernel), None)
 
-    def arranged(self, scale: Tensor) -> Tensor | None:
-        """A weight's scales, in the bytes that hold them, as the kernels of this choice that multiply codes read them.
+    def arranged(self, weight: QuantizedWeight) -> QuantizedWeight:
+        """The weight with its parts also as the kernels of this choice read them, for the device it was made for.
 
-        None where they read them as they are. Kernels that take one weight are of one mind here.
+        Kernels that take one weight are of one mind about each part.
         """
-        kernels = (way.kernel for way in (self.main, *self.others.values()))
-        arrange = next((kernel.arrange for kernel in kernels if kernel.arrange), None)
-        return None if arrange is None or scale.is_meta else arrange(scale, self.shape)
+        parts: dict[str, Any] = dict.fromkeys(ARRANGED)
+        if not weight.scale.is_meta:
+            for way in self.ways:
+                parts |= way.kernel.arrange.of(weight, self.layer.device) if way.kernel.arrange else {}
+            parts |= self.given(weight)
+        return replace(weight, **parts)
+
+    def given(self, weight: QuantizedWeight) -> dict[str, Tensor]:
+        """What activations are scaled by, where that is not the file's input_scale as it is."""
+        if weight.input_scale is None or all(way.activation != "static" for way in self.ways):
+            return {}
+        scale = static_scale(weight.input_scale, weight.format)
+        return {} if scale is weight.input_scale else {"given": scale}
+
+    @property
+    def ways(self) -> tuple[Way, ...]:
+        return (self.main, *self.others.values())
 
     def count(self, name: str) -> None:
         """Note that a kernel ran; not inside a compiled graph, which would be compiled anew for each count."""

@@ -10,15 +10,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..weights.packing import corner, padded
+from ..weights.packing import corner, padded, up
 from ..weights.weight import QuantizedWeight
-from .arrangement import arranged, block_columns, repeated
+from .arrangement import BLOCK_STEP, alignment, arranged, block_columns, filled, int8_step, repeated
 from .scratch import pieces, scratch
 from .storage import Derived
 
 
 class Codes(NamedTuple):
-    """Quantized activations: codes ``[tokens, in]``, float32 scale ``[1, 1]`` or ``[tokens, 1]``, dtype they had."""
+    """Quantized activations: codes ``[tokens, in]``, float32 scale ``[1, 1]`` or ``[tokens, 1]``, dtype they had.
+
+    Row-wise GEMMs take the latter alone.
+    """
 
     codes: Tensor
     scale: Tensor
@@ -34,31 +37,31 @@ def per_tensor(a: Codes, weight: QuantizedWeight, bias: Tensor | None, fast: boo
 
 
 def per_row(a: Codes, weight: QuantizedWeight, bias: Tensor | None, fast: bool = False) -> Tensor:
-    return scaled(a, tokens_of(a), weight, rows_of(weight), bias, fast)
+    outputs = up(weight.shape[0], alignment(a.codes.device))
+    return scaled(a, a.scale, weight, rows_of(weight, outputs), bias, fast)
 
 
 def emulated_per_row(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     one = unit(a.codes.device)
     # sums of unscaled codes leave float16's range; bfloat16 has float32's
     wide = torch.bfloat16 if a.dtype == torch.bfloat16 else torch.float32
-    product = gemm(a.codes, weight.codes, one, one, wide)
+    product = gemm(a.codes, weight, one, one, wide)
     # the weight's scales first: they are small, and what the activations' make of the sum may overflow
-    return added(product.mul_(rows_of(weight)).mul_(a.scale), bias).to(a.dtype)
+    return added(product.mul_(rows_of(weight, weight.shape[0])).mul_(a.scale), bias).to(a.dtype)
 
 
-def rows_of(weight: QuantizedWeight) -> Tensor:
-    """The weight's scales, one an output: ``[1, out]`` float32."""
-    if weight.scale.numel() == weight.shape[0]:
-        return weight.scale.reshape(1, -1)
+def rows_of(weight: QuantizedWeight, outputs: int) -> Tensor:
+    """The weight's scales, one an output and zeros up to so many: ``[1, outputs]`` float32."""
     if weight.arranged is not None:
-        return weight.arranged
-    return ROWS.of(weight.scale, weight.shape[0], lambda: repeated(weight.scale, weight.shape))
+        return resized(weight.arranged, outputs)
+    if weight.scale.numel() == weight.shape[0]:
+        return resized(weight.scale.reshape(1, -1), outputs)
+    return ROWS.of(weight.scale, outputs, lambda: repeated(weight.scale, outputs))
 
 
-def tokens_of(a: Codes) -> Tensor:
-    """The activations' scales, one a token: ``[tokens, 1]`` float32."""
-    tokens = len(a.codes)
-    return a.scale if len(a.scale) == tokens else ROWS.of(a.scale, -tokens, lambda: a.scale.repeat(tokens, 1))
+def resized(row: Tensor, count: int) -> Tensor:
+    """The first of a ``[1, n]``, or it with zeros: ``[1, count]``."""
+    return row.narrow(1, 0, count) if row.shape[1] >= count else F.pad(row, (0, count - row.shape[1]))
 
 
 ROWS = Derived()
@@ -89,8 +92,8 @@ def scaled(
     half = a.dtype == torch.float16 and a.codes.device.type == "cuda"
     fused = bias if a.dtype == torch.bfloat16 or half else None
     if half and bias is None:
-        fused = zeros(weight.shape[0], a.codes.device)
-    y = gemm(a.codes, weight.codes, a_scale, scale, a.dtype, fused, fast)
+        fused = zeros(up(weight.shape[0], alignment(a.codes.device)), a.codes.device)
+    y = gemm(a.codes, weight, a_scale, scale, a.dtype, fused, fast)
     return y if fused is not None else added(y, bias)
 
 
@@ -102,28 +105,28 @@ def zeros(outputs: int, device: torch.device) -> Tensor:
 
 
 def gemm(
-    x: Tensor, codes: Tensor, x_scale: Tensor, scale: Tensor, dtype: torch.dtype,
+    x: Tensor, weight: QuantizedWeight, x_scale: Tensor, scale: Tensor, dtype: torch.dtype,
     bias: Tensor | None = None, fast: bool = False,
 ) -> Tensor:  # fmt: skip
-    """``(x * x_scale) @ (codes * scale).T + bias`` by ``_scaled_mm``: ``[tokens, in], [out, in] -> [tokens, out]``."""
-    outputs, step = codes.shape[0], alignment(x.device)
-    if outputs % step or codes.shape[1] % step:
-        x, codes = padded(x, 1, step), padded(codes, step, step)
-        scale = F.pad(scale, (0, -outputs % step)) if scale.ndim == 2 else scale
-        bias = None if bias is None else F.pad(bias, (0, -outputs % step))
+    """``(x * x_scale) @ (codes * scale).T + bias`` by ``_scaled_mm``: ``[tokens, in], [out, in] -> [tokens, out]``.
+
+    scale: of one element, or one for each output with those that fill up.
+    """
+    step, outputs = alignment(x.device), weight.shape[0]
+    codes = filled(weight, step, step)
+    x = padded(x, 1, codes.shape[1]) if x.shape[1] != codes.shape[1] else x
+    if bias is not None and len(bias) != len(codes):
+        bias = F.pad(bias, (0, len(codes) - len(bias)))
+    if scale.ndim == 2 and scale.shape[1] != len(codes):
+        scale = resized(scale, len(codes))
     y = torch._scaled_mm(x, codes.contiguous().t(), x_scale, scale, bias=bias, out_dtype=dtype, use_fast_accum=fast)
     return y if y.shape[1] == outputs else corner(y, len(y), outputs).contiguous()
-
-
-def alignment(device: torch.device) -> int:
-    """What ``in`` and ``out`` must be multiples of: cuBLASLt and hipBLASLt want 16 bytes, a CPU does not care."""
-    return 1 if device.type == "cpu" else 16
 
 
 def blocks(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """Activations by runs of 128 times a weight by blocks of 128 x 128, as Hopper's cuBLASLt has it."""
     kind, (tokens, outputs) = F.ScalingType, (len(a.codes), weight.shape[0])
-    codes, scale = padded(weight.codes, 128, 128), arranged(weight, block_columns)
+    codes, scale = filled(weight, *BLOCK_STEP), arranged(weight, block_columns)
     # cuBLASLt wants tokens by fours: each column of their scales begins at a multiple of 16 bytes
     x, x_scale = padded(a.codes, 4, 1), a.scale
     if len(x) != tokens:
@@ -146,17 +149,20 @@ def int8_rows(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """Exact int32 sums, scaled in float32."""
     if type(a.codes) is Tensor and a.codes.device.type == "cpu" and not torch.compiler.is_compiling():
         return int8_pieces(a, weight, bias)
-    sums = corner(int_mm(a.codes, weight.codes), a.codes.shape[0], weight.shape[0])
-    y = (sums * rows_of(weight)).mul_(a.scale)
+    sums = corner(int_mm(a.codes, weight), a.codes.shape[0], weight.shape[0])
+    y = (sums * rows_of(weight, weight.shape[0])).mul_(a.scale)
     return (y if bias is None else y.add_(bias)).to(a.dtype)
 
 
 def int8_pieces(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """The INT8 product on a CPU, in memory that is used again."""
-    x, codes = padded(a.codes, 1, 4), padded(weight.codes, 1, 4)
-    y = a.scale.new_empty(len(x), len(codes), dtype=a.dtype)
+    x, codes = int8_operands(a.codes, weight)
+    outputs = weight.shape[0]
+    y = a.scale.new_empty(len(x), outputs, dtype=a.dtype)
     rows = max(OUTPUTS, PIECE // max(1, min(len(x), TOKENS)))
-    scales, biases = pieces(rows_of(weight), rows, 1), repeat(None) if bias is None else pieces(bias.float(), rows)
+    scales = pieces(rows_of(weight, outputs), rows, 1)
+    biases = repeat(None) if bias is None else pieces(bias.float(), rows)
+    codes = codes.narrow(0, 0, outputs)
     for part, columns, scale, own in zip(pieces(codes, rows), pieces(y, rows, 1), scales, biases, strict=False):
         for tokens, by, out in zip(pieces(x, TOKENS), pieces(a.scale, TOKENS), pieces(columns, TOKENS), strict=True):
             sums = torch._int_mm(tokens, part.t(), out=scratch("sums", torch.int32, *out.shape))
@@ -165,15 +171,16 @@ def int8_pieces(a: Codes, weight: QuantizedWeight, bias: Tensor | None) -> Tenso
     return y
 
 
-def int_mm(x: Tensor, codes: Tensor) -> Tensor:
+def int_mm(x: Tensor, weight: QuantizedWeight) -> Tensor:
     """``[tokens, in], [out, in] -> [tokens, out]`` int32, of the operands filled up where the device wants that."""
-    if x.device.type == "cpu":
-        # torch's sums of a single product are wrong on a CPU
-        x, codes = padded(x, 1, 4), padded(codes, 1, 4)
-    else:
-        # cuBLASLt wants more than 16 rows and multiples of 8
-        x, codes = padded(x, 32, 16), padded(codes, 16, 16)
+    x, codes = int8_operands(x, weight)
     return torch._int_mm(x.contiguous(), codes.contiguous().t())
+
+
+def int8_operands(x: Tensor, weight: QuantizedWeight) -> tuple[Tensor, Tensor]:
+    """Activations' codes and the weight's, filled up as the device wants them: cuBLASLt more than 16 tokens."""
+    codes = filled(weight, *int8_step(x.device))
+    return padded(x, 1 if x.device.type == "cpu" else 32, codes.shape[1]), codes
 
 
 def kitchen_int8(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:

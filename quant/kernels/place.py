@@ -22,8 +22,8 @@ def on_its_device(launch: Callable[..., Any]) -> Callable[..., Any]:
     """A launch on the device of its first argument, a tensor or a weight."""
 
     @wraps(launch)
-    def there(first: Any, *others: Any) -> Any:
+    def there(first: Any, *others: Any, **named: Any) -> Any:
         with on(first.device if isinstance(first, Tensor) else first.codes.device):
-            return launch(first, *others)
+            return launch(first, *others, **named)
 
     return there

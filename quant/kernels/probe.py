@@ -12,7 +12,7 @@ from ..weights.formats import Format, scale_from_amax
 from ..weights.granularity import Granularity, PerGroup
 from ..weights.rotation import rotate
 from ..weights.weight import QuantizedWeight
-from .activations import SCHEMES, TINY
+from .activations import SCHEMES, STATIC, TINY
 from .quantizers import Quantizer
 from .registry import Kernel
 from .rules import Workload
@@ -71,7 +71,7 @@ def as_multiplied(kernel: Kernel, x: Tensor, scale: Tensor | None, rotation: int
         return rotate(as_multiplied(kernel, rotate(x.float(), rotation).to(x.dtype), scale), rotation)
     if kernel.into is not None:
         return quantize(x.float(), kernel.into, kernel.into.granularities[0]).dequantize()
-    codes, x_scale = SCHEMES[kernel.scheme if scale is None else "float8 static"](x, scale)
+    codes, x_scale = SCHEMES[kernel.scheme if scale is None else kernel.static](x, scale)
     return codes.float()[:, : x.shape[1]] * per_element(x_scale, x)
 
 
@@ -129,7 +129,7 @@ def sample_of(width: int) -> Tensor:
 
 def codes_apart(quantizer: Quantizer, scheme: str, device: torch.device, x: Tensor) -> float:
     """Share of codes in which a quantizer of activations is one apart from its scheme; infinity beyond that."""
-    given = torch.tensor([[0.02]]) if scheme == "float8 static" else None
+    given = torch.tensor([[0.02]]) if scheme.startswith(STATIC) else None
     want, want_scale = SCHEMES[scheme](x, given)
     got, scale = quantizer.schemes()[scheme](x.to(device), None if given is None else given.to(device))
     # what zeros are scaled by is no matter

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, partial
+from functools import cache, lru_cache, partial
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
@@ -12,7 +12,7 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-from .activations import ACTIVATION, INT8, RUN, SCHEMES, Quantize, filled, scale_of
+from .activations import ACTIVATION, BY_TOKENS, INT8, PER_TENSOR, RUN, SCHEMES, STATIC, TINY, Quantize, filled
 from .compiled import int8_per_token
 from .compiler import compiler_refuses
 
@@ -49,14 +49,38 @@ def kitchen() -> dict[str, Quantize]:
         assert scale is not None
         return ck.quantize_per_tensor_fp8(x.contiguous(), scale.reshape(()), ACTIVATION.dtype), scale.reshape(1, 1)
 
-    def largest(x: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
-        amax = torch.linalg.vector_norm(x, float("inf"), dtype=torch.float32)
-        return given(x, scale_of(amax, ACTIVATION.maximum))
-
     def int8(x: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
         return ck.quantize_int8_rowwise(x)
 
-    return of_any_number({"float8 static": given, "float8 per-tensor": largest, "int8 per-token": int8})
+    return of_any_number({STATIC: given, "int8 per-token": int8})
+
+
+@cache
+def kitchen_after_torch() -> dict[str, Quantize]:
+    """What comfy-kitchen has no one kernel for: the largest value, and a scale once a token, are torch's."""
+    given = kitchen()[STATIC]
+
+    def largest(x: Tensor, _: Tensor | None) -> tuple[Tensor, Tensor]:
+        amax = torch.linalg.vector_norm(x, float("inf"), dtype=torch.float32)
+        # in one launch; TINY is nothing beside any other scale
+        return given(x, torch.add(least(x.device), amax, alpha=1 / ACTIVATION.maximum))
+
+    def by_tokens(quantize: Quantize) -> Quantize:
+        def repeated(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
+            codes, scale = quantize(x, scale)
+            return codes, scale.repeat(len(x), 1)
+
+        return repeated
+
+    schemes = {PER_TENSOR: largest, PER_TENSOR + BY_TOKENS: by_tokens(largest), STATIC + BY_TOKENS: by_tokens(given)}
+    return of_any_number(schemes)
+
+
+@lru_cache(maxsize=16)
+def least(device: torch.device) -> Tensor:
+    """A scale of activations that are all zero, ``[]`` float32, made once."""
+    with torch.inference_mode(False):
+        return torch.full((), TINY, device=device)
 
 
 def of_any_number(schemes: dict[str, Quantize]) -> dict[str, Quantize]:
@@ -99,14 +123,12 @@ def by_triton() -> dict[str, Quantize]:
     own = triton_kernels()
     top = ACTIVATION.maximum
 
-    def given(x: Tensor, scale: Tensor | None) -> tuple[Tensor, Tensor]:
-        assert scale is not None
-        return own.static(x, scale.reshape(1, 1), top)
-
     return of_any_number({
-        "float8 static": given,
+        STATIC: lambda x, scale: own.static(x, scale, top),
+        STATIC + BY_TOKENS: lambda x, scale: own.static(x, scale, top, by_tokens=True),
         "float8 per-token": lambda x, _: own.per_token(x, ACTIVATION.dtype, top),
-        "float8 per-tensor": lambda x, _: own.per_tensor(x, top),
+        PER_TENSOR: lambda x, _: own.per_tensor(x, top),
+        PER_TENSOR + BY_TOKENS: lambda x, _: own.per_tensor(x, top, by_tokens=True),
         "float8 1x128": lambda x, _: own.by_runs(filled(x), RUN, top),
         "int8 per-token": lambda x, _: own.per_token(x, INT8.dtype, INT8.maximum),
     })  # fmt: skip
@@ -129,6 +151,7 @@ def by_c_refuses(device: torch.device) -> str | None:
 QUANTIZERS: tuple[Quantizer, ...] = (
     Quantizer("comfy-kitchen", kitchen_refuses, kitchen),
     Quantizer("Triton", triton_refuses, by_triton),
+    Quantizer("comfy-kitchen after torch", kitchen_refuses, kitchen_after_torch),
     Quantizer("torch.compile", compiled_refuses, compiled),
     Quantizer("gcc", by_c_refuses, lambda: {"int8 per-token": int8_per_token}),
     Quantizer("eager", lambda device: None, partial(dict, SCHEMES)),

@@ -13,7 +13,7 @@ from ..weights.formats import FORMATS, Format
 from ..weights.rotation import rotated
 from ..weights.weight import QuantizedWeight
 from . import arrangement, bits, blackwell, compiled, gemm, upcast
-from .activations import AS_THEY_ARE, SCHEMES, static_scale
+from .activations import AS_THEY_ARE, BY_TOKENS, PER_TENSOR, SCHEMES, STATIC, static_scale
 from .gemm import Codes
 from .quantizers import QUANTIZERS
 from .rules import (
@@ -53,10 +53,11 @@ class Kernel:
     """One way to compute a Linear. rules: each answers None or a clause completing "{name} ...".
 
     compute: (activations or their Codes, weight, bias) -> output; scheme: of SCHEMES, by which its activations are
-    quantized for it, or AS_THEY_ARE; into: the format into which it quantizes them itself; static: whether it can use a
-    scale that is given; deep: whether its error grows with the layer's inputs, so that the probe needs as many; bound:
-    of the relative error that the probe allows; exact: the kernel whose output that error is measured from, float32
-    arithmetic's without; arrange: how it reads the weight's scales, None where as float32 in their own shape.
+    quantized for it, or AS_THEY_ARE; into: the format into which it quantizes them itself; static: the one of SCHEMES
+    by which it uses a scale that is given, "" where it cannot; deep: whether its error grows with the layer's inputs,
+    so that the probe needs as many; bound: of the relative error that the probe allows; exact: the kernel whose output
+    that error is measured from, float32 arithmetic's without; arrange: how it reads a weight, None where as it is
+    stored with float32 scales.
     """
 
     name: str
@@ -65,11 +66,11 @@ class Kernel:
     compute: Callable[..., Tensor] = field(repr=False)
     scheme: str = AS_THEY_ARE
     into: Format | None = None
-    static: bool = False
+    static: str = ""
     deep: bool = False
     bound: float = BOUND
     exact: str | None = None
-    arrange: arrangement.Arrange | None = field(default=None, repr=False)
+    arrange: arrangement.Arrangement | None = field(default=None, repr=False)
 
     @property
     def on_codes(self) -> bool:
@@ -97,13 +98,13 @@ class Kernel:
     def scaled_by(self, activation: str) -> Kernel:
         """Itself, with one scale for all activations where that is wanted and it can use one."""
         once = activation == "dynamic-per-tensor" and self.static
-        return replace(self, scheme="float8 per-tensor") if once else self
+        return replace(self, scheme=self.static.replace(STATIC, PER_TENSOR)) if once else self
 
     def schemes(self, activation: str) -> list[str]:
         """The schemes of activation.py that it needs for "static" or "dynamic" activations."""
         if not self.takes_codes:
             return []
-        return ["float8 static" if activation == "static" and self.static else self.scheme]
+        return [self.static if activation == "static" and self.static else self.scheme]
 
     def run(
         self, x: Tensor, weight: QuantizedWeight, bias: Tensor | None, input_scale: Tensor | None,
@@ -113,8 +114,8 @@ class Kernel:
         if not self.takes_codes:
             return self.compute(x, weight, bias)
         if input_scale is not None and self.static:
-            given = static_scale(input_scale, weight.format)
-            return self.compute(quantized(x, ("float8 static", quantizer, weight.rotation), given), weight, bias)
+            given = static_scale(input_scale, weight.format) if weight.given is None else weight.given
+            return self.compute(quantized(x, (self.static, quantizer, weight.rotation), given), weight, bias)
         how = (self.scheme, quantizer, weight.rotation)
         return self.compute(once(x, how, lambda: quantized(x, how)), weight, bias)
 
@@ -140,46 +141,47 @@ FAST = 0.01
 KERNELS: tuple[Kernel, ...] = (
     Kernel(
         "scaled_mm per-tensor fast", "scaled_mm", (*SCALED_MM, tensor_scale, one_activation_scale, ada_or_hopper),
-        partial(gemm.per_tensor, fast=True), "float8 per-tensor", static=True, deep=True, bound=FAST,
-        exact="scaled_mm per-tensor",
+        partial(gemm.per_tensor, fast=True), PER_TENSOR, static=STATIC, deep=True, bound=FAST,
+        exact="scaled_mm per-tensor", arrange=arrangement.TENSOR,
     ),
     Kernel(
         "scaled_mm per-tensor", "scaled_mm", (*SCALED_MM, tensor_scale, one_activation_scale),
-        gemm.per_tensor, "float8 per-tensor", static=True,
+        gemm.per_tensor, PER_TENSOR, static=STATIC, arrange=arrangement.TENSOR,
     ),
     Kernel(
         "scaled_mm per-row fast", "scaled_mm", (*SCALED_MM, row_scales, ada_or_hopper),
-        partial(gemm.per_row, fast=True), "float8 per-token", static=True, deep=True, bound=FAST,
-        exact="scaled_mm per-row", arrange=arrangement.row_scales,
+        partial(gemm.per_row, fast=True), "float8 per-token", static=STATIC + BY_TOKENS, deep=True, bound=FAST,
+        exact="scaled_mm per-row", arrange=arrangement.ROWS,
     ),
     Kernel(
-        "scaled_mm per-row", "scaled_mm", (*SCALED_MM, row_scales), gemm.per_row, "float8 per-token", static=True,
-        arrange=arrangement.row_scales,
+        "scaled_mm per-row", "scaled_mm", (*SCALED_MM, row_scales), gemm.per_row, "float8 per-token",
+        static=STATIC + BY_TOKENS, arrange=arrangement.ROWS,
     ),
     Kernel(
-        "scaled_mm per-tensor dynamic", "scaled_mm", (*SCALED_MM, tensor_scale), gemm.per_tensor, "float8 per-tensor",
+        "scaled_mm per-tensor dynamic", "scaled_mm", (*SCALED_MM, tensor_scale), gemm.per_tensor, PER_TENSOR,
+        arrange=arrangement.TENSOR,
     ),
     Kernel(
         "scaled_mm emulated per-row", "scaled_mm", (*SCALED_MM, row_scales),
-        gemm.emulated_per_row, "float8 per-token", static=True, arrange=arrangement.row_scales,
+        gemm.emulated_per_row, "float8 per-token", static=STATIC, arrange=arrangement.ROWS,
     ),
     Kernel(
         "scaled_mm block", "scaled_mm",
         (*CODES, partial(format_is, "float8_e4m3fn"), square_blocks, torch_scaled_mm), gemm.blocks, "float8 1x128",
-        arrange=arrangement.block_columns,
+        arrange=arrangement.BLOCKS,
     ),
     Kernel(
         "scaled_mm mxfp8", "scaled_mm", (*CODES, partial(format_is, "mxfp8"), own_groups, on_blackwell), blackwell.mx,
-        into=FORMATS["mxfp8"], arrange=arrangement.mx_tiles,
+        into=FORMATS["mxfp8"], arrange=arrangement.MX,
     ),
     Kernel(
         "scaled_mm nvfp4", "scaled_mm", (*CODES, partial(format_is, "nvfp4"), own_groups, on_blackwell), blackwell.nv,
-        into=FORMATS["nvfp4"], arrange=arrangement.nv_tiles,
+        into=FORMATS["nvfp4"], arrange=arrangement.NV,
     ),
     Kernel("scaled_mm int8 fused", "int8", (*INT8, cuda), gemm.kitchen_int8, into=FORMATS["int8"]),
-    Kernel("scaled_mm int8", "int8", INT8, gemm.int8_rows, "int8 per-token", arrange=arrangement.row_scales),
+    Kernel("scaled_mm int8", "int8", INT8, gemm.int8_rows, "int8 per-token", arrange=arrangement.INT8),
     Kernel("scaled_mm int8 convrot fused", "int8", (*CONVROT, cuda), gemm.kitchen_int8, into=FORMATS["int8"]),
-    Kernel("scaled_mm int8 convrot", "int8", CONVROT, gemm.int8_rows, "int8 per-token", arrange=arrangement.row_scales),
+    Kernel("scaled_mm int8 convrot", "int8", CONVROT, gemm.int8_rows, "int8 per-token", arrange=arrangement.INT8),
     Kernel("upcast fused", "upcast", (untransformed, float_activations, triton_bytes), upcast.fused),
     Kernel(
         "upcast by comfy-kitchen", "upcast",

@@ -111,17 +111,19 @@ def part_kernel(x_ptr, part_ptr, count, BLOCK: tl.constexpr):
 
 @triton.jit
 def tensor_kernel(
-    x_ptr, codes_ptr, scale_ptr, part_ptr, parts, count, TINY: tl.constexpr, MAXIMUM: tl.constexpr,
-    NATIVE: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    x_ptr, codes_ptr, given_ptr, scale_ptr, part_ptr, parts, count, scales, TINY: tl.constexpr, MAXIMUM: tl.constexpr,
+    NATIVE: tl.constexpr, PARTS: tl.constexpr, EACH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Every program finds the same scale from the parts; with none of them it is given."""
+    """Every program finds the same scale from the parts, with none of them it is given; and writes it EACH times."""
     program = tl.program_id(0).to(tl.int64)
     if PARTS > 0:
         largest = tl.max(tl.load(part_ptr + tl.arange(0, PARTS), mask=tl.arange(0, PARTS) < parts, other=0.0), 0)
         scale = tl.maximum(largest / MAXIMUM, TINY)
-        tl.store(scale_ptr, scale, mask=program == 0)
     else:
-        scale = tl.load(scale_ptr)
+        scale = tl.load(given_ptr)
+    if EACH > 0:
+        place = program * EACH + tl.arange(0, EACH)
+        tl.store(scale_ptr + place, tl.zeros([EACH], tl.float32) + scale, mask=place < scales)
     offsets = program * BLOCK + tl.arange(0, BLOCK)
     x = tl.load(x_ptr + offsets, mask=offsets < count, other=0.0).to(tl.float32)
     tl.store(codes_ptr + offsets, encoded(limited(x / scale, MAXIMUM), FLOAT8, NATIVE), mask=offsets < count)
@@ -161,27 +163,32 @@ def per_token(x: Tensor, dtype: torch.dtype, maximum: float) -> tuple[Tensor, Te
 
 
 @on_its_device
-def per_tensor(x: Tensor, maximum: float) -> tuple[Tensor, Tensor]:
-    """``[tokens, in]`` to float8_e4m3fn codes and their scale ``[1, 1]``, in two kernels."""
+def per_tensor(x: Tensor, maximum: float, by_tokens: bool = False) -> tuple[Tensor, Tensor]:
+    """``[tokens, in]`` to float8_e4m3fn codes and their scale ``[1, 1]``, or it once a token, in two kernels."""
     x, block = x.contiguous(), 4096
     parts = min(PARTS, triton.cdiv(x.numel(), block))
-    part, scale = x.new_empty(parts, dtype=torch.float32), x.new_empty(1, 1, dtype=torch.float32)
+    part, scale = (x.new_empty(*n, dtype=torch.float32) for n in ((parts,), (len(x) if by_tokens else 1, 1)))
     part_kernel[(parts,)](x, part, x.numel(), block, num_warps=8)
-    return over_all(x, scale, part, maximum), scale
+    return over_all(x, part, scale, scale, maximum), scale
 
 
 @on_its_device
-def static(x: Tensor, scale: Tensor, maximum: float) -> tuple[Tensor, Tensor]:
-    """``[tokens, in]`` to float8_e4m3fn codes of a given scale ``[1, 1]``, in one kernel."""
-    return over_all(x.contiguous(), scale, None, maximum), scale
+def static(x: Tensor, given: Tensor, maximum: float, by_tokens: bool = False) -> tuple[Tensor, Tensor]:
+    """``[tokens, in]`` to float8_e4m3fn codes of a given scale ``[]``, and that, once a token or ``[1, 1]``, in one
+    kernel."""
+    scale = given.new_empty(len(x), 1) if by_tokens else None
+    codes = over_all(x.contiguous(), None, given, scale, maximum)
+    return codes, given.reshape(1, 1) if scale is None else scale
 
 
-def over_all(x: Tensor, scale: Tensor, part: Tensor | None, maximum: float) -> Tensor:
+def over_all(x: Tensor, part: Tensor | None, given: Tensor, scale: Tensor | None, maximum: float) -> Tensor:
+    """Codes by the scale from the parts, or the one that is given; scale: into which it is written."""
     codes, block = torch.empty_like(x, dtype=torch.float8_e4m3fn), 2048
-    parts, most = (0, 0) if part is None else (part.numel(), PARTS)
-    tensor_kernel[(triton.cdiv(x.numel(), block),)](
-        x, codes.view(torch.uint8), scale, scale if part is None else part, parts, x.numel(), TINY, maximum,
-        native(x.device), most, block,
+    programs, (parts, most) = triton.cdiv(x.numel(), block), (0, 0) if part is None else (part.numel(), PARTS)
+    scales, each = (0, 0) if scale is None else (len(scale), triton.next_power_of_2(triton.cdiv(len(scale), programs)))
+    tensor_kernel[(programs,)](
+        x, codes.view(torch.uint8), given, given if scale is None else scale, given if part is None else part, parts,
+        x.numel(), scales, TINY, maximum, native(x.device), most, each, block,
     )  # fmt: skip
     return codes
 

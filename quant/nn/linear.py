@@ -17,7 +17,6 @@ from ..kernels.forward import apply, computed_dtype
 from ..kernels.mode import Mode
 from ..kernels.moment import InForward
 from ..kernels.plan import choose_for
-from ..weights.compact import compact_scale
 from ..weights.native import PARTS, native_tensors
 from ..weights.weight import QuantizedWeight
 from .params import NAMES
@@ -51,9 +50,8 @@ class Patch:
         return self.choices[place]
 
     def arranged(self, weight: QuantizedWeight) -> QuantizedWeight:
-        """The weight with its scales also as the first planned kernel reads them."""
-        choice = next(iter(self.choices.values()))
-        return replace(weight, arranged=choice.arranged(compact_scale(weight)))
+        """The weight with its parts also as the first planned kernel reads them."""
+        return next(iter(self.choices.values())).arranged(weight)
 
 
 class ScaledLinear(nn.Linear):

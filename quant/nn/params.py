@@ -16,36 +16,37 @@ from ..weights.compact import compact_scale
 from ..weights.formats import Format, float8_e4m3fn
 from ..weights.granularity import Granularity, PerTensor
 from ..weights.job import Job
-from ..weights.weight import COMPANIONS, Companions, QuantizedWeight, float_scale
+from ..weights.weight import ARRANGED, COMPANIONS, Arranged, Companions, QuantizedWeight, float_scale
 
 if TYPE_CHECKING:
     from ..kernels.choice import Choice
 
 
 @dataclass(frozen=True)
-class ScaledParams(Companions, BaseLayoutParams):
+class ScaledParams(Companions, Arranged, BaseLayoutParams):
     """What a QuantizedWeight holds beside its codes, and the kernel chosen for it (a plan.Choice).
 
-    scale: of a format whose block scales are small floats, these alone (compact_scale); float32 of all others;
-    arranged: these as the chosen kernel reads them, where that is another way: it moves, is counted and is freed with
-    the weight; shard: of which weight its rows are a part, where other devices hold the rest.
+    scale: of a format whose block scales are small floats, these alone (compact_scale); float32 of all others; what
+    the chosen kernel reads in another way moves, is counted and is freed with the weight; shard: of which weight its
+    rows are a part, where other devices hold the rest.
     """
 
     format: Format = float8_e4m3fn
     granularity: Granularity = PerTensor()
-    arranged: Tensor | None = None
     shard: Shard | None = None
     # not compared: it counts calls, and torch.compile would take a new count for a new weight
     choice: Choice | None = field(default=None, compare=False)
 
     def _tensor_fields(self) -> list[str]:
-        return [name for name in ("scale", *COMPANIONS, "arranged") if isinstance(getattr(self, name), Tensor)]
+        return [name for name in ("scale", *COMPANIONS, *ARRANGED) if isinstance(getattr(self, name), Tensor)]
 
     def copy_from(self, src: ScaledParams, non_blocking: bool = False) -> None:
-        """In place, as comfy-kitchen does; scales that only one of both has arranged are left out."""
-        if self.arranged is None or src.arranged is None:
-            object.__setattr__(self, "arranged", None)
-            src = replace(src, arranged=None)
+        """In place, as comfy-kitchen does; what only one of both has arranged is left out."""
+        own, other = self.arrangement(), src.arrangement()
+        left_out: dict[str, Any] = {name: None for name in ARRANGED if own[name] is None or other[name] is None}
+        for name in left_out:
+            object.__setattr__(self, name, None)
+        src = replace(src, **left_out)
         super().copy_from(src, non_blocking)
 
 
@@ -56,16 +57,16 @@ def params_of(
     shape: tuple[int, ...] | None = None,
 ) -> ScaledParams:
     """What the resident tensor of a weight holds beside its codes; choice: how its Linear is computed."""
-    scale = compact_scale(weight)
+    weight = weight if choice is None else choice.arranged(weight)
     return ScaledParams(
-        scale=scale,
+        scale=compact_scale(weight),
         orig_dtype=dtype,
         orig_shape=shape or weight.shape,
         format=weight.format,
         granularity=weight.granularity,
         **weight.companions(),
+        **weight.arrangement(),
         choice=choice,
-        arranged=weight.arranged if choice is None else choice.arranged(scale),
     )
 
 

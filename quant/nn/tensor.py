@@ -65,8 +65,7 @@ class ScaledWeightLayout(QuantizedLayout):
         if isinstance(scale, Tensor):
             job = Job(format, granularity, generator=generator(seed, tensor.device))
             codes, params = recoded(tensor, scale, job)
-            arranged = choice.arranged(params.scale) if choice else None
-            return codes, replace(params, input_scale=input_scale, choice=choice, arranged=arranged)
+            return codes, chosen_for(codes, replace(params, input_scale=input_scale), choice)
         smooth = None if smooth is None else smooth.to(tensor.device)
         rest = unsmoothed(tensor.flatten(1) if beside is None else beside.rest(tensor), smooth)
         # between two steps of sampling a GPU is not waited for
@@ -209,8 +208,8 @@ def as_stored(tensor: QuantizedTensor) -> QuantizedWeight:
 
 
 def as_computed(tensor: QuantizedTensor) -> QuantizedWeight:
-    """The same with its scales also as the chosen kernel reads them: for a forward, not to be changed."""
-    return replace(as_stored(tensor), arranged=tensor._params.arranged)
+    """The same with its parts also as the chosen kernel reads them: for a forward, not to be changed."""
+    return replace(as_stored(tensor), **tensor._params.arrangement())
 
 
 def choice_of(tensor: Any) -> Choice | None:
@@ -245,7 +244,11 @@ def as_class(tensor: Any, cls: type[Q]) -> Q:
 
 def with_choice(tensor: QuantizedTensor, choice: Choice) -> QuantizedTensor:
     """The same weight with another kernel chosen for it; codes and scales are shared, not copied."""
-    params = tensor._params
-    return ScaledTensor(
-        tensor._qdata, tensor._layout_cls, replace(params, choice=choice, arranged=choice.arranged(params.scale))
-    )
+    return ScaledTensor(tensor._qdata, tensor._layout_cls, chosen_for(tensor._qdata, tensor._params, choice))
+
+
+def chosen_for(codes: Tensor, params: ScaledParams, choice: Choice | None) -> ScaledParams:
+    """The same beside these codes, arranged for another choice."""
+    weight = scaled_weight(codes, params)
+    weight = weight if choice is None else choice.arranged(weight)
+    return replace(params, **weight.arrangement(), choice=choice)

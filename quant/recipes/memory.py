@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from math import ceil, prod
+from math import prod
 
+from ..kernels.arrangement import BLOCK_STEP, COLUMN_STEP, GEMM_STEP
 from ..kernels.gemm import PIECE
 from ..text import text_table
 from ..weights.formats import FORMATS, Format, float8_e4m3fn, int8
-from ..weights.granularity import Granularity
+from ..weights.granularity import Granularity, PerBlock, PerRow
 from ..weights.job import GPU_SLAB
+from ..weights.native import runs_in_core
+from ..weights.packing import up
 from .families import TOKENS
 from .methods import METHODS, method_named
 from .policy import Policy, family_named, recognise
@@ -23,10 +26,9 @@ ROUNDING = 16  # that rounding holds for each element of a slab
 @dataclass(frozen=True)
 class Estimate:
     """Bytes. weights: of all layers as they will be; scales: theirs; activations: what the largest layer allocates
-    at a time, its output included; lora: the most that merging a LoRA into one layer holds at a time.
-
-    What a kernel that is chosen later holds besides is not known yet: scales in its own order, for MXFP8 and NVFP4 as
-    many bytes again as the scales.
+    at a time, its output included; lora: the most that merging a LoRA into one layer holds at a time; arranged: what
+    this pack's kernels hold besides where a GPU multiplies the codes: scales in their order, and the codes of layers
+    whose sides its GEMM does not take, filled up. None of the formats that ComfyUI core computes itself.
     """
 
     method: str
@@ -36,6 +38,7 @@ class Estimate:
     lora: int
     quantized: int
     layers: int
+    arranged: int = 0
 
     @property
     def resident(self) -> int:
@@ -43,8 +46,8 @@ class Estimate:
 
     @property
     def peak(self) -> int:
-        """Resident, and the larger of computing and merging: they do not happen at once."""
-        return self.resident + max(self.activations, self.lora)
+        """All that is held, and the larger of computing and merging: they do not happen at once."""
+        return self.resident + self.arranged + max(self.activations, self.lora)
 
     def fits(self, free: int) -> bool:
         return self.peak <= free
@@ -96,7 +99,25 @@ def account(method: str, plans: Mapping[str, Plan], tokens: int, coded: bool) ->
         lora=max((merging(plan) for plan in matrices), default=0),
         quantized=sum(plan[1] is not None for plan in plans.values()),
         layers=len(plans),
+        arranged=sum(arranged(plan) for plan in matrices) if coded else 0,
     )
+
+
+def arranged(plan: Plan) -> int:
+    """Bytes that a GPU's kernel which multiplies codes may hold of a layer beside what is stored of it."""
+    shape, format, granularity = plan
+    if format is None or granularity is None or runs_in_core(format, granularity, smoothed=False):
+        return 0
+    matrix, blocks = (shape[0], prod(shape[1:])), granularity == PerBlock(*BLOCK_STEP)
+    filled = tuple(
+        up(size, step) for size, step in zip(matrix, BLOCK_STEP if blocks else (GEMM_STEP,) * 2, strict=True)
+    )
+    codes = 0 if filled == matrix else prod(filled)
+    if blocks:
+        rows, columns = granularity.scale_shape(filled)
+        return codes + rows * up(columns, COLUMN_STEP) * SINGLE
+    own = isinstance(granularity, PerRow) and filled[0] == matrix[0]
+    return codes if own or isinstance(granularity, PerBlock) else codes + filled[0] * SINGLE
 
 
 def stored(shape: tuple[int, ...], format: Format | None, granularity: Granularity | None) -> tuple[int, int]:
@@ -126,11 +147,6 @@ def tiled(matrix: tuple[int, int], format: Format, granularity: Granularity) -> 
 
 def groups(granularity: Granularity, matrix: tuple[int, int]) -> int:
     return prod(granularity.scale_shape(matrix))
-
-
-def up(size: int, step: int) -> int:
-    """size, or the next multiple of step."""
-    return ceil(size / step) * step
 
 
 def working(plan: Plan, tokens: int, coded: bool) -> int:

@@ -34,6 +34,11 @@ def e2m1_codes(scaled: Tensor) -> Tensor:
     return code | (torch.signbit(scaled).to(torch.uint8) << 3)
 
 
+def up(size: int, step: int) -> int:
+    """size, or the next multiple of step."""
+    return -(-size // step) * step
+
+
 def corner(tensor: Tensor, rows: int, columns: int) -> Tensor:
     """The first rows and columns of a matrix, a view."""
     return tensor.narrow(0, 0, rows).narrow(1, 0, columns)

@@ -34,8 +34,28 @@ class Companions:
 COMPANIONS = tuple(field.name for field in fields(Companions))
 
 
+@dataclass(frozen=True, kw_only=True)
+class Arranged:
+    """A weight's parts as a kernel that was chosen for it reads them; None where that is how they are stored.
+
+    arranged: the scales, in the kernel's order; filled: the codes, with zeros up to what its GEMM takes multiples of;
+    given: input_scale for the codes that activations get, whatever format the weight has.
+    """
+
+    arranged: Tensor | None = None
+    filled: Tensor | None = None
+    given: Tensor | None = None
+
+    def arrangement(self) -> dict[str, Any]:
+        """Name -> part, for another that holds the same."""
+        return {name: getattr(self, name) for name in ARRANGED}
+
+
+ARRANGED = tuple(field.name for field in fields(Arranged))
+
+
 @dataclass(frozen=True)
-class QuantizedWeight(Companions):
+class QuantizedWeight(Companions, Arranged):
     """Codes and scales of one weight: ``W = values(codes) * scale``, always ``[out, in]``.
 
     format: what a code means; codes: as stored, ``[out, in / format.per_byte]``; scale: float32 of
@@ -47,7 +67,7 @@ class QuantizedWeight(Companions):
     up, down: ``[out, rank]`` and ``[rank, in]``, whose product is added to all of it (SVDQuant), or None.
     outer: the scale one level above, ``[]`` (NVFP4) or ``[out, 1]`` (INT4); scale is the product of both.
     codebook: ``[16]``, the values of 4-bit codes that are not the format's own.
-    arranged: the scales as a kernel that was chosen for this weight reads them, where that is another way.
+    arranged, filled, given: of Arranged.
     """
 
     format: Format
@@ -55,7 +75,6 @@ class QuantizedWeight(Companions):
     scale: Tensor
     granularity: Granularity
     shape: tuple[int, int]
-    arranged: Tensor | None = None
 
     @property
     def transformed(self) -> bool:

@@ -7,12 +7,11 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from autoencoder import write_autoencoder
-from server import Server, free_port
+from server import Server, started
 from text_encoders import write_text_encoders
 
 from benchmarks.comfyui import COMFYUI, environment, python
@@ -48,19 +47,6 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 FIGURES: list[str] = []
-
-
-@dataclass(frozen=True)
-class ComfyUI:
-    path: Path
-    python: Path
-    environment: dict[str, str]
-
-
-@pytest.fixture(scope="session")
-def comfyui() -> ComfyUI:
-    assert PYTHON is not None
-    return ComfyUI(COMFYUI, PYTHON, environment())
 
 
 @pytest.fixture(scope="session")
@@ -127,22 +113,8 @@ def clip_l(contract, base) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def server(base, contract, clip_l, comfyui, tmp_path_factory) -> Iterator[Server]:
+def server(base, contract, clip_l, tmp_path_factory) -> Iterator[Server]:
     """A real server with this pack in custom_nodes."""
     contract("files")
-    log = tmp_path_factory.mktemp("server") / "log.txt"
-    port = free_port()
-    command = [
-        str(comfyui.python), str(comfyui.path / "main.py"), "--cpu", "--base-directory", str(base), "--port", str(port),
-        "--disable-api-nodes", "--database-url", "sqlite:///:memory:",
-    ]  # fmt: skip
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=base, env=comfyui.environment, stdout=out, stderr=subprocess.STDOUT)
-    server = Server(port, process, log)
-    try:
-        server.wait_until_ready()
-        assert "IMPORT FAILED" not in log.read_text(), log.read_text()
+    with started(base, tmp_path_factory.mktemp("server") / "log.txt") as server:
         yield server
-    finally:
-        process.terminate()
-        process.wait(30)

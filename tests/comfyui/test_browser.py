@@ -20,7 +20,7 @@ import torch
 from browser import CHROMIUM, NODE, absent, node_modules
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant.quality.sqnr import colour_of
-from server import Server, free_port
+from server import started
 from workflows import EXAMPLES
 
 HERE = Path(__file__).parent
@@ -52,27 +52,15 @@ def frontend(request, tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def server(base, contract, clip_l, comfyui, frontend, tmp_path_factory):
+def server(base, contract, clip_l, frontend, tmp_path_factory):
     contract("files")
     models = base / "models" / "diffusion_models"
     write_broken(models / "server-ltx.safetensors", models / BROKEN)
     link = models / "outside.safetensors"
     if not link.is_symlink():
         link.symlink_to(base / "input" / "digits-conditioning.safetensors")
-    log, port = tmp_path_factory.mktemp("server") / "log.txt", free_port()
-    command = [
-        str(comfyui.python), str(comfyui.path / "main.py"), "--cpu", "--base-directory", str(base), "--port", str(port),
-        "--disable-api-nodes", "--database-url", "sqlite:///:memory:", *frontend,
-    ]  # fmt: skip
-    with log.open("w") as out:
-        process = subprocess.Popen(command, cwd=base, env=comfyui.environment, stdout=out, stderr=subprocess.STDOUT)
-    server = Server(port, process, log)
-    try:
-        server.wait_until_ready()
+    with started(base, tmp_path_factory.mktemp("server") / "log.txt", *frontend) as server:
         yield server
-    finally:
-        process.terminate()
-        process.wait(30)
 
 
 def write_broken(source: Path, target: Path) -> None:

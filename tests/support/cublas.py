@@ -18,7 +18,13 @@ def fits(bias: Tensor | None, outputs: int, dtype: torch.dtype) -> Tensor | floa
 
 
 def nvfp4_as_cublas(a, b, outer_a, outer_b, scale_a, scale_b, bias=None, out_dtype=None, alpha=None) -> Tensor:
-    """ck.scaled_mm_nvfp4: rows of whole 16 bytes, scales in tiles of 128 x 4 blocks."""
+    """ck.scaled_mm_nvfp4: rows of whole 16 bytes, scales in tiles of 128 x 4 blocks.
+
+    Its CUDA kernel multiplies by alpha, its eager one by both outer scales.
+    """
+    if alpha is not None:
+        assert alpha.dtype == torch.float32 and alpha.numel() == 1 and alpha.is_contiguous()
+        torch.testing.assert_close(alpha, outer_a * outer_b.reshape(()), rtol=1e-6, atol=0)
     for codes, scale in ((a, scale_a), (b, scale_b)):
         assert codes.dtype == torch.uint8 and codes.is_contiguous() and codes.shape[1] % 16 == 0
         assert scale.dtype == torch.float8_e4m3fn and scale.is_contiguous()

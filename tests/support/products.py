@@ -83,4 +83,4 @@ def fake(tensor: Tensor, device: str) -> Tensor:
 
 
 def faked(w: quant.QuantizedWeight, device: str) -> quant.QuantizedWeight:
-    return replace(w, codes=fake(w.codes, device), scale=fake(w.scale, device))
+    return replace(w, **{name: fake(part, device) for name, part in vars(w).items() if isinstance(part, Tensor)})

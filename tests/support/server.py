@@ -8,15 +8,39 @@ import subprocess
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from benchmarks.comfyui import COMFYUI, environment, python
 
 
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
+
+
+@contextmanager
+def started(base: Path, log: Path, *arguments: str) -> Iterator[Server]:
+    """ComfyUI on a base directory, by its own python and on the CPU, until the ``with`` ends."""
+    port = free_port()
+    command = [
+        str(python()), str(COMFYUI / "main.py"), "--cpu", "--base-directory", str(base), "--port", str(port),
+        "--disable-api-nodes", "--database-url", "sqlite:///:memory:", *arguments,
+    ]  # fmt: skip
+    with log.open("w") as out:
+        process = subprocess.Popen(command, cwd=base, env=environment(), stdout=out, stderr=subprocess.STDOUT)
+    server = Server(port, process, log)
+    try:
+        server.wait_until_ready()
+        assert "IMPORT FAILED" not in log.read_text(), log.read_text()
+        yield server
+    finally:
+        process.terminate()
+        process.wait(30)
 
 
 @dataclass

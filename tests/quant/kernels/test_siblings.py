@@ -168,4 +168,4 @@ def test_static_scales_are_each_layers_own(counted):
     with torch.no_grad():
         for layer in model:
             layer(torch.ones(2, WIDTH))
-    assert counted == ["float8 static"] * 2
+    assert len(counted) == 2 and all(scheme.startswith("float8 static") for scheme in counted)

@@ -12,6 +12,8 @@ import pytest
 
 pytest.importorskip("triton")
 
+from scaled_fp8.quant.kernels.activations import SCHEMES
+
 SCRIPTS = Path(__file__).parent / "triton_scripts"
 # Triton reads it when it is imported, so that its kernels run in a process of their own
 CACHE = {"SCALED_FP8_CACHE": "off"}
@@ -34,9 +36,7 @@ def interpreted() -> dict[str, object]:
 
 
 @pytest.mark.parametrize("dtype", ("bfloat16", "float16", "float32"))
-@pytest.mark.parametrize(
-    "scheme", ("float8 static", "float8 per-token", "float8 per-tensor", "float8 1x128", "int8 per-token")
-)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_activations_get_the_codes_of_eager_arithmetic(interpreted, scheme, dtype):
     found = interpreted["quantized"][f"{scheme} {dtype}"]
     assert found == {"most codes apart": 0, "scales equal": True, "works": True}
@@ -83,5 +83,5 @@ def test_a_layer_is_planned_on_them_and_compiles(interpreted):
 def test_they_compile_for_a_gpu(capability, tmp_path):
     """To machine code, by the assembler that Triton brings along."""
     built = told("compiled", CAPABILITY=str(capability), TRITON_CACHE_DIR=str(tmp_path))
-    assert built["kernels"] == 18
-    assert built["bytes"] > 18 * 1000
+    assert built["kernels"] == 20
+    assert built["bytes"] > 20 * 1000

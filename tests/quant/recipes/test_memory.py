@@ -8,6 +8,8 @@ import pytest
 import torch
 from live_bytes import LiveBytes
 from scaled_fp8.quant.kernels import scratch
+from scaled_fp8.quant.kernels.registry import KERNELS
+from scaled_fp8.quant.kernels.rules import Workload
 from scaled_fp8.quant.nn.component import quantize_component
 from scaled_fp8.quant.nn.tensor import from_tensor, is_scaled
 from scaled_fp8.quant.recipes import memory
@@ -35,9 +37,25 @@ def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
 
 
 def arranged(module: nn.Module) -> int:
-    """Bytes of scales in the order of the kernel that was the fastest here."""
-    scales = (p._params.arranged for p in module.parameters() if is_scaled(p))
-    return sum(scale.nbytes for scale in scales if scale is not None)
+    """Bytes of what the kernel that was the fastest here reads in its own way."""
+    found = (p._params.arrangement().values() for p in module.parameters() if is_scaled(p))
+    return sum(part.nbytes for parts in found for part in parts if part is not None)
+
+
+@pytest.mark.parametrize("shape", [(1024, 512), (520, 528), (50, 84), (3072, 3073)], ids=str)
+@pytest.mark.parametrize("granularity", ["per-tensor", "per-row", "block"])
+def test_what_a_gpus_kernels_hold_besides_is_counted(granularity: str, shape: tuple[int, int]) -> None:
+    """The most that any kernel of a GPU does which takes such a weight."""
+    found = estimate_memory({"0": shape}, "fp8-dynamic", granularity=granularity)
+    assert found.peak == found.resident + found.arranged + max(found.activations, found.lora)
+    chosen = METHODS["fp8-dynamic"].granularity(granularity)
+    weight = quantize(torch.randn(shape), METHODS["fp8-dynamic"].format, chosen)
+    layer = Workload(weight.format, chosen, shape, torch.device("cpu"), torch.bfloat16)
+    able = [k for k in KERNELS if k.arrange and k.family == "scaled_mm" and "NVIDIA" in (k.refuses(layer) or "NVIDIA")]
+    held = [kernel.arrange.of(weight, torch.device("cuda")) for kernel in able]
+    most = max(sum(part.nbytes for part in parts.values()) for parts in held)
+    assert found.arranged == most
+    assert estimate_memory({"0": shape}, "fp8-weight-only", granularity=granularity).arranged == 0
 
 
 @pytest.mark.parametrize("granularity", ["per-tensor", "per-row", "block"])
@@ -49,6 +67,9 @@ def test_resident_bytes_are_those_of_the_result(method: str, granularity: str) -
     expected = estimate_memory(shapes(module), method, granularity=granularity)
     result, stats = quantize_component(module, method, granularity=granularity, backend="patched")
     assert expected.resident == stats.bytes_after - arranged(result)
+    # what core computes in ComfyUI has nothing of this pack's
+    own = METHODS[method].format_name == "float8_e4m3fn"
+    assert arranged(result) <= expected.arranged if own else expected.arranged == 0
     assert expected.quantized == len(stats.quantized)
 
 
@@ -117,7 +138,7 @@ def test_fits_and_serialises() -> None:
     found = estimate_memory(SHAPES, "fp8")
     assert found.fits(found.peak) and not found.fits(found.peak - 1)
     told = json.loads(json.dumps(found.to_json()))
-    assert told["peak"] == told["resident"] + max(told["activations"], told["lora"])
+    assert told["peak"] == told["resident"] + told["arranged"] + max(told["activations"], told["lora"])
 
 
 def test_the_table_has_a_line_a_method_and_says_what_fits() -> None:

@@ -19,7 +19,7 @@ CAPABILITY = int(os.environ["CAPABILITY"])
 ACTIVATION = "*bf16" if CAPABILITY >= 80 else "*fp16"
 POINTERS = {
     "x_ptr": ACTIVATION, "y_ptr": ACTIVATION, "bias_ptr": ACTIVATION, "codes_ptr": "*u8", "scale_ptr": "*fp32",
-    "part_ptr": "*fp32",
+    "part_ptr": "*fp32", "given_ptr": "*fp32",
 }  # fmt: skip
 NATIVE = {"NATIVE": CAPABILITY >= 89}
 CODES = {"TINY": own.TINY, "MAXIMUM": 448.0, **NATIVE}
@@ -34,7 +34,11 @@ BUILDS = [
     ),
     (own.token_kernel, {**CODES, "KIND": 0, "BLOCK": own.IN_REGISTERS, "WHOLE": True}, 16),
     (own.part_kernel, {"BLOCK": 4096}, 8),
-    *((own.tensor_kernel, {**CODES, "PARTS": parts, "BLOCK": 2048}, 4) for parts in (0, own.PARTS)),
+    *(
+        (own.tensor_kernel, {**CODES, "PARTS": parts, "EACH": each, "BLOCK": 2048}, 4)
+        for parts in (0, own.PARTS)
+        for each in (parts > 0, 4)
+    ),
     (own.run_kernel, {**CODES, "RUN": 128}, 1),
     *((own.dequantize_kernel, {**NATIVE, "KIND": kind, "BLOCK": 1024}, 4) for kind in range(4)),
     *((own.few_rows_kernel, {**NATIVE, **DOT, "KIND": kind, "BLOCK": own.STEP}, 4) for kind in range(4)),
