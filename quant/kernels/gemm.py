@@ -188,4 +188,6 @@ def kitchen_int8(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Ten
     import comfy_kitchen as ck
 
     turn = {"convrot": True, "convrot_groupsize": weight.rotation} if weight.rotation else {}
-    return ck.int8_linear(x, weight.codes, weight.scale, bias, out_dtype=x.dtype, **turn)
+    # of one scale for all it would make one an output at each call
+    scale = weight.scale if len(weight.scale) == weight.shape[0] else rows_of(weight, weight.shape[0])
+    return ck.int8_linear(x, weight.codes, scale, bias, out_dtype=x.dtype, **turn)

@@ -12,7 +12,7 @@ from ..weights.formats import Format, scale_from_amax
 from ..weights.granularity import Granularity, PerGroup
 from ..weights.rotation import rotate
 from ..weights.weight import QuantizedWeight
-from .activations import SCHEMES, STATIC, TINY
+from .activations import PER_TENSOR, SCHEMES, STATIC, TINY
 from .quantizers import Quantizer
 from .registry import Kernel
 from .rules import Workload
@@ -110,18 +110,23 @@ def encoded_anyhow(weight: Tensor, format: Format, granularity: Granularity) -> 
 ##### Quantizers of activations
 
 
-# inputs of activations: less than one of a kernel's steps, a width of real models, and more than it holds at once
-WIDTHS = (200, 3072, 16400)
+# inputs of activations: less than one of a kernel's steps, widths of real models, each of which is a program of its own
+# that is compiled now and not in a forward, and more than a program holds at once
+WIDTHS = (200, 1536, 3072, 5120, 13824, 16400)
+# activations of which one program has several parts, where all of them have one scale
+MANY = 1400 * 3072
 
 
 def code_error(quantizer: Quantizer, scheme: str, device: torch.device, dtype: torch.dtype) -> float:
     """The part of codes that differ; infinite where one differs by more than one code, or a scale does."""
-    return max(codes_apart(quantizer, scheme, device, sample_of(width).to(dtype)) for width in WIDTHS)
+    shapes = [(min(32, max(4, 2**15 // width)), width) for width in WIDTHS]
+    shapes += [(MANY // 3072, 3072)] if scheme.startswith(PER_TENSOR) else []
+    return max(codes_apart(quantizer, scheme, device, sample_of(*shape).to(dtype)) for shape in shapes)
 
 
-def sample_of(width: int) -> Tensor:
-    """Tokens of unlike size, one of them zero and fewer where they are wide: ``[tokens, width]`` float32."""
-    generator, tokens = torch.Generator().manual_seed(0), min(32, max(4, 2**15 // width))
+def sample_of(tokens: int, width: int) -> Tensor:
+    """Tokens of unlike size, one of them zero: ``[tokens, width]`` float32."""
+    generator = torch.Generator().manual_seed(0)
     x = torch.randn(tokens, width, generator=generator) * torch.logspace(2, -2, tokens).unsqueeze(1)
     x[3] = 0
     return x

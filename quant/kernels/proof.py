@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, partial
 
 import torch
 
 from ..errors import Refused, named
+from ..weights.packing import up
 from .demotion import passing
 from .place import on
 from .probe import added_error, code_error, probe_error
@@ -19,6 +20,8 @@ from .rules import Workload
 
 # more than one tile of any kernel and one block of any weight each way, and no multiple of either
 SHAPE = (280, 648)
+# by how much more than a kernel's own limit a side is, and no multiple of anything either
+RAGGED = 8
 DEEPEST = 16384
 # The part of codes that may lie one apart, where a quotient is close to a boundary
 STRAY = 0.02
@@ -28,11 +31,26 @@ def prove(kernel: Kernel, layer: Workload) -> Proof:
     """Whether kernel computes such layers right on their device; measured once, on a shape of its own."""
     if layer.device.type == "meta":
         raise Refused("A layer on the meta device has no weights to compute with; load them first.")
-    device = torch.empty(0, device=layer.device).device
-    inputs = min(2 ** (layer.shape[1] - 1).bit_length(), DEEPEST) if kernel.deep else SHAPE[1]
-    # a rotation takes whole groups
-    inputs = inputs if not layer.rotation else -(-inputs // layer.rotation) * layer.rotation
-    return measured(kernel, replace(layer, shape=(SHAPE[0], inputs), device=device, has_transform=False))
+    alike = replace(layer, device=torch.empty(0, device=layer.device).device, has_transform=False)
+    found = Proof(0.0, None)
+    for shape in probed_shapes(kernel, layer):
+        proof = measured(kernel, replace(alike, shape=shape))
+        if not proof.works:
+            return proof
+        found = max(found, proof, key=lambda proof: proof.error)
+    return found
+
+
+def probed_shapes(kernel: Kernel, layer: Workload) -> Iterator[tuple[int, int]]:
+    """``(out, in)`` of weights that stand for such a layer: one for each way in which the kernel computes it."""
+    outputs, inputs = layer.shape
+    rows = max((side + RAGGED for side in kernel.tall if side <= outputs), default=SHAPE[0])
+    if kernel.deep:
+        yield rows, min(2 ** (inputs - 1).bit_length(), DEEPEST)
+        return
+    for columns in (SHAPE[1], *(side + RAGGED for side in kernel.wide if side <= inputs)):
+        # a rotation takes whole groups
+        yield rows, up(columns, layer.rotation or 1)
 
 
 @torch.compiler.disable

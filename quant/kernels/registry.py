@@ -57,7 +57,8 @@ class Kernel:
     by which it uses a scale that is given, "" where it cannot; deep: whether its error grows with the layer's inputs,
     so that the probe needs as many; bound: of the relative error that the probe allows; exact: the kernel whose output
     that error is measured from, float32 arithmetic's without; arrange: how it reads a weight, None where as it is
-    stored with float32 scales.
+    stored with float32 scales; tall, wide: outputs and inputs beyond which it computes in another way, so that the
+    probe has more than so many too.
     """
 
     name: str
@@ -71,6 +72,8 @@ class Kernel:
     bound: float = BOUND
     exact: str | None = None
     arrange: arrangement.Arrangement | None = field(default=None, repr=False)
+    tall: tuple[int, ...] = ()
+    wide: tuple[int, ...] = ()
 
     @property
     def on_codes(self) -> bool:
@@ -178,11 +181,20 @@ KERNELS: tuple[Kernel, ...] = (
         "scaled_mm nvfp4", "scaled_mm", (*CODES, partial(format_is, "nvfp4"), own_groups, on_blackwell), blackwell.nv,
         into=FORMATS["nvfp4"], arrange=arrangement.NV,
     ),
-    Kernel("scaled_mm int8 fused", "int8", (*INT8, cuda), gemm.kitchen_int8, into=FORMATS["int8"]),
+    Kernel(
+        "scaled_mm int8 fused", "int8", (*INT8, cuda), gemm.kitchen_int8, into=FORMATS["int8"],
+        arrange=arrangement.Arrangement(arrangement.row_scales), wide=(2560,),
+    ),
     Kernel("scaled_mm int8", "int8", INT8, gemm.int8_rows, "int8 per-token", arrange=arrangement.INT8),
-    Kernel("scaled_mm int8 convrot fused", "int8", (*CONVROT, cuda), gemm.kitchen_int8, into=FORMATS["int8"]),
+    Kernel(
+        "scaled_mm int8 convrot fused", "int8", (*CONVROT, cuda), gemm.kitchen_int8, into=FORMATS["int8"],
+        arrange=arrangement.Arrangement(arrangement.row_scales), wide=(5120, 8192),
+    ),
     Kernel("scaled_mm int8 convrot", "int8", CONVROT, gemm.int8_rows, "int8 per-token", arrange=arrangement.INT8),
-    Kernel("upcast fused", "upcast", (untransformed, float_activations, triton_bytes), upcast.fused),
+    Kernel(
+        "upcast fused", "upcast", (untransformed, float_activations, triton_bytes), upcast.fused,
+        tall=(upcast.TALL,), wide=(upcast.WIDE,),
+    ),
     Kernel(
         "upcast by comfy-kitchen", "upcast",
         (untransformed, ocp_codes, tensor_scale, float_activations, cuda, kitchen_cuda), upcast.kitchen,

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..weights.granularity import PerBlock
 from ..weights.weight import QuantizedWeight
 from .place import on_its_device
+from .upcast import TALL, WIDE
 
 INTERPRETED = bool(triton.knobs.runtime.interpret)
 FEW_ROWS = 32
@@ -313,7 +314,7 @@ def few_rows(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     One where there are outputs enough to fill the GPU; else each output's sum is cut in parts, which a second adds.
     """
     (tokens, inputs), outputs = x.shape, weight.shape[0]
-    wide = 16 if outputs < 8192 else 32
+    wide = 16 if outputs < TALL else 32
     parts, span = parts_of(triton.cdiv(outputs, wide), inputs, x.device)
     x, y = x.contiguous(), x.new_empty(tokens, outputs)
     sums = y if parts == 1 else x.new_empty(parts, tokens, outputs, dtype=torch.float32)
@@ -333,7 +334,8 @@ def few_rows(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
 def parts_of(programs: int, inputs: int, device: torch.device) -> tuple[int, int]:
     """Into how many parts sums are cut, so that loads fill a GPU, and how many inputs each has."""
     steps = triton.cdiv(inputs, STEP)
-    wanted = max(1, min(BUSY * multiprocessors(device) // programs, steps // LEAST_STEPS))
+    most = steps // LEAST_STEPS if inputs >= WIDE else 1
+    wanted = max(1, min(BUSY * multiprocessors(device) // programs, most))
     span = triton.cdiv(steps, wanted) * STEP
     return triton.cdiv(inputs, span), span
 

@@ -69,6 +69,9 @@ def kitchen(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
 
 ##### By Triton
 
+# outputs from which on a program has more of them, and inputs from which on sums are cut in parts
+TALL, WIDE = 8192, 1024
+
 
 def fused(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Tensor:
     """One kernel for few rows, else one that dequantizes and a GEMM; how many they are is no matter of a graph."""

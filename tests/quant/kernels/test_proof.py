@@ -14,7 +14,7 @@ from scaled_fp8.quant.kernels.activations import SCHEMES
 from scaled_fp8.quant.kernels.compiler import compiler_refuses
 from scaled_fp8.quant.kernels.diagnosis import doctor, typical
 from scaled_fp8.quant.kernels.probe import TOKENS
-from scaled_fp8.quant.kernels.proof import SHAPE, measured, prove, prove_quantizer, quantizer_for
+from scaled_fp8.quant.kernels.proof import SHAPE, measured, probed_shapes, prove, prove_quantizer, quantizer_for
 from scaled_fp8.quant.kernels.quantizers import QUANTIZERS, Quantizer, of_any_number
 from scaled_fp8.quant.kernels.registry import BOUND, KERNELS, Kernel
 from scaled_fp8.quant.kernels.rules import Workload
@@ -108,6 +108,40 @@ def wrong_past_a_row_of_tiles(x, weight, bias):
 )
 def test_every_number_of_rows_and_what_is_beyond_a_tile_is_proven(change):
     assert "is wrong on cpu" in str(prove(twisted(change), LAYER).reason)
+
+
+def wrong_where_it_is(tall: int, wide: int):
+    """As a kernel that computes weights of more outputs or inputs in another way, which is wrong."""
+
+    def wrong(x, weight, bias):
+        beyond = weight.shape[0] > tall or weight.shape[1] > wide
+        return UPCAST.run(x, weight, bias, None) * (1.1 if beyond else 1)
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("tall", "wide", "shape", "works"),
+    (
+        (10**6, 1024, (4096, 1000), True), (10**6, 1024, (4096, 4096), False),
+        (1000, 10**6, (900, 4096), True), (1000, 10**6, (4096, 4096), False), (1000, 1024, (900, 1000), True),
+    ),
+)  # fmt: skip
+def test_each_way_in_which_a_kernel_computes_a_layer_is_proven(tall, wide, shape, works):
+    """Limits of its own beyond the probe's shape: those that the layer is beyond."""
+    kernel = replace(UPCAST, name="limited", compute=wrong_where_it_is(tall, wide), tall=(tall,), wide=(wide,))
+    assert prove(kernel, replace(LAYER, shape=shape)).works is works
+
+
+def test_parts_of_sums_and_the_widest_programs_are_among_the_ways():
+    """What Triton's kernel for few rows does from 8,192 outputs and from 1,024 inputs on, by its own arithmetic."""
+    pytest.importorskip("triton")
+    from scaled_fp8.quant.kernels import triton_kernels
+
+    fused = next(kernel for kernel in KERNELS if kernel.name == "upcast fused")
+    (rows, few), (_, more) = probed_shapes(fused, replace(LAYER, shape=(13824, 5120)))
+    assert rows >= triton_kernels.TALL
+    assert [triton_kernels.parts_of(1, inputs, CPU)[0] for inputs in (few, more)] == [1, 2]
 
 
 def transposed_scales(x, weight, bias):
