@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +31,24 @@ def start(request: dict) -> dict[str, Any]:
     torch.set_num_threads(request.get("threads", 2))
     pack = str(Path(request["base"]) / "custom_nodes" / "scaled-fp8")
     if request.get("pack", True):
-        assert asyncio.run(nodes.load_custom_node(pack)), "the pack cannot be imported"
+        with warned() as lines:
+            loaded = asyncio.run(nodes.load_custom_node(pack))
+        if not loaded:
+            raise RuntimeError(f"the pack cannot be imported: {lines[-1] if lines else 'nobody says why'}")
     return nodes.NODE_CLASS_MAPPINGS
+
+
+@contextmanager
+def warned() -> Iterator[list[str]]:
+    """What is warned of meanwhile, a line each."""
+    lines = list[str]()
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: lines.append(record.getMessage().strip().splitlines()[0])  # type: ignore[method-assign]
+    logging.getLogger().addHandler(handler)
+    try:
+        yield lines
+    finally:
+        logging.getLogger().removeHandler(handler)
 
 
 def dynamic_vram(device: str) -> bool:

@@ -97,7 +97,6 @@ TESTED_BY = {
     "kernels/mode.py": "kernels/test_plan.py",
     "kernels/moment.py": "kernels/test_speed.py",
     "kernels/forward.py": "nn/test_linear.py",
-    "kernels/gemm.py": "kernels/test_registry.py",
     "kernels/probe.py": "kernels/test_proof.py",
     "kernels/rules.py": "kernels/test_registry.py",
     "kernels/quantizers.py": "kernels/test_proof.py",

@@ -8,7 +8,6 @@ from typing import Any
 import comfy.model_management as management
 import torch
 from comfy.sd import VAE
-from kornia.metrics import psnr, ssim
 from torch import Tensor
 
 import nodes
@@ -54,6 +53,9 @@ def misfit(vae: VAE, latent: Tensor, problem: Exception) -> str:
 
 def figures(a: Tensor, b: Tensor) -> dict[str, float]:
     """PSNR over all pixels, SSIM and, where it is installed, LPIPS as the mean over all pictures in [0, 1]."""
+    # wanted by this node alone: where it is missing, all others are there
+    from kornia.metrics import psnr
+
     found = {"psnr": float(psnr(b, a, 1.0))}
     if min(a.shape[1:3]) > WINDOW // 2:
         found["ssim"] = mean(structure, a, b)
@@ -71,6 +73,8 @@ def mean(of: Callable[[Tensor, Tensor], float], a: Tensor, b: Tensor) -> float:
 
 def structure(a: Tensor, b: Tensor) -> float:
     # identical pictures are 1 exactly, without the term that keeps a denominator from being 0
+    from kornia.metrics import ssim
+
     return float(ssim(a, b, WINDOW, 1.0, eps=0.0).mean())
 
 

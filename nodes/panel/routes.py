@@ -12,6 +12,7 @@ from aiohttp import web
 from ...quant.kernels.diagnosis import doctor
 from .inspection import NotListed, inspect_file
 from .runs import RUNS
+from .server import running
 
 # more at once would hold up what the server is for; the others wait, and those that wait too long are told
 WORKERS = ThreadPoolExecutor(2, thread_name_prefix="scaled_fp8")
@@ -21,9 +22,7 @@ PREFIX = "/scaled_fp8/v1"
 
 def register() -> None:
     """Add the routes to the running server; nothing where there is none, as in a test."""
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)
+    server = running()
     if server is not None:
         server.routes.get(f"{PREFIX}/inspect")(inspect)
         server.routes.get(f"{PREFIX}/doctor")(diagnose)

@@ -20,6 +20,7 @@ from ...quant.quality.sqnr import is_noise
 from ..host.budget import plan_of
 from ..host.parts import Part, errors_of, kind_of, patcher_of
 from ..host.plan import KEPT_KERNEL, choices, device_name, plain_rows, scaled_weights, uncounted_rows
+from .server import running
 
 KEPT = 16  # runs
 
@@ -144,8 +145,6 @@ def kept_rows(stats: Stats | None) -> tuple[Row, ...]:
 
 
 def push(run: Run) -> None:
-    from server import PromptServer
-
-    server = getattr(PromptServer, "instance", None)
+    server = running()
     if server is not None:
         server.send_sync("scaled_fp8.report", run.summary())

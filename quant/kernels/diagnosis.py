@@ -23,7 +23,9 @@ from .timing import noise
 ##### This machine, for people
 
 # quantizer -> what it is shown by, where it has no float8 per-token
-SHOWN = {"comfy-kitchen": "float8 static", "gcc": "int8 per-token"}
+SHOWN = {
+    "comfy-kitchen": "float8 static", "comfy-kitchen after torch": "float8 per-tensor", "gcc": "int8 per-token"
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -108,16 +108,20 @@ def arranged(plan: Plan) -> int:
     shape, format, granularity = plan
     if format is None or granularity is None or runs_in_core(format, granularity, smoothed=False):
         return 0
-    matrix, blocks = (shape[0], prod(shape[1:])), granularity == PerBlock(*BLOCK_STEP)
-    filled = tuple(
-        up(size, step) for size, step in zip(matrix, BLOCK_STEP if blocks else (GEMM_STEP,) * 2, strict=True)
-    )
-    codes = 0 if filled == matrix else prod(filled)
-    if blocks:
+    matrix = (shape[0], prod(shape[1:]))
+    rows, columns = BLOCK_STEP if granularity == PerBlock(*BLOCK_STEP) else (GEMM_STEP, GEMM_STEP)
+    filled = (up(matrix[0], rows), up(matrix[1], columns))
+    codes = prod(filled) if filled != matrix else 0
+    return codes + scales_arranged(granularity, matrix[0], filled)
+
+
+def scales_arranged(granularity: Granularity, outputs: int, filled: tuple[int, int]) -> int:
+    """Bytes of its scales in the kernel's order: columns of blocks, or one an output where it is not so yet."""
+    if isinstance(granularity, PerBlock):
         rows, columns = granularity.scale_shape(filled)
-        return codes + rows * up(columns, COLUMN_STEP) * SINGLE
-    own = isinstance(granularity, PerRow) and filled[0] == matrix[0]
-    return codes if own or isinstance(granularity, PerBlock) else codes + filled[0] * SINGLE
+        return rows * up(columns, COLUMN_STEP) * SINGLE if granularity == PerBlock(*BLOCK_STEP) else 0
+    as_stored = isinstance(granularity, PerRow) and filled[0] == outputs
+    return 0 if as_stored else filled[0] * SINGLE
 
 
 def stored(shape: tuple[int, ...], format: Format | None, granularity: Granularity | None) -> tuple[int, int]:
