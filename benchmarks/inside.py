@@ -55,14 +55,19 @@ def dynamic_vram(device: str) -> bool:
     """As ComfyUI's main.py has it on NVIDIA cards: weights are streamed to the GPU as they are used."""
     if device == "cpu":
         return False
+    import comfy.cli_args as cli
     import comfy_aimdo.control as control
 
-    control.init(simple_vram_headroom=None)
+    pressure = not getattr(cli.args, "disable_nvml_pressure", False)
+    try:
+        control.init(simple_vram_headroom=None, nvml_pressure=pressure)
+    except TypeError:  # an older one, which does not ask NVML
+        control.init(simple_vram_headroom=None)
     import comfy.memory_management
     import comfy.model_management as management
     import comfy.model_patcher as patcher
 
-    headroom = int(getattr(comfy.cli_args.args, "vram_headroom", 0) * 1024**3)
+    headroom = int(getattr(cli.args, "vram_headroom", 0) * 1024**3)
     if not control.init_devices((place.index, headroom) for place in management.get_all_torch_devices()):
         return False
     patcher.CoreModelPatcher = patcher.ModelPatcherDynamic

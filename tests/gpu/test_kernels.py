@@ -102,9 +102,17 @@ def test_a_forward_waits_for_nothing(format, device):
             torch.cuda.set_sync_debug_mode("default")
 
 
-def test_an_fp8_layer_launches_two_kernels(device):
-    """One quantizes, one multiplies."""
-    model, _ = layer_of("float8_e4m3fn", device, "auto")
+@pytest.mark.parametrize("scale", ("dynamic", "static"))
+@pytest.mark.parametrize("granularity", (quant.PerTensor(), quant.PerRow()), ids=str)
+@pytest.mark.parametrize("format", ("float8_e4m3fn", "float8_e5m2"))
+def test_an_fp8_layer_launches_two_kernels(format, granularity, scale, device):
+    """One quantizes, one multiplies, whatever scales the file has."""
+    linear = nn.Linear(1024, 1536, device=device, dtype=torch.bfloat16).requires_grad_(False)
+    weight = quant.quantize(linear.weight.detach().float(), quant.FORMATS[format], granularity)
+    weight = replace(weight, input_scale=torch.tensor(0.01, device=device))
+    model = nn.Sequential(linear)
+    handle = quant.patch_linears(model, {"0": weight}, compute="scaled_mm", activation_scale=scale)
+    assert handle.report().rows[0].activation == scale
     x = made(1024, device)
     with torch.no_grad():
         model(x)
