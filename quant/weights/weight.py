@@ -67,7 +67,8 @@ class QuantizedWeight(Companions, Arranged):
     up, down: ``[out, rank]`` and ``[rank, in]``, whose product is added to all of it (SVDQuant), or None.
     outer: the scale one level above, ``[]`` (NVFP4) or ``[out, 1]`` (INT4); scale is the product of both.
     codebook: ``[16]``, the values of 4-bit codes that are not the format's own.
-    arranged, filled, given: of Arranged.
+    arranged, filled, given: its scales, its codes and what activations are scaled by, as the kernel that was chosen for
+    this weight reads them; None where that is how they are stored (Arranged).
     """
 
     format: Format
