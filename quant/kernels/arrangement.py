@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -34,7 +34,7 @@ class Arrangement(NamedTuple):
     filled: Arrange | None = None
     given: Arrange | None = None
 
-    def of(self, weight: QuantizedWeight, device: torch.device) -> dict[str, Tensor]:
+    def of(self, weight: QuantizedWeight, device: torch.device) -> dict[str, Any]:
         """Name -> part, of those that are not as the weight is stored."""
         stored = compacted(weight)
         found = {name: make(stored, device) for name, make in self._asdict().items() if make}

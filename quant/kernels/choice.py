@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from ..weights.formats import Format
 from ..weights.granularity import Granularity
@@ -64,14 +63,15 @@ class Choice:
 
         Kernels that take one weight are of one mind about each part.
         """
-        parts: dict[str, Any] = dict.fromkeys(ARRANGED)
-        if not weight.scale.is_meta:
-            for way in self.ways:
-                parts |= way.kernel.arrange.of(weight, self.layer.device) if way.kernel.arrange else {}
-            parts |= self.given(weight)
-        return replace(weight, **parts)
+        nothing: dict[str, Any] = dict.fromkeys(ARRANGED)
+        weight = replace(weight, **nothing)
+        if weight.scale.is_meta:
+            return weight
+        for way in self.ways:
+            weight = way.kernel.arranged(weight, self.layer.device)
+        return replace(weight, **self.given(weight))
 
-    def given(self, weight: QuantizedWeight) -> dict[str, Tensor]:
+    def given(self, weight: QuantizedWeight) -> dict[str, Any]:
         """What activations are scaled by, where that is not the file's input_scale as it is."""
         if weight.input_scale is None or all(way.activation != "static" for way in self.ways):
             return {}

@@ -189,5 +189,5 @@ def kitchen_int8(x: Tensor, weight: QuantizedWeight, bias: Tensor | None) -> Ten
 
     turn = {"convrot": True, "convrot_groupsize": weight.rotation} if weight.rotation else {}
     # of one scale for all it would make one an output at each call
-    scale = weight.scale if len(weight.scale) == weight.shape[0] else rows_of(weight, weight.shape[0])
+    scale = weight.scale if weight.scale.numel() == weight.shape[0] else rows_of(weight, weight.shape[0])
     return ck.int8_linear(x, weight.codes, scale, bias, out_dtype=x.dtype, **turn)

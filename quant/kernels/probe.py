@@ -48,7 +48,7 @@ def run_there(
 ) -> Tensor:
     """The output, float32 on the CPU."""
     x, bias = (tensor.to(layer.device) for tensor in given)
-    scale = static_scale_of(kernel, layer, given[0])
+    scale, weight = static_scale_of(kernel, layer, given[0]), kernel.arranged(weight, layer.device)
     return kernel.run(x, weight, bias, None if scale is None else scale.to(x.device), quantizer).float().cpu()
 
 

@@ -109,6 +109,10 @@ class Kernel:
             return []
         return [self.static if activation == "static" and self.static else self.scheme]
 
+    def arranged(self, weight: QuantizedWeight, device: torch.device) -> QuantizedWeight:
+        """The weight with its parts also as this kernel reads them on device."""
+        return replace(weight, **self.arrange.of(weight, device)) if self.arrange else weight
+
     def run(
         self, x: Tensor, weight: QuantizedWeight, bias: Tensor | None, input_scale: Tensor | None,
         quantizer: str = "eager",

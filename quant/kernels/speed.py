@@ -148,7 +148,8 @@ def beside_bfloat16(kernel: Kernel, layer: Workload, tokens: int) -> float:
     device, (weight, base) = layer.device, stand_in(layer)
     x = noise(tokens, layer.shape[1], device=device)
     given, scale = x.to(layer.dtype), torch.full((), 0.01, device=device) if layer.activation == "static" else None
-    quantizer = quantizer_of(kernel, layer)
+    # what a layer holds is not made in each run
+    quantizer, weight = quantizer_of(kernel, layer), kernel.arranged(weight, device)
     return beside_linear(lambda: kernel.run(given, weight, None, scale, quantizer), x.bfloat16(), base)
 
 

@@ -86,15 +86,16 @@ def test_a_kernel_computes_the_same_by_parts_that_are_held(blackwell, name, devi
 
 # of 280 outputs, no multiple of 16: what is held beside the scales in a kernel's order, or instead
 FILLED, ONE_SCALE = {"arranged", "filled"}, ("per-tensor fast", "per-tensor", "per-tensor dynamic")
+FUSED = {"scaled_mm int8 fused": {"arranged"}, "scaled_mm int8 convrot fused": {"arranged"}}
+OWN_SCALES = ("int8 convrot", "int8 convrot fused")
 BLACKWELL = {"scaled_mm mxfp8": FILLED, "scaled_mm nvfp4": {*FILLED, "given"}}
 HELD = {
-    "cpu": {**BLACKWELL, "scaled_mm int8 convrot": set(), **{f"scaled_mm {name}": set() for name in ONE_SCALE}},
+    "cpu": {**BLACKWELL, **dict.fromkeys((f"scaled_mm {name}" for name in (*ONE_SCALE, *OWN_SCALES)), set())},
     "cuda": {
-        **dict.fromkeys(RUNS_HERE, FILLED),
-        **BLACKWELL,
+        **dict.fromkeys(RUNS_HERE, FILLED), **BLACKWELL, **FUSED,
         **{f"scaled_mm {name}": {"filled"} for name in ONE_SCALE},
     },
-}
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("size", (1.0, 1e-3, 300.0, 0.0))

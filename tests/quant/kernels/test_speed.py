@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from products import E4M3, activation, product, quantized, sqnr
 from scaled_fp8 import quant
 from scaled_fp8.quant.kernels import plan, proof_cache, speed
+from scaled_fp8.quant.kernels.arrangement import Arrangement
 from scaled_fp8.quant.kernels.moment import InForward
 from scaled_fp8.quant.kernels.plan import choose, choose_for
 from scaled_fp8.quant.kernels.proof_cache import Proof, Time
 from scaled_fp8.quant.kernels.registry import KERNELS
 from scaled_fp8.quant.kernels.rules import Workload
+from scaled_fp8.quant.kernels.speed import beside_bfloat16
 from torch import nn
 
 CPU = torch.device("cpu")
@@ -198,3 +202,20 @@ def test_a_measurement_is_a_positive_number(name):
 def test_what_raises_has_no_time():
     broken = KERNEL["scaled_mm block"]
     assert speed.measured(broken, speed.class_of(LAYER), 1) == (Time(float("inf")), False)
+
+
+def test_what_a_layer_holds_is_not_made_in_each_run():
+    """Scales in a kernel's order, made when it is chosen, are no part of its time."""
+    made, read = [], []
+
+    def arrange(weight, device):
+        made.append(device)
+        return torch.ones(1)
+
+    def compute(x, weight, bias):
+        read.append(weight.arranged is not None)
+        return x.new_empty(len(x), weight.shape[0])
+
+    kernel = replace(KERNELS[-1], name="arranged", arrange=Arrangement(arrange), compute=compute)
+    assert beside_bfloat16(kernel, replace(LAYER, shape=(256, 256)), 1) > 0
+    assert len(made) == 1 and len(read) > 3 and all(read)
