@@ -24,6 +24,7 @@ from scaled_fp8.quant.kernels.plan import choose_for
 from scaled_fp8.quant.kernels.probe import probe_error
 from scaled_fp8.quant.kernels.proof import SHAPE
 from scaled_fp8.quant.kernels.registry import KERNELS
+from scaled_fp8.quant.kernels.rules import Workload
 from scaled_fp8.quant.nn.tensor import as_computed, from_tensor, tensors_in, to_tensor, with_choice
 from scaled_fp8.quant.weights.compact import compact_scale
 from torch import Tensor, nn
@@ -289,3 +290,21 @@ def test_a_copy_in_place_never_leaves_the_scales_of_another_weight(here, there):
         assert held.arranged.data_ptr() != as_computed(source).arranged.data_ptr()
     else:
         assert held.arranged is None
+
+
+def test_codes_that_are_filled_up_follow_a_merge_a_copy_and_a_move():
+    """Of a weight that is planned for a GPU, whatever becomes of it: never another weight's."""
+    kernel, layer = BY_NAME["scaled_mm per-row"], Workload(E4M3, ONE, (50, 84), torch.device("cuda"), torch.bfloat16)
+    choice = Choice(Way(kernel, "asked", "dynamic"), {}, layer)
+    own, other = (quantized(torch.randn(50, 84) * size, granularity=ONE) for size in (1, 5))
+    into, source = (with_choice(to_tensor(w, torch.bfloat16), choice) for w in (own, other))
+    merged = into.requantize_from_float(own.dequantize() * 3, scale="recalculate", stochastic_rounding=7)
+    into.copy_(source)
+    for tensor in (into, merged, source.clone()):
+        held = as_computed(tensor)
+        assert held.filled.shape == (64, 96) and held.arranged.shape == (1, 64)
+        assert torch.equal(held.filled[:50, :84].view(torch.uint8), held.codes.view(torch.uint8))
+        assert torch.equal(held.arranged[:, :50], held.scale.expand(1, 50))
+    assert torch.equal(from_tensor(into).codes.view(torch.uint8), other.codes.view(torch.uint8))
+    assert as_computed(into).filled.data_ptr() != as_computed(source).filled.data_ptr()
+    assert source.to("meta")._params.filled.is_meta
