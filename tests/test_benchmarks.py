@@ -300,6 +300,32 @@ def test_work_inside_comfyui_that_fails_is_told(tmp_path):
         comfyui.inside(tmp_path, "nonsense")
 
 
+LOADED = """
+import sys
+sys.modules.update(kornia=None, server=None)
+from benchmarks import inside
+found = inside.start({"base": sys.argv[1], "device": "cpu"})
+print(*(name for name in ("LoadFP8Checkpoint", "QuantizeModel", "CompareModels") if name in found))
+"""
+
+
+@pytest.mark.skipif(comfyui.absent() is not None, reason="no ComfyUI")
+def test_the_pack_loads_where_kornia_and_the_server_cannot_be_imported(tmp_path):
+    """As on a machine without a package index, where some of ComfyUI's requirements are missing."""
+    base = comfyui.make_base(tmp_path / "base")
+    command = [str(comfyui.python()), "-c", LOADED, str(base)]
+    done = subprocess.run(command, cwd=base, env=comfyui.environment(ROOT), capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["LoadFP8Checkpoint", "QuantizeModel", "CompareModels"], done.stderr[-2000:]
+
+
+def test_why_the_pack_is_not_there_is_what_was_warned_of_last():
+    with inside.warned() as lines:
+        logging.getLogger().warning("one")
+        logging.getLogger("comfy").warning("No module named %r\nmore", "kornia")
+    logging.getLogger().warning("later")
+    assert lines == ["one", "No module named 'kornia'"]
+
+
 ##### The table
 
 
