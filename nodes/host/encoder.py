@@ -5,22 +5,30 @@ ComfyUI's Select CLIP Device replaces that one by one elsewhere.
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import comfy.sd
+from comfy.model_patcher import ModelPatcher
+from comfy.quant_ops import QuantizedTensor
 from comfy.sd import CLIP
 from torch import Tensor
 from torch.nn import Module
 
 from ...quant.errors import Refused
+from ...quant.recipes.unscaled import Unscaled, unscaled
+from ...quant.weights.native import NAMES
 from .architecture import without_prefix
+from .plan import linears, tensor_of
 
 # what names begin with in a checkpoint that a text encoder was taken out of
 STEM = re.compile(
     r"(text_encoders\.\w+\.|cond_stage_model\.|text_encoder\.|conditioner\.embedders\.\d+\.|\w+\.(?=transformer\.))"
     r"(transformer\.)?"
 )
+# between an encoder's name in a CLIP and those of its own tensors
+ENCODER = ".transformer."
 # by which ComfyUI knows those that its detection does not: of OpenCLIP, and of MiniMax with its sound
 OTHERS = ("transformer.resblocks.0.ln_1.weight", "model.audio_decoder.projection.weight")
 
@@ -59,6 +67,43 @@ class PatcherCLIP(CLIP):
 
     def clone(self, disable_dynamic: bool = False) -> CLIP:
         return by_patcher(super().clone(disable_dynamic))
+
+    def state_dict_for_saving(self) -> dict[str, Tensor]:
+        """For ComfyUI's own nodes that save: values for codes that core would read without their scales, as noise."""
+        return with_values(self.patcher, super().state_dict_for_saving())
+
+
+def with_values(patcher: ModelPatcher, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors to be saved, with what the codes of encoders mean that core reads without scales. These are small."""
+    unread, found = unread_encoders(tensors), dict(tensors)
+    for name, layer in linears(patcher):
+        kind, weight = unread.get(name.split(ENCODER)[0]), tensor_of(layer)
+        if kind and isinstance(weight, QuantizedTensor):
+            for part in NAMES:
+                found.pop(f"{name}.{part}", None)
+            found[f"{name}.weight"] = merged(patcher, name, layer, weight).dequantize().cpu()
+    if len(found) < len(tensors):
+        titles = " and ".join({kind.title for kind in unread.values()})
+        logging.warning(f"ComfyUI core drops the scales of {titles}: its weights are saved in high precision.")
+    return found
+
+
+def merged(patcher: ModelPatcher, name: str, layer: Module, weight: QuantizedTensor) -> Tensor:
+    """A layer's weight with its LoRA, whether or not it is loaded with that."""
+    if getattr(layer, "comfy_patched_weights", False):
+        return weight
+    key = f"{name}.weight"
+    return patcher.patch_weight_to_device(key, device_to=patcher.load_device, return_weight=True)
+
+
+def unread_encoders(names: Iterable[str]) -> dict[str, Unscaled]:
+    """What a CLIP's encoders are called -> their kind, of those that core reads without scales."""
+    parts: dict[str, list[str]] = {}
+    for name in names:
+        encoder, _, own = name.partition(ENCODER)
+        parts.setdefault(encoder, []).append(own)
+    kinds = ((encoder, unscaled(own)) for encoder, own in parts.items())
+    return {encoder: kind for encoder, kind in kinds if kind}
 
 
 def by_patcher(clip: CLIP) -> CLIP:

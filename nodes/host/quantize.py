@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,6 +37,7 @@ from .layers import Own, base_weight, own_convolution, own_core_linear, own_line
 from .parts import Part, patcher_of
 from .plan import activation_dtype, model_report, modules, planned, tensor_of
 from .plan import layers as layers_of
+from .vae import with_patcher
 from .watch import unwatched
 
 DEFAULT = "default"  # of a choice: what the settings say
@@ -228,6 +228,5 @@ def quantize_text_encoder(clip: CLIP, recipe: Recipe) -> tuple[CLIP, Stats]:
 
 def quantize_vae(vae: VAE, recipe: Recipe) -> tuple[VAE, Stats]:
     """The VAE again with quantized layers, and what was done; the one given stays as it is."""
-    quantized = copy.copy(vae)
-    quantized.patcher, stats = quantize_model(vae.patcher, recipe)
-    return quantized, stats
+    patcher, stats = quantize_model(vae.patcher, recipe)
+    return with_patcher(vae, patcher), stats

@@ -1,4 +1,4 @@
-"""What ComfyUI core 0.33 builds without the operations that know scales: it takes codes for weights, and says nothing."""
+"""What ComfyUI core 0.33 builds without operations that know scales: it takes codes for weights, and says nothing."""
 
 from __future__ import annotations
 

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from text_encoders import TEXT_ENCODERS as DIALECTS
+
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +38,13 @@ def test_core_makes_noise_of_an_unmarked_file(encoded):
 def test_core_drops_the_scales_of_a_clip_l_in_its_own_format(encoded):
     """CLIP's Linears are built without core's mixed precision, which alone knows what a marker says."""
     assert encoded["comfy-marker"]["core"] > 0.5
+
+
+def test_the_row_of_the_readme_is_what_is_measured(encoded):
+    row = next(line for line in README.read_text().splitlines() if "in CLIP-L, -G, -H" in line)
+    core, here = (float(cell.strip(" *")) for cell in row.split("|")[2:4])
+    measured = encoded["comfy-marker"]
+    assert (core, here) == pytest.approx((measured["core"], measured["error"]), rel=0.05)
 
 
 def test_a_file_that_is_not_quantized_is_loaded_as_it_is(encoded):

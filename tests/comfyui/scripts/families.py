@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from architectures import SMALL, TOO_LARGE
 from comfy.quant_ops import QuantizedTensor
 from inside import BASE, MODELS, REQUEST, answer, call, error, pack, save_file, unload
 from produced import E4M3, LOG, StateDict, linear_names, worst, written
+from safetensors.torch import load_file
 from small_models import built, core_model, file_names, forward, tensors_of, told
 
 ##### What is compared
@@ -90,6 +92,39 @@ def saved(name: str, tensors: StateDict, beside: StateDict) -> dict:
         (MODELS / file).unlink()
 
 
+def converted(name: str, tensors: StateDict, beside: StateDict) -> dict:
+    """Quantized by convert as checkpoints name it, and loaded by core alone."""
+    small, files = SMALL[name], [MODELS / f"{name}{kind}.safetensors" for kind in ("", "-converted")]
+    prefix = "" if beside else "model.diffusion_model."
+    named = {prefix + key: value.contiguous() for key, value in file_names(name, tensors).items()}
+    save_file({**named, **beside}, files[0], small.metadata or None)
+    engine = next(module for module in sys.modules if module.endswith("scaled-fp8.quant"))
+    try:
+        importlib.import_module(f"{engine}.conversion.converter").convert(*files, "float8_e4m3fn")
+        reference = core_model(dequantized(load_file(files[1])), small.metadata)
+        LOG.lines.clear()
+        core = comfy.sd.load_diffusion_model(str(files[1]))
+        lines = LOG.lines[:3]
+        off, where = worst(tensors_of(core), tensors_of(reference))
+        found = {"weights": off, "where": where, "log": lines, "kept": len(quantized(core))}
+        return {**found, "error": error(forward(core, name), forward(reference, name))}
+    except Exception as problem:
+        return {"refused": f"{type(problem).__name__}: {problem}"[:300]}
+    finally:
+        for file in files:
+            file.unlink(missing_ok=True)
+
+
+def dequantized(stored: StateDict) -> StateDict:
+    """What a file by core's format means, by plain arithmetic."""
+    layers = [key.removesuffix(".comfy_quant") for key in stored if key.endswith(".comfy_quant")]
+    meant = {key: tensor for key, tensor in stored.items() if not key.endswith((".comfy_quant", ".weight_scale"))}
+    for layer in layers:
+        value = stored[f"{layer}.weight"].float() * stored[f"{layer}.weight_scale"].float()
+        meant[f"{layer}.weight"] = value.to(torch.bfloat16)
+    return meant
+
+
 def settings(model) -> dict:
     """What ComfyUI knows of a model beside its weights."""
     sampling = {k: v for k, v in vars(model.model.model_sampling).items() if isinstance(v, (bool, int, float))}
@@ -101,6 +136,9 @@ def settings(model) -> dict:
     }
 
 
+WRITTEN_HERE = {"saved": saved, "converted": converted}
+
+
 def figures(name: str) -> dict:
     found = {}
     model, beside = built(name)
@@ -110,8 +148,8 @@ def figures(name: str) -> dict:
     with told(name):
         for dialect in REQUEST["dialects"]:
             try:
-                if dialect == "saved":
-                    found[dialect] = saved(name, tensors, beside)
+                if dialect in WRITTEN_HERE:
+                    found[dialect] = WRITTEN_HERE[dialect](name, tensors, beside)
                 else:
                     found[dialect] = loaded(name, dialect, tensors, linears, beside)
             except Exception as problem:
