@@ -41,6 +41,6 @@ def test_a_text_encoder_that_core_reads_without_scales_is_saved_as_values(found,
 def test_a_vae_is_saved_as_values(found, state):
     got = found["vaes"][state]
     assert got["unknown"] == [] and got["dtypes"] == ["torch.float32"]
-    # the quantized ones: INT8 by rows rounds by a 250th of a row's largest
-    assert got["moved"] > 3 and 0 < got["off"] < 0.02
+    # rounded to INT8 once
+    assert got["moved"] > 3 and 0 < got["steps"] <= 0.51
     assert 0 < found["picture"] < 0.05
