@@ -27,3 +27,11 @@ def test_halves_that_change_places_take_their_scales_along(figures, stored):
     assert got["of"] > 20
     # bf16 of the reference rounds
     assert got["off"] <= 0.004
+
+
+def test_core_renames_without_the_scales_so_that_none_are_written_unasked(figures):
+    """Where core keeps them, it has learnt it: then the refusal goes."""
+    got = figures["converted"]
+    assert got["said"].startswith("Refused: ComfyUI core drops the scales of a model with diffusers' names")
+    assert "\n" not in got["said"] and "Save Quantized Model" in got["said"]
+    assert got["core"] > 0.5 and got["here"] <= 0.06

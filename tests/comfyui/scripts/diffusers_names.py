@@ -5,11 +5,14 @@ A FLUX.1 is run; of a Stable Diffusion 3, whose scales and shifts of the last no
 
 from __future__ import annotations
 
+import importlib
+import sys
+
 import comfy.ldm.flux.model
 import comfy.ldm.modules.diffusionmodules.mmdit as mmdit
 import comfy.ops
 from comfy.quant_ops import QuantizedTensor
-from inside import MODELS, answer, comfy, error, fp8, load, pack, save_file, torch, unet, unload
+from inside import MODELS, answer, comfy, error, fp8, load, pack, refused, save_file, torch, unet, unload
 
 HIDDEN, CONTEXT = 256, 64
 SWAPPED = ("final_layer.adaLN_modulation.1.weight", "joint_blocks.1.context_block.adaLN_modulation.1.weight")
@@ -131,8 +134,24 @@ def plain(tensor: torch.Tensor) -> torch.Tensor:
     return (tensor.dequantize() if isinstance(tensor, QuantizedTensor) else tensor).float()
 
 
+def converted() -> dict:
+    """What convert says of such a file, and how far off core is on what it writes when it is told to."""
+    engine = next(name for name in sys.modules if name.endswith("scaled-fp8.quant"))
+    request = importlib.import_module(f"{engine}.conversion.request").Request("float8_e4m3fn", unsupported=True)
+    convert = importlib.import_module(f"{engine}.conversion.converter").convert
+    tensors = by_diffusers_names(flux(), comfy.utils.flux_to_diffusers(CONFIG))
+    files = [MODELS / f"diffusers-{kind}.safetensors" for kind in ("bf16", "converted")]
+    save_file(tensors, files[0])
+    said = refused(convert, *files, "float8_e4m3fn")
+    convert(*files, request)
+    want = velocity(unet(files[0].name))
+    core, here = (velocity(read(files[1].name)) for read in (unet, lambda name: fp8(name)[0]))
+    return {"said": said, "core": error(core, want), "here": error(here, want)}
+
+
 pack()
 answer({
+    "converted": converted(),
     "per-tensor": figures("diffusers-tensor", False),
     "per-row": figures("diffusers-row", True),
     "swapped per-tensor": swapped("diffusers-swapped", False),
