@@ -119,7 +119,8 @@ def load_diffusion_model(path: str, mode: Mode, disable_dynamic: bool = False) -
     model = comfy.sd.load_diffusion_model_state_dict(tensors, options, metadata, disable_dynamic)
     if model is None:
         raise quant.Refused(
-            f"{Path(path).name}: holds no diffusion model that this ComfyUI knows; update it or choose another file."
+            f"{Path(path).name}: holds no diffusion model that this ComfyUI knows by its tensors' names; update it, or "
+            "choose a file with ComfyUI's names: of diffusers' it knows those of a few families."
         )
     ready(model, notes, mode)
     model.set_attachments(ABSENT, absent_from(shapes, model))
