@@ -30,12 +30,13 @@ class CalibrateModel(io.ComfyNode):
                 ),
                 io.Float.Input(
                     "memory_gb",
-                    default=8.0,
-                    min=0.1,
+                    default=0.0,
+                    min=0.0,
                     max=1024.0,
                     step=0.5,
                     advanced=True,
-                    tooltip="The most system memory for what was seen; wide layers are kept in blocks above that.",
+                    tooltip="The most system memory for what was seen; wide layers are kept in blocks above that. 0: "
+                    "eight times the largest layer and 1.5 GB.",
                 ),
                 io.Boolean.Input(
                     "sensitivity",
@@ -49,7 +50,7 @@ class CalibrateModel(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, model: io.Model.Type, name: str, memory_gb: float = 8.0, sensitivity: bool = True
+        cls, model: io.Model.Type, name: str, memory_gb: float = 0.0, sensitivity: bool = True
     ) -> io.NodeOutput:
         path = path_of(name)
         after = partial(measure_shares, path) if sensitivity else None

@@ -59,6 +59,11 @@ def test_what_core_loads_has_the_same_bits_or_has_not() -> None:
     assert "| budget | 0.00 | 0.0100 |" in markdown(found(saved=saved))
 
 
+def test_levels_are_told_where_they_were_measured() -> None:
+    assert "int4 0.90, int8 1.00" in markdown(found(levels={"int4": 0.9, "int8": 1.0}))
+    assert "over the sum" not in markdown(found())
+
+
 def test_others_rounding_is_compared_in_error_and_time() -> None:
     peer = {"error": 0.03, "seconds": 50.0, "bytes": 8, "ours": 0.02, "our seconds": 1.0, "our bytes": 8}
     assert row(found(peers={"int8": peer}), "learned rounding") == ("1.50", True)
@@ -86,6 +91,11 @@ def test_a_large_model_takes_what_its_layers_take() -> None:
     assert rows["convert to int8"][0] == f"{hours / 2:.1f} h"
     # 21504 x 3072 in bf16, times 8, and 2 GB
     assert large.bound() == 21504 * 3072 * 2 * 8 + 2 * 10**9
+
+
+def test_moments_of_a_large_model_leave_half_a_gigabyte_for_python_and_torch() -> None:
+    assert large.whole_watch().nbytes <= large.bound() - 5 * 10**8
+    assert large.whole_watch(8 * 10**9).size > large.whole_watch().size
 
 
 def test_the_document_holds_what_is_stored() -> None:

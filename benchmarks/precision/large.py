@@ -23,7 +23,7 @@ from scaled_fp8.quant import Request, convert
 from scaled_fp8.quant.calibration.candidates import USUAL
 from scaled_fp8.quant.calibration.planner import PlanRequest, weighed
 from scaled_fp8.quant.calibration.store import Facts, Record, read_calibration, sample_of, save_calibration
-from scaled_fp8.quant.calibration.watching import LIMIT, Watch
+from scaled_fp8.quant.calibration.watching import Watch, usual_limit
 from scaled_fp8.quant.text import text_table
 
 from ..comfyui import ROOT
@@ -39,6 +39,7 @@ MODULATIONS = 2 * 19 + 38  # Linears of the same width that stay as they are, an
 TOKENS = 4096 + 512  # of one image of 1024 x 1024 and its prompt
 REFERENCE = "nvfp4"  # the format that every layer is measured in
 ENDS = ("proj", "linear1")  # the smallest layer tells the time of other formats, the largest their memory
+WIDE = 8  # gigabytes, for blocks of more inputs
 PARTS = ("watch", "step", "plan", *USUAL)
 
 
@@ -79,9 +80,11 @@ def watching(inputs: int) -> Watch:
     return found
 
 
-def whole_watch(limit: int = LIMIT) -> Watch:
+def whole_watch(limit: int = 0) -> Watch:
+    """limit: bytes of all moments, 0 for those that Calibrate Model takes unless told otherwise."""
     inputs = {f"{name}.{index}": shape[1] for name, shape in FLUX.linears.items() for index in range(EACH)}
-    return Watch(inputs | {f"modulation.{index}": FLUX.hidden for index in range(MODULATIONS)}, limit)
+    inputs |= {f"modulation.{index}": FLUX.hidden for index in range(MODULATIONS)}
+    return Watch(inputs, limit or usual_limit(FLUX.linears.values()))
 
 
 def fed(inputs: int) -> torch.Tensor:
@@ -128,9 +131,10 @@ def rows(costs: Mapping[str, Mapping[str, Cost]]) -> Iterator[list[str]]:
     """Of the table."""
     step, watch = (sum(cost.seconds for cost in costs[part].values()) * EACH for part in ("step", "watch"))
     share = f"{watch:.0f} s beside {step:.0f} s of its own products"
-    yield ["calibrate, a step more", share, f"{gigabytes(whole_watch().nbytes)} of moments"]
-    least = whole_watch(3 * 10**9)
-    yield ["the same with memory_gb 3", f"blocks of {least.size} inputs", f"{gigabytes(least.nbytes)} of moments"]
+    for name, limit in (("moments", 0), (f"moments with memory_gb {WIDE}", WIDE * 10**9)):
+        kept = whole_watch(limit)
+        yield [name, f"blocks of {kept.size} inputs", gigabytes(kept.nbytes)]
+    yield ["calibrate, a step more", share, calibrating(costs["watch"])]
     yield ["plan", hours(costs["plan"]), peak(costs["plan"])]
     for format in USUAL:
         ratio = costs[format]["proj"].seconds / costs[REFERENCE]["proj"].seconds
@@ -139,6 +143,11 @@ def rows(costs: Mapping[str, Mapping[str, Cost]]) -> Iterator[list[str]]:
             hours(costs[REFERENCE], ratio),
             peak(costs[format]) if ENDS[1] in costs[format] else "-",
         ]
+
+
+def calibrating(costs: Mapping[str, Cost]) -> str:
+    """All moments, and the most that the watch of one layer takes, python and torch and its own moments included."""
+    return gigabytes(whole_watch().nbytes + max(cost.memory for cost in costs.values()))
 
 
 def hours(costs: Mapping[str, Cost], ratio: float = 1.0) -> str:

@@ -14,19 +14,18 @@ from pathlib import Path
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import Request, convert
 from scaled_fp8.quant.calibration.candidates import KEEP, USUAL, factor_of
+from scaled_fp8.quant.calibration.disturbance import DISTURBED_BY, fed, level
 from scaled_fp8.quant.calibration.plan import Plan
 from scaled_fp8.quant.calibration.planner import Model, PlanRequest, plan_model, weighed
-from scaled_fp8.quant.calibration.rounding import calibrated
 from scaled_fp8.quant.calibration.store import Calibration, Facts, read_calibration, save_calibration
 from scaled_fp8.quant.weights.formats import FORMATS
 
-from .subjects import SEEN, Subject, metadata, weights_of
+from .subjects import SENSED, Subject, metadata, weights_of
 
 UNIFORM = ("nvfp4", "int4", "int4_convrot", "float8_e4m3fn", "int8", "mxfp8")
 SEARCHED = ("nvfp4", "int4", "int4_convrot")
 BITS = ("4.7", "5", "5.5", "6", "6.5", "7", "7.5", "8", "10")
 TIMES = "times.json"
-PROBE = "nvfp4"  # what disturbs one layer at a time
 
 
 @dataclass
@@ -85,24 +84,30 @@ class Bench:
 
     @cached_property
     def measured(self) -> Calibration:
-        """With the factor of each layer, from one run with that layer disturbed, on the noise calibrated on."""
+        """With what Measure Sensitivity finds, on noise neither calibrated on nor judged by: the factor of each layer
+        from one run with that layer disturbed, and the level of each format from one with all layers in it.
+        """
         path = self.folder / "sensitivity.safetensors"
         if not path.exists():
-            files = {layer: self.disturbed(layer) for layer in self.layers}
-            found = self.subject.errors(files.values(), SEEN)
-            factors = {layer: found[file.name] / self.local(layer) for layer, file in files.items()}
+            files = {layer: self.disturbed(layer) for layer in self.layers} | {name: self.fed(name) for name in USUAL}
+            found = self.subject.errors(files.values(), SENSED)
+            lost = {name: found[file.name] for name, file in files.items()}
+            factors = {layer: lost[layer] / self.local(layer) for layer in self.layers}
             records = {layer: replace(self.calibration[layer], factor=factors[layer]) for layer in self.layers}
-            save_calibration(path, records, Facts(1, 1))
+            levels = {format: self.level(format, lost[format], factors) for format in USUAL}
+            save_calibration(path, records, Facts(1, 1, levels))
         return read_calibration(path)
 
     def disturbed(self, layer: str) -> Path:
-        return self.file(f"only-{layer}", lambda path: self.assembled(path, {layer: self.nearest(PROBE)}))
+        return self.file(f"only-{layer}", lambda path: self.assembled(path, {layer: self.fed(DISTURBED_BY.name)}))
 
-    def local(self, layer: str) -> float:
-        """Relative error of the disturbed layer's output."""
-        weight = load_file(self.subject.file)[f"{layer}.weight"]
-        format = FORMATS[PROBE]
-        return calibrated(weight, format, format.granularities[0], self.calibration[layer].moments).nearest
+    def local(self, layer: str, format: str = DISTURBED_BY.name) -> float:
+        """Relative error of the output of a layer in a format."""
+        weight = load_file(self.subject.file)[f"{layer}.weight"].float()
+        return fed(weight, self.calibration[layer].moments, layer, FORMATS[format])[1]
+
+    def level(self, format: str, lost: float, factors: Mapping[str, float]) -> float:
+        return level(lost, (factor * self.local(layer, format) for layer, factor in factors.items()))
 
     ##### Mixed files
 
@@ -144,7 +149,10 @@ class Bench:
     @cached_property
     def with_factors(self) -> Model:
         known = self.measured
-        layers = [replace(layer, factor=factor_of(layer.name, known[layer.name])) for layer in self.model.candidates]
+        layers = [
+            replace(layer, factor=factor_of(layer.name, known[layer.name]), levels=known.facts.levels)
+            for layer in self.model.candidates
+        ]
         return replace(self.model, candidates=tuple(layers))
 
     ##### Others' ways

@@ -12,23 +12,20 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import read_checkpoint
-from scaled_fp8.quant.calibration.disturbance import LATE, Shares, distance
+from scaled_fp8.quant.calibration.disturbance import LATE, Shares, distance, nearest
 from scaled_fp8.quant.calibration.moments import Moments
 from scaled_fp8.quant.calibration.store import Facts, Record, sample_of, save_calibration
 from scaled_fp8.quant.calibration.watching import Watch
 from scaled_fp8.quant.demo.model import CLASSES, SIDE, sample
 from scaled_fp8.quant.demo.run import ORIGINAL, block_linears, load_model
-from scaled_fp8.quant.weights.encode import quantize
-from scaled_fp8.quant.weights.formats import FORMATS
 from torch import Tensor, nn
 
 from ..comfyui import ROOT, make_base, run
 
-SEEN, JUDGED = 100, 7  # seeds: of what is calibrated on, of what is measured
+SEEN, SENSED, JUDGED = 100, 200, 7  # seeds: of what is calibrated on, of layers one by one, of what is measured
 DATA = ROOT / "tests" / "data"
 LONGEST = 7200.0
 CONDITIONINGS = 2  # the demo draws with guidance: each image twice in a batch
-DISTURBED_BY = FORMATS["nvfp4"]
 
 IN_COMFYUI = "in ComfyUI on the CPU, latents of 8 images of 4 steps, calibrated on 16 others of 12"
 
@@ -137,18 +134,12 @@ class Demo:
         watch = Watch({name: linear.in_features for name, linear in modules.items()})
         with watch.listening(modules, CONDITIONINGS):
             want = self.draw(SEEN)
-        differences = {
-            name: quantize(linear.weight, DISTURBED_BY).dequantize() - linear.weight for name, linear in modules.items()
-        }
+        differences = {name: nearest(linear.weight, name) for name, linear in modules.items()}
         shares = Shares(differences.__getitem__, layers, layers, int(LATE * self.steps))
-        local = {name: self.local(name, watch.moments[name], difference) for name, difference in differences.items()}
+        local = {name: watch.moments[name].lost_on_seen(one, modules[name].weight) for name, one in differences.items()}
         factors = shares.factors(distance(self.draw(SEEN, shares), want), local)
         records = {name: record(self.linears[name], moments, factors[name]) for name, moments in watch.moments.items()}
         save_calibration(path, records, Facts(self.steps, 1))
-
-    def local(self, name: str, moments: Moments, difference: Tensor) -> float:
-        """Relative error of a layer's output with a difference of its weight."""
-        return (moments.energy(difference) / moments.energy(self.linears[name].weight)) ** 0.5
 
     def errors(self, files: Iterable[Path], seed: int = JUDGED) -> dict[str, float]:
         want = self.draw(seed)

@@ -58,6 +58,7 @@ class Found:
     first_and_last: dict[str, float]
     peers: dict[str, dict[str, float]]
     saved: dict[str, dict[str, float]] = field(default_factory=dict)
+    levels: dict[str, float] = field(default_factory=dict)
 
 
 def found_of(bench: Bench, quick: bool = False) -> Found:
@@ -82,7 +83,8 @@ def found_of(bench: Bench, quick: bool = False) -> Found:
     sizes = {format: bits_of(bench, format) for format in UNIFORM}
     both = {"bits": bits, "error": found["first-and-last"], "ours": found[f"budget-{beside}"]}
     saved = {} if quick else bench.subject.saved(SAVED, bench.watched)
-    return Found(bench.subject.name, bench.subject.about, machine(), found, sizes, budgets, both, peers, saved)
+    levels = dict(bench.measured.facts.levels)
+    return Found(bench.subject.name, bench.subject.about, machine(), found, sizes, budgets, both, peers, saved, levels)
 
 
 def told_of(bench: Bench, bits: str, error: float) -> dict[str, Any]:
@@ -167,7 +169,7 @@ def beside_uniform(found: Found) -> tuple[str, str, str, bool]:
 def text(found: Found) -> str:
     """For the terminal."""
     rows = [[what, wanted, value, "yes" if met else "NO"] for what, wanted, value, met in figures(found)]
-    tables = [text_table(FIGURES, rows), budget_table(found)]
+    tables = [text_table(FIGURES, rows), "\n".join([budget_table(found), *level_line(found)])]
     tables += [text_table(COMPUTED, computed_rows(found))] if found.saved else []
     return "\n\n".join([f"{found.subject}: {found.about}", *tables]) + "\n"
 
@@ -184,6 +186,12 @@ def budget_rows(found: Found) -> list[list[str]]:
         ]
         for bits, one in found.budgets.items()
     ]  # fmt: skip
+
+
+def level_line(found: Found) -> list[str]:
+    """How well errors of layers add up, nothing where that was not measured."""
+    told = ", ".join(f"{format} {level:.2f}" for format, level in found.levels.items())
+    return [f"All layers in one format, over the sum of what is told of each by sensitivity: {told}."] if told else []
 
 
 COMPUTED = ("Quantize Model, calibrated", "MB", "error as ComfyUI computes it")
@@ -246,6 +254,7 @@ def markdown(found: Found) -> str:
     ]
     shown = f"![Measured: error of the image against bits a weight]({picture(found)})"
     lines += [*table(FIGURES, met), "", shown, "", *table(BUDGET, budget_rows(found)), ""]
+    lines += [*level_line(found), ""] if found.levels else []
     lines += [*table(COMPUTED, computed_rows(found)), ""] if found.saved else []
     return "\n".join(lines)
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import groupby
-from math import sqrt
 from typing import Any
 
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ...quant.calibration.disturbance import added
+from ...quant.calibration.disturbance import DISTURBED_BY, added, nearest
 from ...quant.calibration.watching import Watch
 from ...quant.nn.component import already
 from ...quant.recipes.policy import Policy, recognise
-from ...quant.weights.encode import quantize
-from ...quant.weights.formats import FORMATS
 from .calibrations import plain
 from .layers import base_weight
 from .watch import PREFIX, running, weights
 
 KEY = "scaled_fp8_disturbed"
-DISTURBED_BY = FORMATS["nvfp4"]  # an error as large as the largest that is planned with
 
 
 def disturbing(model: ModelPatcher, differences: Mapping[str, Tensor]) -> ModelPatcher:
@@ -50,13 +46,12 @@ def disturbed(model: ModelPatcher, groups: str) -> list[list[str]]:
     return [list(group) for _, group in groupby(chosen, key=lambda name: ".".join(name.split(".")[:2]))]
 
 
-def difference_of(model: ModelPatcher, name: str) -> Tensor:
-    """What the rounding that disturbs adds to a layer's weight, float32 ``[out, in]`` on the model's device."""
-    weight = plain(base_weight(model, PREFIX + name)).to(model.load_device)
-    return quantize(weight, DISTURBED_BY, name=name).dequantize() - weight
+def weight_of(model: ModelPatcher, name: str) -> Tensor:
+    """A layer's weight without LoRA, float32 ``[out, in]`` on the model's device."""
+    return plain(base_weight(model, PREFIX + name)).to(model.load_device)
 
 
-def local_error(model: ModelPatcher, watch: Watch, name: str, difference: Tensor) -> float:
-    """Relative error of a layer's output with a difference of its weight, by what the layer was fed."""
-    moments, weight = watch.moments[name], plain(base_weight(model, PREFIX + name))
-    return sqrt(max(0.0, moments.energy(difference)) / max(moments.energy(weight.to(difference.device)), 1e-30))
+def local_error(model: ModelPatcher, watch: Watch, name: str) -> float:
+    """Relative error of a layer's output once it is rounded to nearest, by what the layer was fed."""
+    weight = weight_of(model, name)
+    return watch.moments[name].lost_on_seen(nearest(weight, name), weight)

@@ -10,11 +10,11 @@ import comfy.model_management
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
-from ...quant.calibration.disturbance import LATE, Shares, distance, spread
+from ...quant.calibration.disturbance import LATE, Shares, distance, nearest, spread
 from ...quant.calibration.store import read_calibration
 from ...quant.calibration.watching import Watch
 from ...quant.errors import Refused
-from .disturbance import difference_of, disturbed, local_error
+from .disturbance import disturbed, local_error, weight_of
 from .plan import activation_dtype
 from .watch import Sampled, weights
 
@@ -34,7 +34,7 @@ def measure_shares(path: Path, model: ModelPatcher, watch: Watch, sampled: Sampl
         lost = distance(sampled.again().float(), sampled.image.float())
     finally:
         watch.shares = None
-    local = {name: local_error(model, watch, name, difference_of(model, name)) for name in shares.alone}
+    local = {name: local_error(model, watch, name) for name in shares.alone}
     watch.factors = shares.factors(lost, local)
 
 
@@ -51,7 +51,7 @@ def differences(model: ModelPatcher) -> Callable[[str], Tensor]:
 
     def difference(name: str) -> Tensor:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        return difference_of(model, name).to(activation_dtype(model))
+        return nearest(weight_of(model, name), name).to(activation_dtype(model))
 
     return difference
 

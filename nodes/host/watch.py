@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import Module
 
 from ...quant.calibration.store import Facts
-from ...quant.calibration.watching import Watch
+from ...quant.calibration.watching import Watch, usual_limit
 from ...quant.errors import Refused
 from .layers import base_tensor
 from .plan import is_linear, linears
@@ -55,20 +55,22 @@ def weights(model: ModelPatcher) -> Iterator[tuple[str, Tensor]]:
             yield name.removeprefix(PREFIX), weight
 
 
-def watch_for(model: ModelPatcher, limit: int) -> Watch:
-    """Nothing seen yet; limit: bytes that all moments may take, Refused where they need more."""
-    watch = Watch({name: weight.shape[1] for name, weight in weights(model)}, limit)
-    if watch.nbytes > limit:
+def watch_for(model: ModelPatcher, limit: int = 0) -> Watch:
+    """Nothing seen yet; limit: bytes that all moments may take, Refused where they need more; 0: the usual ones, or
+    what the smallest blocks take."""
+    shapes = {name: (weight.shape[0], weight.shape[1]) for name, weight in weights(model)}
+    watch = Watch({name: inputs for name, (_, inputs) in shapes.items()}, limit or usual_limit(shapes.values()))
+    if limit and watch.nbytes > limit:
         needed = f"{watch.nbytes / 1e9:.2g} GB, in blocks of {watch.size} inputs"
         raise Refused(f"memory_gb {limit / 1e9:.2g}: this model's calibration takes at least {needed}; allow more.")
     return watch
 
 
 def watching(model: ModelPatcher, name: str, memory_gb: float, after: After | None = None) -> ModelPatcher:
-    """A clone that watches for the calibration of that name; memory_gb: that all moments may take;
+    """A clone that watches for the calibration of that name; memory_gb: that all moments may take, 0 for the usual;
     after: what is done behind each sampling.
     """
-    if not isfinite(memory_gb):
+    if not isfinite(memory_gb) or memory_gb < 0:
         raise Refused(f"memory_gb {memory_gb}: is no number of gigabytes; say how much memory may be used.")
     watch = watch_for(model, int(memory_gb * 1e9))
     clone = with_watch(model, watch, after)

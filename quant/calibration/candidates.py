@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -40,12 +40,14 @@ class Option:
 
 @dataclass(frozen=True)
 class Candidate:
-    """A layer that a plan chooses for. factor: of the layer's error in the image's; options: by format, KEEP too."""
+    """A layer that a plan chooses for. factor: of the layer's error in the image's; options: by format, KEEP too;
+    levels: what is seen of an error in a format beside others, 1 where nothing is known."""
 
     name: str
     shape: tuple[int, int]
     factor: float
     options: Mapping[str, Option]
+    levels: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def weights(self) -> int:
@@ -53,7 +55,7 @@ class Candidate:
 
     def cost(self, format: str) -> float:
         """Square of what the image loses."""
-        return (self.factor * self.options[format].error) ** 2
+        return (self.factor * self.levels.get(format, 1.0) * self.options[format].error) ** 2
 
 
 def formats_of(names: Iterable[str]) -> tuple[Format, ...]:
@@ -78,7 +80,7 @@ def candidate(
     for policy in policies:
         if not policy.unfit(shape):
             options[policy.format.name] = option(name, shape, rows, policy, record, effort)
-    return Candidate(name, shape, factor_of(name, record), options)
+    return Candidate(name, shape, factor_of(name, record), options, levels_of(record))
 
 
 def option(
@@ -112,6 +114,10 @@ def stored_bytes(format: Format, granularity: Granularity, shape: tuple[int, int
 
 def factor_of(name: str, record: Record | None) -> float:
     return prior(name) if record is None or record.factor is None else record.factor
+
+
+def levels_of(record: Record | None) -> Mapping[str, float]:
+    return {} if record is None or record.factor is None else record.levels
 
 
 def image_error(costs: Iterable[float]) -> float:

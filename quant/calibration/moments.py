@@ -58,9 +58,13 @@ class Moments:
         On images held out, if any: rounding that was fitted to squares has half to two thirds of its error on them.
         """
         if self.held_out is None or not self.held_out.any():
-            return sqrt(max(0.0, self.energy(difference)) / max(self.energy(weight), 1e-30))
+            return self.lost_on_seen(difference, weight)
         rows = self.held_out.to(weight.device)
         return float((rows @ difference.float().T).norm() / (rows @ weight.float().T).norm().clamp(min=1e-15))
+
+    def lost_on_seen(self, difference: Tensor, weight: Tensor) -> float:
+        """The same on the images that squares are of, for differences that were not fitted to them."""
+        return sqrt(max(0.0, self.energy(difference)) / max(self.energy(weight), 1e-30))
 
     def rotated(self, group: int) -> Moments:
         """Those of the inputs after a ConvRot rotation, to be fitted to: without held_out; group: 0 for none."""
@@ -160,7 +164,7 @@ def drawn(shares: Tensor, most: int) -> tuple[Tensor, Tensor]:
     return at, shares.new_ones(most)
 
 
-def block_size(inputs: list[int], limit: int) -> int:
+def block_size(inputs: list[int], limit: float) -> int:
     """Inputs of a block for which the moments of Linears with these inputs take limit bytes at most, if any does."""
     size = LARGEST
     while size > SMALLEST and sum(stored_bytes(count, size) for count in inputs) > limit:

@@ -17,8 +17,10 @@ from ..weights.job import Job, Search, slabs
 from ..weights.rotation import rotate
 from ..weights.weight import QuantizedWeight
 from .feedback import Snap, fed_back
-from .moments import Moments
+from .moments import Moments, in_blocks
 from .store import Calibration
+
+OWN = 1024  # inputs of a block of moments that a weight itself suggests: 3072 x 3072 takes 5 s instead of 1
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,33 @@ def rounded(
         found = calibrated(weight, format, granularity, record.moments, name)
         return found.weight, found.line(), None
     search = Search()
-    return quantize(weight, format, granularity, name, search), "", gain_of(weight, format, granularity, search)
+    alone = without_data(weight, format, granularity, name, search)
+    return alone, "", gain_of(weight, format, granularity, search)
+
+
+##### Where nothing is known of the inputs
+
+
+def without_data(
+    weight: Tensor, format: Format, granularity: Granularity, name: str, search: Search | None
+) -> QuantizedWeight:
+    """Weight ``[out, in]`` rounded by itself: on searched scales with error feedback where the format gains by it."""
+    found = quantize(weight, format, granularity, name, search)
+    fed = with_feedback(weight, found, own_moments(weight)) if search and format.feeds_itself else None
+    return found if fed is None else fed
+
+
+def own_moments(weight: Tensor) -> Moments:
+    """Moments that a trained weight ``[out, in]`` suggests of its inputs: ``W.T @ W``, and as much of inputs alike.
+
+    Training adds outer products with a layer's inputs to its weight, so that its rows lie where these do. In place of
+    moments that were seen it lowers the output's error of 4 bits by 0.7 to 1 dB; those lower it by 6 to 10.
+    """
+    parts = in_blocks(weight.float(), min(OWN, weight.shape[1])).transpose(0, 1)
+    squares = parts.transpose(1, 2) @ parts
+    mean = squares.diagonal(dim1=1, dim2=2).mean()
+    squares.diagonal(dim1=1, dim2=2).add_(mean)
+    return Moments(squares, torch.zeros(()), len(weight), weight.shape[1])
 
 
 ##### Error feedback on the scales of a weight

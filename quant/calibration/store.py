@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
 
@@ -33,13 +33,23 @@ OTHER = 0.5  # their relative difference from which on it is another weight; fou
 
 @dataclass(frozen=True)
 class Facts:
-    """How a calibration came about, added up over runs. steps: calls of the model; prompts: samplings."""
+    """How a calibration came about, added up over runs. steps: calls of the model; prompts: samplings.
+
+    levels: format -> error of the image over what the layers' factors tell of it, of many layers in this format at
+    once; none where that was not measured, and then 1.
+    """
 
     steps: int = 0
     prompts: int = 0
+    levels: Mapping[str, float] = field(default_factory=dict)
 
     def __add__(self, other: Facts) -> Facts:
-        return Facts(self.steps + other.steps, self.prompts + other.prompts)
+        levels = {**self.levels, **other.levels}
+        return Facts(self.steps + other.steps, self.prompts + other.prompts, levels)
+
+    def sound(self) -> bool:
+        levels = self.levels.values()
+        return min(self.steps, self.prompts) >= 0 and all(is_kind(level, float) and level > 0 for level in levels)
 
     def line(self) -> str:
         return f"{self.steps} steps of {self.prompts} samplings"
@@ -50,12 +60,14 @@ class Record:
     """What is known of one layer. shape: ``[out, in]``; sample: some of its weight's values, float32 ``[64]``.
 
     factor: relative error of the image for each unit of relative error of this layer's output; None: not measured.
+    levels: of the calibration's Facts.
     """
 
     shape: tuple[int, int]
     sample: Tensor
     moments: Moments
     factor: float | None = None
+    levels: Mapping[str, float] = field(default_factory=dict)
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         found = {
@@ -87,7 +99,7 @@ class Calibration(Mapping[str, Record]):
             raise Refused(
                 f"{self.source.name}: what {name} was fed has NaN, infinity or a negative square; calibrate again."
             )
-        return Record((rows, columns), sample, moments, factor)
+        return Record((rows, columns), sample, moments, factor, self.facts.levels)
 
     def __repr__(self) -> str:
         return f"{self.source.path}: {self.facts.line()}, {len(self)} layers"
@@ -165,7 +177,7 @@ def read_calibration(path: str | os.PathLike[str]) -> Calibration:
     try:
         header = as_object(source.metadata[HEADER].encode())
         version, facts = header.pop("version"), record_of(Facts, header)
-        if not is_kind(version, int) or min(version, facts.steps, facts.prompts) < 0:
+        if not (is_kind(version, int) and version >= 0 and facts.sound()):
             raise ValueError
     except (KeyError, ValueError, TypeError):
         raise Refused(
@@ -207,7 +219,7 @@ def damaged(source: Source, name: str) -> str:
 
 def write_calibration(path: Path, records: Mapping[str, Record], facts: Facts) -> None:
     """Write records, one in memory at a time; the file appears whole or not at all."""
-    header = json.dumps({"version": VERSION, "steps": facts.steps, "prompts": facts.prompts})
+    header = json.dumps({"version": VERSION, **asdict(facts)})
     plan = [info for name in records for info in infos_of(name, records[name])]
     tensors = ((key, tensor) for name in records for key, tensor in records[name].tensors(name).items())
     write_safetensors(path, plan, tensors, {HEADER: header})

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from math import inf
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,13 @@ from .store import Facts
 if TYPE_CHECKING:
     from .disturbance import Shares
 
-LIMIT = 8 << 30  # bytes of all moments
+LAYERS, REST = 8, 15 * 10**8  # bytes of moments: so many times the largest layer in bf16, and so many
+
+
+def usual_limit(shapes: Iterable[tuple[int, int]]) -> int:
+    """Bytes of moments for Linears ``[out, in]``: with half a GB for python and torch, the largest layer times 8 and
+    2 GB in all, which converting a model takes too."""
+    return LAYERS * max((out * inputs * 2 for out, inputs in shapes), default=0) + REST
 
 
 class Watch:
@@ -25,7 +32,7 @@ class Watch:
     inputs: layer -> ``in``; limit: bytes that all of them may take, above which they are kept in blocks.
     """
 
-    def __init__(self, inputs: Mapping[str, int], limit: int = LIMIT) -> None:
+    def __init__(self, inputs: Mapping[str, int], limit: float = inf) -> None:
         self.inputs, self.lock = dict(inputs), Lock()
         self.size = block_size([*inputs.values()], limit)
         self.clear()

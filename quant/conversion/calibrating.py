@@ -1,4 +1,4 @@
-"""Layers of a conversion that are rounded with the moments of their inputs, and those that a plan decides."""
+"""Layers of a conversion that are rounded with error feedback, and those that a plan decides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..calibration.candidates import KEEP
 from ..calibration.plan import Plan, PlanRow
-from ..calibration.rounding import calibrated, takes_input_scale
+from ..calibration.rounding import calibrated, takes_input_scale, without_data
 from ..calibration.store import Calibration
 from ..checkpoint.read import Checkpoint
 from ..errors import Refused
@@ -21,6 +21,7 @@ from ..names import without_prefixes
 from ..recipes.policy import Policy
 from ..text import few
 from ..weights.formats import FORMATS
+from ..weights.job import search_for
 from ..weights.native import native_tensors
 from ..weights.weight import QuantizedWeight
 from .quantizing import Encode
@@ -31,28 +32,22 @@ HELD = 24  # bytes for each weight while it is rounded: the values, what is left
 
 
 @dataclass(frozen=True)
-class Calibrate(Encode):
-    """Values rounded whole, with what is known of their inputs. sums: of what was written, for reading it back."""
+class Whole(Encode):
+    """Values rounded whole, with error feedback. sums: of what was written, for reading it back."""
 
-    calibration: Calibration = field(kw_only=True)
     sums: dict[str, int] = field(default_factory=dict, compare=False)
 
     @property
     def cost(self) -> int:
         return self.values.info.numel * HELD
 
-    @cached_property
-    def shell(self) -> QuantizedWeight:
-        static = torch.empty((), device="meta") if takes_input_scale(self.format) else None
-        return replace(super().shell, input_scale=static)
+    def rounded(self, weight: Tensor) -> QuantizedWeight:
+        """Weight ``[out, in]`` by itself."""
+        self.try_search(weight)
+        return without_data(weight, self.format, self.granularity, self.name, self.search)
 
     def write(self, output: Output, step: Step) -> None:
-        weight = self.values.tensor().reshape(self.values.matrix)
-        layer = self.name.removesuffix(".weight")
-        record = self.calibration.of(layer, weight)
-        assert record is not None, layer
-        found = calibrated(weight, self.format, self.granularity, record.moments, layer).weight
-        tensors = native_tensors(found, self.prefix)
+        tensors = native_tensors(self.rounded(self.values.tensor().reshape(self.values.matrix)), self.prefix)
         for info in self.infos:
             output.put(info.name, tensors[info.name].reshape(info.shape))
             self.sums[info.name] = sum_of(tensors[info.name])
@@ -64,15 +59,34 @@ class Calibrate(Encode):
         return f"other bytes in {few(wrong, 3)} than were written" if wrong else ""
 
 
+@dataclass(frozen=True)
+class Calibrate(Whole):
+    """Values rounded with what is known of their inputs."""
+
+    calibration: Calibration = field(kw_only=True)
+
+    @cached_property
+    def shell(self) -> QuantizedWeight:
+        static = torch.empty((), device="meta") if takes_input_scale(self.format) else None
+        return replace(super().shell, input_scale=static)
+
+    def rounded(self, weight: Tensor) -> QuantizedWeight:
+        layer = self.name.removesuffix(".weight")
+        record = self.calibration.of(layer, weight)
+        assert record is not None, layer
+        return calibrated(weight, self.format, self.granularity, record.moments, layer).weight
+
+
 def sum_of(tensor: Tensor) -> int:
     return crc32(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
 
 
 def encoding(values: Values, policy: Policy, reason: str, effort: str, calibration: Calibration | None) -> Encode:
     """How a layer is quantized: with what is known of its inputs, where that is something."""
-    if calibration is None or values.name.removesuffix(".weight") not in calibration:
-        return Encode(values, policy, reason, effort)
-    return Calibrate(values, policy, f"{reason}, calibrated", effort, calibration=calibration)
+    if calibration is not None and values.name.removesuffix(".weight") in calibration:
+        return Calibrate(values, policy, f"{reason}, calibrated", effort, calibration=calibration)
+    whole = policy.format.feeds_itself and search_for(effort) is not None
+    return (Whole if whole else Encode)(values, policy, reason, effort)
 
 
 ##### By a plan

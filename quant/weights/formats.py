@@ -94,6 +94,7 @@ class Format:
     book: value of each 4-bit code, high_first: whether the even element is in the high nibble;
     rotates: whether weights are rotated by ConvRot before; grid: whether values lie on an int8 grid of the outer scale.
     factors: of amax that a search for better scales tries; none where the search was measured to gain nothing.
+    feeds_itself: whether error feedback by the weight alone was measured to gain where nothing is known of its inputs.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Format:
     rotates: bool = False
     grid: bool = False
     factors: tuple[float, ...] = field(default=(), repr=False)
+    feeds_itself: bool = False
 
     def values(self, codes: Tensor, codebook: Tensor | None = None) -> Tensor:
         """Codes as stored, ``[out, in / per_byte]`` -> their float32 values before scaling, ``[out, in]``."""
@@ -175,7 +177,7 @@ int4 = Format(
 # W4A4
 int4_convrot = Format(
     "int4_convrot", torch.int8, 7.0, (PerRow(),), per_byte=2, comfy="convrot_w4a4", rounded=signed_nibbles,
-    book=INT4, high_first=False, rotates=True, factors=CLIPPED,
+    book=INT4, high_first=False, rotates=True, factors=CLIPPED, feeds_itself=True,
 )  # fmt: skip
 
 # What others make by calibration: read, run, passed on, never made here.

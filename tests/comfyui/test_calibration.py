@@ -74,6 +74,7 @@ def test_what_cannot_be_saved_is_one_sentence(figures):
         ("NaN", "were fed NaN"),
         ("name", "is not the name of a file"),
         ("memory", "allow more"),
+        ("memory below zero", "no number of gigabytes"),
         ("compiled", "A compiled model cannot be watched"),
         ("absent", "no calibration of that name"),
         ("another model", "had other weights"),

@@ -33,6 +33,21 @@ def test_factors_are_added_to_a_calibration(figures):
     assert figures["added to"][0] == figures["added to"][1]
 
 
+def test_with_a_calibration_each_format_has_a_level(figures, figure):
+    assert "InterruptProcessingException" in figures["stopped late"]
+    assert figures["left late"] == ["json", "levels.json", "safetensors"]
+    assert "18 runs, 16 of them measured before" in figures["resumed"]
+    assert figures["files late"] == ["safetensors", "safetensors"]
+    levels = figures["levels"]
+    figure(
+        "errors of all layers at once over those told of each: " + ", ".join(f"{f} {x:.2f}" for f, x in levels.items())
+    )
+    assert set(levels) == {"nvfp4", "int4", "int8", "float8_e4m3fn"}
+    # every layer was measured in NVFP4, and errors of layers add in squares
+    assert 0.85 < levels["nvfp4"] < 1.15
+    assert all(0.5 < level < 2 for level in levels.values())
+
+
 def test_a_factor_predicts_what_quantizing_the_layer_does_to_the_image(figures, figure):
     predicted, measured = figures["predicted"], figures["measured"]
     figure(f"one layer in NVFP4: predicted {predicted:.5f}, measured {measured:.5f}")

@@ -97,7 +97,9 @@ def test_a_damaged_record_is_a_sentence(tmp_path: Path, part: str, kind: str) ->
 @pytest.mark.parametrize("header", [
     '{"version": 1, "steps": 1e400, "prompts": 1}', '{"version": Infinity, "steps": 1, "prompts": 1}', "[" * 99_999,
     "[]", "null", '{"version": 1, "steps": "x", "prompts": 1}', '{"version": 1, "steps": -5, "prompts": 1}', "9" * 5000,
-], ids=range(8))  # fmt: skip
+    *(f'{{"version": 1, "steps": 1, "prompts": 1, "levels": {levels}}}'
+      for levels in ("[]", "3", '{"int4": "x"}', '{"int4": -1}', '{"int4": NaN}', '{"int4": 1e400}', '{"int4": null}')),
+], ids=range(15))  # fmt: skip
 def test_a_calibration_that_is_none_is_a_sentence(tmp_path: Path, header: str) -> None:
     with pytest.raises(Refused, match="is no calibration"):
         calibrated(tmp_path, {}, header)

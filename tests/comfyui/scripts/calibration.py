@@ -39,7 +39,7 @@ def run(model, seed: int = 100) -> torch.Tensor:
     return sample(model, 1, "03", seed)
 
 
-def watching(model, name: str = "digits", memory_gb: float = 1.0, sensitivity: bool = False):
+def watching(model, name: str = "digits", memory_gb: float = 0.0, sensitivity: bool = False):
     return call("CalibrateModel", model=model, name=name, memory_gb=memory_gb, sensitivity=sensitivity)[0]
 
 
@@ -191,6 +191,7 @@ figures["refusals"] = {
     "name": refused(watching, base, "../digits"),
     "compiled": "",
     "memory": refused(watching, base, "blocks", 0.001),
+    "memory below zero": refused(watching, base, "blocks", -1.0),
     "absent": refused(call, "LoadCalibration", name="absent"),
 }
 tensors = load_file(FOLDER / "digits.safetensors")

@@ -70,7 +70,26 @@ figures["untouched"] = same(state(base), before)
 
 ##### A factor predicts what quantizing the layer does to the image
 
-alone = call("MeasureSensitivity", model=base, groups="layer", calibration=known, **{**HOW, "seed": SEED + 1})
+ALONE = {"groups": "layer", "calibration": known, **HOW, "seed": SEED + 1}
+calls.clear()
+LIMIT = 1 + 14 + 2  # the undisturbed run, one a layer, and two formats
+
+
+def stop_late(executor, *args, **kwargs):
+    calls.append(1)
+    if len(calls) > LIMIT:
+        raise comfy.model_management.InterruptProcessingException
+    return executor(*args, **kwargs)
+
+
+stopping = base.clone()
+stopping.add_wrapper("apply_model", stop_late)
+figures["stopped late"] = refused(call, "MeasureSensitivity", model=stopping, **ALONE)
+figures["left late"] = sorted(path.name.split(".", 1)[1] for path in FOLDER.iterdir())
+alone = call("MeasureSensitivity", model=base, **ALONE)
+figures["resumed"] = alone[1]
+figures["files late"] = sorted(path.name.split(".", 1)[1] for path in FOLDER.iterdir())
+figures["levels"] = dict(alone[0].facts.levels)
 figures["all layers"] = sum(alone[0][name].factor is not None for name in alone[0])
 figures["added to"] = [alone[0].facts.steps, known.facts.steps]
 keep = r"single|txt|_in|img_mlp|proj|modulation|final|double_blocks\.[1-9]"  # all but one layer

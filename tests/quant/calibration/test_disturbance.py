@@ -6,7 +6,8 @@ from math import sqrt
 
 import pytest
 import torch
-from scaled_fp8.quant.calibration.disturbance import Shares, added, distance, spread
+from scaled_fp8.quant.calibration.disturbance import Shares, added, distance, fed, level, nearest, spread
+from scaled_fp8.quant.calibration.moments import moments_of
 from torch import Tensor, nn
 
 STEPS = 10
@@ -109,3 +110,28 @@ def test_what_is_held_is_bounded_and_spread(limit: int, count: int) -> None:
     chosen = spread({f"layer{index}": 10 for index in range(10)}, limit)
     assert len(chosen) == count
     assert chosen[0] in ("layer0", "layer1", "layer2", "layer5")
+
+
+def test_what_is_fed_back_is_told_by_the_images_held_out() -> None:
+    torch.manual_seed(0)
+    weight, spread_out = torch.randn(48, 64), torch.logspace(0, 1, 64)
+    batch = torch.randn(8, 40, 64) * spread_out
+    difference, error = fed(weight, moments_of(batch))
+    truth = distance(batch[-1] @ (weight + difference).T, batch[-1] @ weight.T)
+    assert error == pytest.approx(truth, rel=0.2)
+    others = torch.randn(400, 64) * spread_out
+    by_nearest = distance(others @ (weight + nearest(weight)).T, others @ weight.T)
+    assert distance(others @ (weight + difference).T, others @ weight.T) < 0.9 * by_nearest
+
+
+def test_rounding_to_nearest_is_told_by_what_was_seen() -> None:
+    torch.manual_seed(0)
+    weight, x = torch.randn(48, 64), torch.randn(400, 64) * torch.logspace(0, 1, 64)
+    difference = nearest(weight)
+    truth = distance(x @ (weight + difference).T, x @ weight.T)
+    assert moments_of(x).lost_on_seen(difference, weight) == pytest.approx(truth, rel=0.05)
+
+
+def test_a_level_is_what_was_lost_over_what_was_told() -> None:
+    assert level(0.02, [0.03, 0.04]) == pytest.approx(0.4)
+    assert level(0.02, []) == level(0.0, [0.1]) == level(float("nan"), [0.1]) == 1.0

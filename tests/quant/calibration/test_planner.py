@@ -103,12 +103,26 @@ def test_factors_decide_where_the_bytes_go(model: Path, calibration: Path) -> No
     assert sum(bits[6:]) > sum(bits[:6])
 
 
+def test_levels_of_formats_are_in_what_is_predicted(model: Path, calibration: Path) -> None:
+    known, path = read_calibration(calibration), calibration.with_stem("levels")
+    save_calibration(path, dict(known), Facts(4, 1, {"int8": 3.0}))
+    curves = [planned(model, "9 bits", one, formats=FEW).curve.of("uniform") for one in (calibration, path)]
+    before, after = ({point.name: point.error for point in points} for points in curves)
+    assert after["int8"] == pytest.approx(3 * before["int8"])
+    assert after["float8_e4m3fn"] == pytest.approx(before["float8_e4m3fn"])
+
+
 def test_a_plan_without_factors_rests_on_moments(model: Path, calibration: Path) -> None:
     known = read_calibration(calibration)
     records = {name: replace(known[name], factor=None) for name in known}
-    path = calibration.with_stem("no factors")
-    save_calibration(path, records, Facts(4, 1))
-    assert planned(model, "6 bits", path).measure == "moments of the inputs"
+    errors = {}
+    for name, levels in (("no factors", {}), ("no factors, levels", {"int8": 3.0, "nvfp4": 3.0})):
+        save_calibration(calibration.with_stem(name), records, Facts(4, 1, levels))
+        plan = planned(model, "6 bits", calibration.with_stem(name))
+        assert plan.measure == "moments of the inputs"
+        errors[name] = plan.error
+    # a level is of the factors that it was measured with
+    assert len(set(errors.values())) == 1
 
 
 @pytest.mark.parametrize("budget", ["3 bits", "17 bits", "1 KB", "9 GB", "error 5"])

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 from scaled_fp8.quant import FORMATS
+from scaled_fp8.quant.calibration import rounding
 from scaled_fp8.quant.calibration.feedback import fed_back
 from scaled_fp8.quant.calibration.moments import Moments, block_size, moments_of, stored_bytes
-from scaled_fp8.quant.calibration.rounding import calibrated
+from scaled_fp8.quant.calibration.rounding import calibrated, rounded
 from scaled_fp8.quant.weights.encode import quantize
+from scaled_fp8.quant.weights.job import Search
 from scaled_fp8.quant.weights.rotation import rotate
 from torch import Tensor
 
@@ -228,3 +230,42 @@ def test_sketches_of_runs_add_up_and_those_without_leave_them(weight: Tensor) ->
     torch.testing.assert_close(both.held_out, first.held_out + second.held_out)
     assert torch.equal(moments_of(batch(1, 8)).held_out, first.held_out)
     assert alone.lost(weight * 0.1, weight) == pytest.approx(0.1, rel=1e-3)
+
+
+##### Where nothing is known of the inputs
+
+
+def learned(rows: int = 1500) -> Tensor:
+    """A weight as training leaves it: a sum of outer products with inputs, and some noise."""
+    draw = torch.Generator().manual_seed(4)
+    weight = torch.randn(96, rows, generator=draw) @ inputs(1, rows)
+    return weight / weight.norm() + torch.randn(96, 512, generator=draw) / (4 * (96 * 512) ** 0.5)
+
+
+def lost(found: Tensor, weight: Tensor) -> float:
+    """Relative error of the output on inputs that are not those of learned."""
+    return relative(inputs(2) @ found.T, inputs(2) @ weight.T)
+
+
+@pytest.mark.parametrize("size", [1024, 256], ids=["whole", "blocks"])
+def test_a_trained_weight_stands_in_for_its_inputs(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rounding, "OWN", size)
+    weight, format = learned(), FORMATS["int4_convrot"]
+    found, said, gain = rounded(weight, format, format.granularities[0], None, "a")
+    searched = quantize(weight, format, search=Search())
+    assert lost(found.dequantize(), weight) < 0.9 * lost(searched.dequantize(), weight)
+    assert torch.equal(found.scale, searched.scale) and (said, gain) != ("", None)
+
+
+def test_a_weight_of_noise_is_rounded_as_well_as_before(weight: Tensor) -> None:
+    format = FORMATS["int4_convrot"]
+    found = rounded(weight, format, format.granularities[0], None, "a")[0]
+    searched = quantize(weight, format, search=Search()).dequantize()
+    assert relative(found.dequantize(), weight) < 1.1 * relative(searched, weight)
+
+
+@pytest.mark.parametrize("name", [name for name, format in FORMATS.items() if not format.feeds_itself])
+def test_others_are_as_they_are_searched(name: str, weight: Tensor) -> None:
+    format = FORMATS[name]
+    found = rounded(weight, format, format.granularities[0], None, "a")[0]
+    assert torch.equal(found.dequantize(), quantize(weight, format, search=Search()).dequantize())

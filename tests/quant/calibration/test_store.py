@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -228,3 +229,16 @@ def test_factors_are_added_to_what_is_known(module: nn.Module, tmp_path: Path) -
     found = read_calibration(tmp_path / "d.safetensors")
     assert found["0"].factor == 0.5 and found["2"].factor is None and known["0"].factor is None
     assert torch.equal(found["0"].moments.squares, known["0"].moments.squares) and found.facts == known.facts
+
+
+def test_levels_are_kept_where_runs_are_added(module: nn.Module, tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    saved(module, path, torch.randn(40, 64))
+    before = read_calibration(path)
+    assert before.facts.levels == {} and before["0"].levels == {}
+    facts = replace(before.facts, levels={"int4": 0.9})
+    write_calibration(tmp_path / "d.safetensors", Factored(before, {"0": 0.5}), facts)
+    saved(module, tmp_path / "d.safetensors", torch.randn(40, 64))
+    found = read_calibration(tmp_path / "d.safetensors")
+    assert found.facts.levels == found["0"].levels == {"int4": 0.9}
+    assert found.facts.steps == 2 * before.facts.steps

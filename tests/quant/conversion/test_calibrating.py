@@ -15,6 +15,7 @@ from scaled_fp8.quant.calibration.moments import moments_of
 from scaled_fp8.quant.calibration.plan import read_plan, write_plan
 from scaled_fp8.quant.calibration.store import Facts, Record, read_calibration, sample_of, save_calibration
 from scaled_fp8.quant.conversion.request import Request
+from scaled_fp8.quant.weights.encode import quantize
 from torch import Tensor
 
 LAYERS = ("blocks.0.mlp.0", "blocks.0.mlp.2", "blocks.1.mlp.0")
@@ -86,6 +87,19 @@ def test_effort_is_for_formats_that_gain(folder: Path, tmp_path: Path) -> None:
             files[format, effort] = float((read_checkpoint(path)["blocks.0.mlp.0"].dequantize() - weight).norm())
     assert files["nvfp4", "best"] < 0.97 * files["nvfp4", "fast"]
     assert files["int8", "best"] == files["int8", "fast"]
+
+
+def test_convrot_without_data_is_what_its_weight_alone_gives(folder: Path, tmp_path: Path) -> None:
+    weight = load_file(folder / "model.safetensors")["blocks.0.mlp.0.weight"]
+    format = FORMATS["int4_convrot"]
+    found = {}
+    for effort in ("best", "fast"):
+        path = tmp_path / f"{effort}.safetensors"
+        convert(folder / "model.safetensors", path, Request("int4_convrot", effort=effort))
+        found[effort] = read_checkpoint(path)["blocks.0.mlp.0"].dequantize()
+    alone, _, _ = rounding.rounded(weight, format, format.granularities[0], None, "a")
+    assert torch.equal(found["best"], alone.dequantize())
+    assert torch.equal(found["fast"], quantize(weight, format).dequantize())
 
 
 ##### Plans
