@@ -32,7 +32,7 @@ def budget_of(text: str) -> Budget:
     patterns = {"bits": rf"{NUMBER} ?bits?", "bytes": rf"{NUMBER} ?([kmg]i?b)", "error": rf"error {NUMBER}"}
     for kind, pattern in patterns.items():
         found = re.fullmatch(pattern, said, re.IGNORECASE)
-        if found and 0 < float(found[1]) < inf:
+        if found and float(found[1]) < inf:
             return Budget(kind, float(found[1]) * (UNITS[found[2].upper()] if kind == "bytes" else 1))
     raise Refused(f"budget {said[:40]!r} is not understood; {EXAMPLES}.")
 

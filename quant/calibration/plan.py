@@ -123,6 +123,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         plan = record_of(Plan, found | {"rows": rows, "curve": Curve(points)})
     except ValueError as problem:
         raise Refused(f"{name}: the plan is damaged: {first_line(problem)}; plan anew.") from None
+    if not rows:
+        raise Refused(f"{name}: plans no layer, so that nothing would be converted; plan anew.")
     if len(plan.by_name) < len(rows):
         raise Refused(f"{name}: a layer is planned twice; leave one of its rows out.")
     return plan

@@ -96,6 +96,10 @@ def chosen(model: Model, options: list[list[tuple[float, float]]], budget: Budge
     """The index of each layer's format that a budget buys."""
     if budget.kind == "error":
         most = sqrt(sum(max(cost for _, cost in known) for known in options))
+        if not budget.amount:
+            raise Refused(
+                f"budget error 0: only the model as it is has none; errors above 0, to {most:.3g}, are possible."
+            )
         check(budget, budget.amount, (0.0, most), "errors", lambda value: f"{value:.3g}")
         return fewest_bytes(options, budget.amount**2)
     least, most = (sum(pick(size for size, _ in known) for known in options) for pick in (min, max))

@@ -83,3 +83,10 @@ def test_picture_has_a_mark_for_each_kind() -> None:
     colours = {colour for _, colour in draw_curve(CURVE).getcolors(1 << 20)}
     assert {(90, 143, 214), (136, 136, 136), (214, 69, 61)} <= colours
     assert draw_curve(Curve(())).size == draw_curve(replace(CURVE, points=CURVE.points[2:3])).size
+
+
+def test_a_plan_of_no_layer_is_refused(tmp_path: Path) -> None:
+    path = edited(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"rows": []}))
+    with pytest.raises(Refused, match=r"plan\.json: plans no layer"):
+        read_plan(path)

@@ -125,7 +125,7 @@ def test_a_plan_without_factors_rests_on_moments(model: Path, calibration: Path)
     assert len(set(errors.values())) == 1
 
 
-@pytest.mark.parametrize("budget", ["3 bits", "17 bits", "1 KB", "9 GB", "error 5"])
+@pytest.mark.parametrize("budget", ["3 bits", "17 bits", "0 bits", "1 KB", "9 GB", "error 5", "error 0"])
 def test_impossible_budgets_are_refused_with_the_range(model: Path, budget: str) -> None:
     with pytest.raises(Refused, match="possible") as refusal:
         planned(model, budget, formats=FEW)
