@@ -95,6 +95,8 @@ def test_a_large_model_takes_what_its_layers_take() -> None:
 
 def test_moments_of_a_large_model_leave_half_a_gigabyte_for_python_and_torch() -> None:
     assert large.whole_watch().nbytes <= large.bound() - 5 * 10**8
+    costs = {part: dict.fromkeys(large.FLUX.linears, large.Cost(1.0, 5 * 10**8)) for part in large.PARTS}
+    assert large.calibrating(costs) == large.whole_watch().nbytes + 5 * 10**8 <= large.bound()
     assert large.whole_watch(8 * 10**9).size > large.whole_watch().size
 
 

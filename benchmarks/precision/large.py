@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -117,10 +117,10 @@ def timed(work: Callable[[], object]) -> Cost:
 ##### The whole model
 
 
-def measure() -> dict[str, dict[str, Cost]]:
+def measure(parts: Iterable[str] = PARTS) -> dict[str, dict[str, Cost]]:
     """Part -> layer -> cost."""
-    found: dict[str, dict[str, Cost]] = {part: {} for part in PARTS}
-    for part in PARTS:
+    found: dict[str, dict[str, Cost]] = {part: {} for part in parts}
+    for part in found:
         for name in FLUX.linears if part not in USUAL or part == REFERENCE else ENDS:
             found[part][name] = measured(part, name)
             sys.stderr.write(f"{part} {name}: {found[part][name]}\n")
@@ -134,7 +134,7 @@ def rows(costs: Mapping[str, Mapping[str, Cost]]) -> Iterator[list[str]]:
     for name, limit in (("moments", 0), (f"moments with memory_gb {WIDE}", WIDE * 10**9)):
         kept = whole_watch(limit)
         yield [name, f"blocks of {kept.size} inputs", gigabytes(kept.nbytes)]
-    yield ["calibrate, a step more", share, calibrating(costs["watch"])]
+    yield ["calibrate, a step more", share, gigabytes(calibrating(costs))]
     yield ["plan", hours(costs["plan"]), peak(costs["plan"])]
     for format in USUAL:
         ratio = costs[format]["proj"].seconds / costs[REFERENCE]["proj"].seconds
@@ -145,9 +145,10 @@ def rows(costs: Mapping[str, Mapping[str, Cost]]) -> Iterator[list[str]]:
         ]
 
 
-def calibrating(costs: Mapping[str, Cost]) -> str:
-    """All moments, and the most that the watch of one layer takes, python and torch and its own moments included."""
-    return gigabytes(whole_watch().nbytes + max(cost.memory for cost in costs.values()))
+def calibrating(costs: Mapping[str, Mapping[str, Cost]]) -> int:
+    """Bytes of all moments, of python and torch, and of what watching takes beside a layer's own product."""
+    beside = max(cost.memory - costs["step"][name].memory for name, cost in costs["watch"].items())
+    return whole_watch().nbytes + min(cost.memory for cost in costs["step"].values()) + max(0, beside)
 
 
 def hours(costs: Mapping[str, Cost], ratio: float = 1.0) -> str:
@@ -180,14 +181,28 @@ def markdown(costs: Mapping[str, Mapping[str, Cost]]) -> str:
         "",
         *(f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *rows(costs))),
         "",
+        *older(blocks()),
     ]
     return "\n".join(lines)
+
+
+def older(sizes: Mapping[str, int]) -> list[str]:
+    """Which parts were measured when blocks were larger, so that they take no more than is told."""
+    wide = {part: size for part, size in sizes.items() if size > whole_watch().size}
+    if not wide:
+        return []
+    return [f"Measured with blocks of {max(wide.values())} inputs, and so at most: {', '.join(wide)}.", ""]
 
 
 def write_document(costs: Mapping[str, Mapping[str, Cost]]) -> None:
     """The table of docs/precision.md, below its mark."""
     head, rest = DOCUMENT.read_text().split(MARK)
     DOCUMENT.write_text(f"{head}{MARK}\n\n{markdown(costs)}\n{AFTER}{rest.split(AFTER, 1)[1]}")
+
+
+def blocks() -> dict[str, int]:
+    """Part -> inputs of a block of moments when it was measured last."""
+    return json.loads(TARGET.read_text())["blocks"] if TARGET.exists() else {}
 
 
 def stored() -> dict[str, dict[str, Cost]] | None:
@@ -198,9 +213,11 @@ def stored() -> dict[str, dict[str, Cost]] | None:
     return {part: {name: Cost(**cost) for name, cost in known.items()} for part, known in costs.items()}
 
 
-def save(costs: Mapping[str, Mapping[str, Cost]]) -> None:
+def save(costs: Mapping[str, Mapping[str, Cost]], parts: Iterable[str] = PARTS) -> None:
+    """parts: those that were measured anew."""
     TARGET.parent.mkdir(parents=True, exist_ok=True)
-    told: dict[str, Any] = {"machine": machine(), "costs": costs}
+    sizes = blocks() | dict.fromkeys(parts, whole_watch().size)
+    told: dict[str, Any] = {"machine": machine(), "blocks": sizes, "costs": costs}
     TARGET.write_text(json.dumps(told, indent=1, default=asdict) + "\n")
 
 
@@ -210,6 +227,7 @@ def main() -> None:
     parser.add_argument("--layer", choices=FLUX.linears)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--prepare", action="store_true")
+    parser.add_argument("--only", choices=PARTS, nargs="+", default=PARTS, help="measured anew, the others as stored")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.prepare:
@@ -219,8 +237,8 @@ def main() -> None:
             cost = timed(work_of(asked.part, asked.layer, asked.folder))
         sys.stdout.write(json.dumps(asdict(cost)))
     else:
-        costs = measure()
-        save(costs)
+        costs = (stored() or {}) | measure(asked.only)
+        save(costs, asked.only)
         write_document(costs)
         sys.stdout.write(f"{text_table(COLUMNS, list(rows(costs)))}\n\nwanted: {gigabytes(bound())} at most\n")
 
