@@ -19,10 +19,10 @@ believed = {}
 for kind, content in HOSTILE.items():
     path = BASE / "progress.json"
     path.write_bytes(content)
-    believed[kind] = sensitivity.Progress(path).factors
+    believed[kind] = sensitivity.Progress(path).found
 os.unlink(path)
-believed["absent"] = sensitivity.Progress(path).factors
+believed["absent"] = sensitivity.Progress(path).found
 os.mkfifo(path)
-believed["pipe"] = sensitivity.Progress(path).factors
+believed["pipe"] = sensitivity.Progress(path).found
 os.unlink(path)
 answer(believed)
