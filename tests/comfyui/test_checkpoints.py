@@ -26,3 +26,8 @@ def test_model_and_text_encoder_are_those_of_the_dequantized_file(found, archite
 @pytest.mark.parametrize("architecture", PAIRS)
 def test_text_encoders_stay_scaled(found, architecture):
     assert found[architecture]["ltx"]["scaled"] > 5
+
+
+@pytest.mark.parametrize("architecture", PAIRS)
+def test_what_cores_save_checkpoint_writes_of_both_is_read_by_core_and_here(found, architecture):
+    assert max(found[architecture]["ltx"]["saved"].values()) <= 0.02

@@ -61,8 +61,27 @@ def beside_core(architecture: str, dialect: str, whole: StateDict) -> dict[str, 
         "scaled": sum(isinstance(weight, QuantizedTensor) for weight in weights.values()),
         "report": report,
     }
+    if dialect == "ltx":
+        found["saved"] = saved_again(architecture, model, clip, core_model)
     unload()
     return found
+
+
+def saved_again(architecture: str, model, clip, want) -> dict[str, float]:
+    """What core's Save Checkpoint writes of a scaled model and text encoder, as core reads it and as it is here."""
+    comfy.sd.save_checkpoint(str(FOLDER / "again.safetensors"), model, clip)
+    folder_paths.filename_list_cache.clear()
+    text, picture = conditioning(clip), forward(want, architecture)
+    core_model, core_clip, *_ = comfy.sd.load_checkpoint_guess_config(
+        str(FOLDER / "again.safetensors"), output_vae=False
+    )
+    here, own_clip, *_ = fp8("again.safetensors", "checkpoints", "upcast")
+    return {
+        "core": error(forward(core_model, architecture), picture),
+        "here": error(forward(here, architecture), picture),
+        "core's text": error(conditioning(core_clip), text),
+        "text here": error(conditioning(own_clip), text),
+    }
 
 
 def figures_of(architecture: str, encoder: str) -> dict[str, dict]:
