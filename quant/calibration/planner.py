@@ -98,7 +98,7 @@ def chosen(model: Model, options: list[list[tuple[float, float]]], budget: Budge
         most = sqrt(sum(max(cost for _, cost in known) for known in options))
         if not budget.amount:
             raise Refused(
-                f"budget error 0: only the model as it is has none; errors above 0, to {most:.3g}, are possible."
+                f"budget {budget}: only the model as it is has no error; errors above 0, to {most:.3g}, are possible."
             )
         check(budget, budget.amount, (0.0, most), "errors", lambda value: f"{value:.3g}")
         return fewest_bytes(options, budget.amount**2)
