@@ -51,8 +51,10 @@ UNSCALED = (
     CONTROL_NET,
     Unscaled("a Jina CLIP", ((r"(^|\.)encoder\.layers\.0\.mixer\.",),), ENCODER),
     Unscaled("a CLIP", ((r"^(text_model\.)?encoder\.layers\.0\.mlp\.fc1$",), (r"(^|\.)resblocks\.0\.",)), ENCODER),
-    Unscaled("a T5-base or ByT5", ((r"^encoder\.block\.0\.layer\.0\.SelfAttention\.k$",),), ENCODER,
-             absent=r"^encoder\.block\.(23\.|1\.layer\.0\.SelfAttention\.relative_)"),
+    # by names alone T5-XL is T5-XXL, which core reads with its scales
+    Unscaled("a T5-base, UMT5-base or ByT5", ((r"^encoder\.block\.0\.layer\.0\.SelfAttention\.k$",),), ENCODER,
+             absent=r"^encoder\.block\.23\."),
+    Unscaled("a T5Gemma", ((r"(^|\.)encoder\.layers\.0\.pre_self_attn_layernorm$",),), ENCODER),
     Unscaled("embedders of numbers", ((r"(^|\.)seconds_(start|total)\.embedder\.",),), MODEL),
     Unscaled("a model with diffusers' names, which it renames", (
         (r"^x_embedder$", r"^context_embedder$", r"^transformer_blocks\.0\.attn\.add_q_proj$"),

@@ -22,7 +22,9 @@ DROPPED = {
     (CLIP.format(0), CLIP.format(1)): "a CLIP",
     ("cond_stage_model.model.transformer.resblocks.0.mlp.c_fc",): "a CLIP",
     ("model.encoder.layers.0.mixer.Wqkv",): "a Jina CLIP",
-    (T5.format(0), T5.format(11)): "a T5-base or ByT5",
+    (T5.format(0), T5.format(11)): "a T5-base, UMT5-base or ByT5",
+    (T5.format(0), "encoder.block.1.layer.0.SelfAttention.relative_attention_bias"): "a T5-base, UMT5-base or ByT5",
+    ("model.encoder.layers.0.pre_self_attn_layernorm", "model.encoder.layers.0.self_attn.q_proj"): "a T5Gemma",
     ("double_blocks.0.img_attn.qkv", "controlnet_blocks.0"): "a control net",
     ("control_model.zero_convs.0.0",): "a control net",
     ("x_embedder", "context_embedder", "transformer_blocks.0.attn.add_q_proj"): "a model with diffusers' names",
@@ -30,7 +32,6 @@ DROPPED = {
 }
 READ = [
     (T5.format(0), T5.format(23)),
-    (T5.format(0), "encoder.block.1.layer.0.SelfAttention.relative_attention_bias"),
     ("model.layers.0.self_attn.k_proj", "model.layers.0.mlp.gate_proj"),
     ("model.encoder.layers.0.self_attn.k_proj", "model.encoder.layers.0.mlp.gate_proj"),
     ("double_blocks.0.img_attn.qkv", "single_blocks.0.linear1"),
