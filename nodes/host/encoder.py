@@ -18,7 +18,7 @@ from torch.nn import Module
 
 from ...quant.errors import Refused
 from ...quant.recipes.unscaled import Unscaled, unscaled
-from ...quant.weights.native import NAMES
+from ...quant.weights.native import put_values
 from .architecture import without_prefix
 from .plan import linears, tensor_of
 
@@ -79,9 +79,7 @@ def with_values(patcher: ModelPatcher, tensors: dict[str, Tensor]) -> dict[str, 
     for name, layer in linears(patcher):
         kind, weight = unread.get(name.split(ENCODER)[0]), tensor_of(layer)
         if kind and isinstance(weight, QuantizedTensor):
-            for part in NAMES:
-                found.pop(f"{name}.{part}", None)
-            found[f"{name}.weight"] = merged(patcher, name, layer, weight).dequantize().cpu()
+            put_values(found, name, merged(patcher, name, layer, weight).dequantize().cpu())
     if len(found) < len(tensors):
         titles = " and ".join({kind.title for kind in unread.values()})
         logging.warning(f"ComfyUI core drops the scales of {titles}: its weights are saved in high precision.")

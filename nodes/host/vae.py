@@ -9,7 +9,7 @@ from comfy.quant_ops import QuantizedTensor
 from comfy.sd import VAE
 from torch import Tensor
 
-from ...quant.weights.native import NAMES
+from ...quant.weights.native import put_values
 from .plan import layers, tensor_of
 
 
@@ -21,9 +21,7 @@ class PatcherVAE(VAE):
         for name, layer in layers(self.patcher, "vae"):
             weight = tensor_of(layer)
             if isinstance(weight, QuantizedTensor):
-                for part in NAMES:
-                    tensors.pop(f"{name}.{part}", None)
-                tensors[f"{name}.weight"] = weight.dequantize().cpu()
+                put_values(tensors, name, weight.dequantize().cpu())
         return tensors
 
 

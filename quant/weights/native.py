@@ -189,3 +189,10 @@ def outer_of(weight: QuantizedWeight) -> Tensor:
         return weight.outer
     assert weight.format.outer_maximum, f"{weight.format.name} weights need their outer scale"
     return weight.scale.amax() / weight.format.outer_maximum
+
+
+def put_values(tensors: dict[str, Tensor], layer: str, values: Tensor) -> None:
+    """Put a layer's values ``[out, in]`` into a file's tensors, for its codes and all that is beside them."""
+    for part in NAMES:
+        tensors.pop(f"{layer}.{part}", None)
+    tensors[f"{layer}.weight"] = values
