@@ -8,6 +8,7 @@ what was cut short goes on with --first. Exits 1 at the first loss.
 from __future__ import annotations
 
 import argparse
+import multiprocessing
 import os
 import random
 import signal
@@ -17,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 
 import torch
@@ -43,6 +45,7 @@ TARGETS = {
 }
 KINDS = tuple(TARGETS)
 SOURCES = ("a.safetensors", "b.safetensors")
+SERVER = multiprocessing.get_context("forkserver")
 Model = dict[str, bytes]
 Models = tuple[Model | None, ...]
 
@@ -110,15 +113,13 @@ def files(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def in_child(run: Callable[[], None]) -> int:
-    """Process id of a copy of this process that runs it and ends."""
-    child = os.fork()
-    if child == 0:
-        try:
-            run()
-            os._exit(0)
-        except BaseException:
-            os._exit(1)
+def started(run: Callable[..., None], *arguments: object) -> ForkServerProcess:
+    """A child that runs it, forked from a process that has imported everything and computed nothing.
+
+    A copy of this one would wait for ever in its first parallel loop: OpenMP's threads do not survive a fork.
+    """
+    child = SERVER.Process(target=run, args=arguments)
+    child.start()
     return child
 
 
@@ -142,7 +143,9 @@ def complete(folder: Path, kind: str, source: str) -> tuple[Models, float]:
     """The targets that a conversion leaves which nobody kills, and how long it takes."""
     (folder / kind).mkdir(exist_ok=True)
     start = time.perf_counter()
-    if os.waitpid(in_child(lambda: work(folder, kind, source)), 0)[1]:
+    child = started(work, folder, kind, source)
+    child.join()
+    if child.exitcode:
         raise SystemExit(f"{kind}: the conversion fails by itself")
     duration = time.perf_counter() - start
     return models_in(folder / kind, kind), duration
@@ -182,19 +185,27 @@ def litter(folder: Path, kind: str, start: Start) -> list[str]:
     return [name for name in files(folder) if "-of-" in name and name not in named and name not in start.others]
 
 
+def killed_at(folder: Path, kind: str, moment: float, at: str) -> bool:
+    """Whether a conversion was still running at its moment and is killed now."""
+    if at == "call":
+        child = started(work_until, int(moment), folder, kind)
+    else:
+        child = started(work, folder, kind, "b.safetensors")
+        time.sleep(moment)
+        child.kill()
+    child.join()
+    return child.exitcode == -signal.SIGKILL
+
+
+def work_until(call: int, folder: Path, kind: str) -> None:
+    kill_at_call(call)
+    work(folder, kind, "b.safetensors")
+
+
 def one(folder: Path, kind: str, start: Start, new: Models, moment: float, at: str) -> str:
     emptied(folder / kind, start.others | start.files)
 
-    def run() -> None:
-        if at == "call":
-            kill_at_call(int(moment))
-        work(folder, kind, "b.safetensors")
-
-    child = in_child(run)
-    if at == "time":
-        time.sleep(moment)
-        os.kill(child, signal.SIGKILL)
-    killed = os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    killed = killed_at(folder, kind, moment, at)
     if problem := loss(folder / kind, kind, start, new):
         raise SystemExit(f"{kind}, killed at {moment}: {problem}")
     state = state_of(models_in(folder / kind, kind), start, new)
@@ -245,6 +256,7 @@ def main() -> None:
     parser.add_argument("--kind", choices=KINDS, action="append")
     parser.add_argument("--at", choices=("time", "call"), default="time")
     arguments = parser.parse_args()
+    SERVER.set_forkserver_preload([convert.__module__, run_batch.__module__])
     with tempfile.TemporaryDirectory() as name:
         sources(Path(name))
         for kind in arguments.kind or KINDS:
