@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import comfy.model_detection
 import comfy.ops
@@ -58,11 +58,10 @@ def of_shapes(shapes: Mapping[str, tuple[int, ...]]) -> Tensors:
     return {name: torch.empty(shape, dtype=torch.bfloat16, device="meta") for name, shape in shapes.items()}
 
 
-def check_no_control_net(file: str, names: Iterable[str]) -> None:
+def check_no_control_net(file: str, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Refused for a control net, which has an architecture's names, and which ComfyUI would take for one that lacks
     half of its weights."""
-    names = set(names)
-    if unscaled(names) is CONTROL_NET and not any(name.startswith(COMFYUI[0]) for name in names):
+    if unscaled(shapes) is CONTROL_NET and not any(name.startswith(COMFYUI[0]) for name in shapes):
         raise Refused(
             f"{file}: is a control net, no diffusion model: load it with ComfyUI's Load ControlNet Model, if it has "
             "scales as what scaled-fp8 convert --format bfloat16 makes of it."

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 
 import comfy.sd
 from comfy.model_patcher import ModelPatcher
@@ -94,12 +94,12 @@ def merged(patcher: ModelPatcher, name: str, layer: Module, weight: QuantizedTen
     return patcher.patch_weight_to_device(key, device_to=patcher.load_device, return_weight=True)
 
 
-def unread_encoders(names: Iterable[str]) -> dict[str, Unscaled]:
+def unread_encoders(tensors: Mapping[str, Tensor]) -> dict[str, Unscaled]:
     """What a CLIP's encoders are called -> their kind, of those that core reads without scales."""
-    parts: dict[str, list[str]] = {}
-    for name in names:
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, tensor in tensors.items():
         encoder, _, own = name.partition(ENCODER)
-        parts.setdefault(encoder, []).append(own)
+        parts.setdefault(encoder, {})[own] = tuple(tensor.shape)
     kinds = ((encoder, unscaled(own)) for encoder, own in parts.items())
     return {encoder: kind for encoder, kind in kinds if kind}
 

@@ -55,7 +55,7 @@ def planned(ckpt: Checkpoint, request: Request) -> tuple[list[Task], tuple[str, 
     if request.plan:
         return by_plan(ckpt, request.plan, request)
     request = replace(request, ignored=(*request.ignored, *ignored_by(quantization_config(ckpt.source))))
-    scopes = find_scopes([*map(ckpt.weight_key, ckpt), *ckpt.tensors], request)
+    scopes = find_scopes(ckpt.shapes(), request)
     tasks = [quantized(ckpt, name, scopes, request) for name in ckpt]
     fixed = with_companions(ckpt.tensors)
     tasks += [beside(ckpt, n) if n in fixed else other(ckpt, n, scopes, request) for n in ckpt.tensors]
@@ -129,7 +129,7 @@ def encoded(values: Values, policy: Policy, reason: str, request: Request) -> En
 def by_plan(ckpt: Checkpoint, plan: Plan, request: Request) -> tuple[list[Task], tuple[str, ...]]:
     """What a plan says, for the layers that are not quantized yet; Refused where core would not read the scales."""
     of = request.component or "transformer"
-    check_read_by_core([*map(ckpt.weight_key, ckpt), *ckpt.tensors], of, request)
+    check_read_by_core(ckpt.shapes(), of, request)
     encode = partial(encoded, request=request)
     tasks: list[Task] = [Pass(ckpt, name, "quantized already: left as it is") for name in ckpt]
     tasks += carried_out(ckpt, plan, of, encode)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from ..weights.granularity import Granularity
 from ..weights.native import loads_in_core
 from .families import Family
 from .policy import NO_FAMILY, Decision, Policy, bare_name, family_named, recognise
-from .unscaled import unscaled
+from .unscaled import Shapes, unscaled
 
 if TYPE_CHECKING:
     from .settings import Setting, Settings
@@ -81,11 +81,10 @@ class Scopes:
         return self.found[prefix_of(name)]
 
 
-def find_scopes(tensors: Iterable[str], request: QuantizationRequest) -> Scopes:
+def find_scopes(shapes: Shapes, request: QuantizationRequest) -> Scopes:
     """The policy for each part that the names of a model's tensors belong to; Refused where a request cannot be met."""
-    parts = by_prefix(tensors)
-    everything = [name for group in parts.values() for name in group]
-    kinds = {prefix: component_of(prefix, group, everything) for prefix, group in parts.items()}
+    parts = by_prefix(shapes)
+    kinds = {prefix: component_of(prefix, group, shapes) for prefix, group in parts.items()}
     single = len(set(kinds.values())) == 1
     scopes = {
         prefix: scope(prefix, (single and request.component) or kinds[prefix], group, request, single)
@@ -96,19 +95,19 @@ def find_scopes(tensors: Iterable[str], request: QuantizationRequest) -> Scopes:
     return Scopes(scopes)
 
 
-def lost_in_core(tensors: Iterable[str], scaled: Iterable[str]) -> tuple[str, ...]:
+def lost_in_core(shapes: Shapes, scaled: Iterable[str]) -> tuple[str, ...]:
     """What ComfyUI core would make of a file without an error, a sentence a part; scaled: layers that have scales."""
     prefixes = {prefix_of(name) for name in scaled}
-    parts = by_prefix(tensors).items()
+    parts = by_prefix(shapes).items()
     kinds = [unscaled(group) for prefix, group in parts if prefix in prefixes]
     return tuple(dict.fromkeys(kind.warning for kind in kinds if kind))
 
 
-def by_prefix(tensors: Iterable[str]) -> dict[str, list[str]]:
-    """The names of each part's tensors."""
-    parts: dict[str, list[str]] = {}
-    for name in tensors:
-        parts.setdefault(prefix_of(name), []).append(name)
+def by_prefix(shapes: Shapes) -> dict[str, dict[str, tuple[int, ...]]]:
+    """The shapes of each part's tensors."""
+    parts: dict[str, dict[str, tuple[int, ...]]] = {}
+    for name, shape in shapes.items():
+        parts.setdefault(prefix_of(name), {})[name] = shape
     return parts
 
 
@@ -118,7 +117,7 @@ def prefix_of(name: str) -> str:
     return prefix if names.component_of(prefix) else ""
 
 
-def component_of(prefix: str, tensors: list[str], everything: list[str]) -> str:
+def component_of(prefix: str, tensors: Collection[str], everything: Collection[str]) -> str:
     """Component of a part of an all-in-one checkpoint: by its prefix, its family, or signs in its names."""
     known = names.component_of(prefix)
     if known:
@@ -134,9 +133,9 @@ def component_of(prefix: str, tensors: list[str], everything: list[str]) -> str:
 ##### What becomes of a part
 
 
-def scope(prefix: str, component: str, tensors: list[str], request: QuantizationRequest, single: bool) -> Scope:
+def scope(prefix: str, component: str, shapes: Shapes, request: QuantizationRequest, single: bool) -> Scope:
     """What is asked for, for one part: its policy, or why it stays in high precision."""
-    family = family_of(tensors, component, request, single)
+    family = family_of(shapes, component, request, single)
     if request.component and request.component != component:
         return Scope(prefix, component, family, None, f"kept: only the {request.component} was asked for")
     if component == "vae" and not single and not request.component:
@@ -144,7 +143,7 @@ def scope(prefix: str, component: str, tensors: list[str], request: Quantization
     format, origin = format_of(component, family, request)
     if format is None:
         return Scope(prefix, component, family, None, f"kept: {origin}", "")
-    unread = None if request.unsupported else unscaled(tensors)
+    unread = None if request.unsupported else unscaled(shapes)
     if unread:
         return Scope(prefix, component, family, None, unread.kept, refusal=unread.refusal)
     granularity, source = granularity_of(format, family, request)
@@ -153,7 +152,7 @@ def scope(prefix: str, component: str, tensors: list[str], request: Quantization
     return Scope(prefix, component, family, policy, origin=f"format: {origin}; granularity: {source}")
 
 
-def family_of(tensors: list[str], component: str, request: QuantizationRequest, single: bool) -> Family | None:
+def family_of(tensors: Iterable[str], component: str, request: QuantizationRequest, single: bool) -> Family | None:
     """The requested family, of the component it is for; else the recognised one."""
     if request.family == NO_FAMILY:
         return None
@@ -196,9 +195,9 @@ def resolved(key: str, family: Family | None, settings: Settings) -> Setting:
     return settings.resolve(key, family.name if family else None)
 
 
-def check_read_by_core(tensors: Iterable[str], component: str, request: QuantizationRequest) -> None:
+def check_read_by_core(shapes: Shapes, component: str, request: QuantizationRequest) -> None:
     """Refused where core drops the scales of a part that is this component."""
-    for prefix, group in by_prefix(tensors).items():
+    for prefix, group in by_prefix(shapes).items():
         unread = unscaled(group)
         if unread and not request.unsupported and (names.component_of(prefix) or component) == component:
             raise Refused(unread.refusal)

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from .memory import Estimate, compare_methods, estimates
-from .parts import component_of, prefix_of
-
-Shapes = Mapping[str, tuple[int, ...]]
+from .parts import by_prefix, component_of
+from .unscaled import Shapes
 
 
 def file_estimates(shapes: Shapes) -> dict[str, list[Estimate]]:
@@ -17,12 +14,9 @@ def file_estimates(shapes: Shapes) -> dict[str, list[Estimate]]:
 
 def by_component(shapes: Shapes) -> dict[str, Shapes]:
     """Component -> the shapes of its tensors."""
-    parts: dict[str, dict[str, tuple[int, ...]]] = {}
-    for name, shape in shapes.items():
-        parts.setdefault(prefix_of(name), {})[name] = shape
     found: dict[str, dict[str, tuple[int, ...]]] = {}
-    for prefix, own in parts.items():
-        found.setdefault(component_of(prefix, list(own), list(shapes)), {}).update(own)
+    for prefix, own in by_prefix(shapes).items():
+        found.setdefault(component_of(prefix, own, shapes), {}).update(own)
     return {**found}
 
 

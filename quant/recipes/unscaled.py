@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .policy import bare_name, found_in
+
+# name of a tensor -> its shape without quantization
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclass(frozen=True)
@@ -13,14 +16,21 @@ class Unscaled:
     """One kind of file, or part of one, that core reads without its scales.
 
     signs: each a set of patterns that all match some name without its prefix, any set will do; absent: pattern of what
-    core does read; node: of this pack, which reads it, "" for none; instead: what else can be done.
+    core does read; outputs: of the layers that are looked at, where names alone do not tell; node: of this pack, which
+    reads it, "" for none; instead: what else can be done.
     """
 
     title: str
     signs: tuple[tuple[str, ...], ...]
     node: str = ""
     absent: str = r"(?!)"
+    outputs: int | None = None
     instead: str = "leave it as it is"
+
+    def fits(self, shapes: Shapes) -> bool:
+        names = [name for name, shape in shapes.items() if self.outputs is None or shape[:1] == (self.outputs,)]
+        found = any(all(found_in(names, sign) for sign in signs) for signs in self.signs)
+        return found and not found_in(names, self.absent)
 
     @property
     def kept(self) -> str:
@@ -51,9 +61,10 @@ UNSCALED = (
     CONTROL_NET,
     Unscaled("a Jina CLIP", ((r"(^|\.)encoder\.layers\.0\.mixer\.",),), ENCODER),
     Unscaled("a CLIP", ((r"^(text_model\.)?encoder\.layers\.0\.mlp\.fc1$",), (r"(^|\.)resblocks\.0\.",)), ENCODER),
-    # by names alone T5-XL is T5-XXL, which core reads with its scales
     Unscaled("a T5-base, UMT5-base or ByT5", ((r"^encoder\.block\.0\.layer\.0\.SelfAttention\.k$",),), ENCODER,
              absent=r"^encoder\.block\.23\."),
+    # T5-XXL, which core reads with its scales, has 10240
+    Unscaled("a T5-XL", ((r"^encoder\.block\.23\.layer\.1\.DenseReluDense\.wi_1$",),), ENCODER, outputs=5120),
     Unscaled("a T5Gemma", ((r"(^|\.)encoder\.layers\.0\.pre_self_attn_layernorm$",),), ENCODER),
     Unscaled("embedders of numbers", ((r"(^|\.)seconds_(start|total)\.embedder\.",),), MODEL),
     Unscaled("a model with diffusers' names, which it renames", (
@@ -67,8 +78,8 @@ UNSCALED = (
 )  # fmt: skip
 
 
-def unscaled(names: Iterable[str]) -> Unscaled | None:
-    """The kind that a file's or part's tensors are of, by their names; None for what core reads with its scales."""
-    bare = {bare_name(name) for name in names}
-    fitting = (kind for kind in UNSCALED if any(all(found_in(bare, sign) for sign in signs) for signs in kind.signs))
-    return next((kind for kind in fitting if not found_in(bare, kind.absent)), None)
+def unscaled(shapes: Shapes) -> Unscaled | None:
+    """The kind that a file's or part's tensors are of, by their names and shapes; None for what core reads with its
+    scales."""
+    bare = {bare_name(name): shape for name, shape in shapes.items()}
+    return next((kind for kind in UNSCALED if kind.fits(bare)), None)

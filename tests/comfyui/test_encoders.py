@@ -39,15 +39,11 @@ def test_core_drops_the_scales_of_its_own_format(swept, name):
     assert swept["figures"][name]["marker"]["core"] > 10
 
 
-# core drops their scales too, but by names they are T5-XXL, whose scales it reads: only shapes tell them apart
-UNTOLD = ("Pile-T5-XL",)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_conversion_knows_what_core_drops(swept, name):
     """It refuses to write these, and inspect names them."""
     case = swept["figures"][name]["marker"]
-    assert case["told"] == (case["core"] > 10 and name not in UNTOLD)
+    assert case["told"] == (case["core"] > 10)
 
 
 def test_every_encoder_of_this_comfyui_was_looked_at(swept):

@@ -42,7 +42,8 @@ ENCODERS: dict[str, SmallEncoder] = {
     "T5-XXL of Mochi": one("T5_XXL", "mochi", T5),
     "UMT5-XXL": one("T5_XXL", "wan", T5 | {"vocab_size": 4096}, text=False),
     "T5-XXL of 2020": one("T5_XXL_OLD", "cosmos", T5),
-    "Pile-T5-XL": one("T5_XL", "stable_diffusion", T5),
+    # as wide as core's own, for by nothing else is it told from T5-XXL
+    "Pile-T5-XL": one("T5_XL", "stable_diffusion", T5 | {"d_ff": 5120}),
     "T5-base": one("T5_BASE", "stable_audio", T5),
     "UMT5-base": one("T5_BASE", "ace", T5 | {"vocab_size": 4096}, text=False),
     "Llama 3 8B": one("LLAMA3_8", "hidream", FEW, text=False),
@@ -82,5 +83,5 @@ ENCODERS: dict[str, SmallEncoder] = {
     "HunyuanImage with ByT5": SmallEncoder(("QWEN25_7B", "BYT5_SMALL_GLYPH"), "hunyuan_image"),
 }
 # What ComfyUI builds without the operations that know a scale: 1,000 times off, without an error.
-DROPPED_BY_CORE = ("CLIP-L", "CLIP-H", "CLIP-G", "T5-base", "Jina CLIP 2", "HunyuanImage with ByT5")
+DROPPED_BY_CORE = ("CLIP-L", "CLIP-H", "CLIP-G", "T5-base", "Pile-T5-XL", "Jina CLIP 2", "HunyuanImage with ByT5")
 TOO_LARGE = {"GPT_OSS_20B": "20 billion parameters, whose sizes its constructor fixes"}

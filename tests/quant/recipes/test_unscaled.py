@@ -17,6 +17,7 @@ from scaled_fp8.quant.recipes.unscaled import unscaled
 
 CLIP = "text_model.encoder.layers.{}.mlp.fc1"
 T5 = "encoder.block.{}.layer.0.SelfAttention.k"
+WIDE_T5 = "encoder.block.23.layer.1.DenseReluDense.wi_1"
 # names of one file's layers -> what core reads without scales
 DROPPED = {
     (CLIP.format(0), CLIP.format(1)): "a CLIP",
@@ -39,9 +40,9 @@ READ = [
 ]
 
 
-def written(path, layers) -> str:
+def written(path, layers, outputs: int = 64) -> str:
     torch.manual_seed(0)
-    save_file({f"{name}.weight": torch.randn(64, 32).bfloat16() for name in layers}, path)
+    save_file({f"{name}.weight": torch.randn(outputs, 32).bfloat16() for name in layers}, path)
     return str(path)
 
 
@@ -57,7 +58,22 @@ def test_what_core_reads_without_scales_is_refused_by_name(tmp_path, layers, tit
 
 @pytest.mark.parametrize("layers", READ)
 def test_what_core_reads_with_scales_is_not(layers):
-    assert unscaled(layers) is None
+    assert unscaled(dict.fromkeys(layers, (64, 32))) is None
+
+
+@pytest.mark.parametrize(("outputs", "titles"), [(5120, ["a T5-XL"]), (10240, [])])
+@pytest.mark.parametrize("format", ["float8_e4m3fn", "nvfp4"])
+def test_t5_xl_is_told_from_t5_xxl_by_its_width(tmp_path, capsys, outputs, titles, format):
+    """As ComfyUI core tells them; of a quantized file by the shapes that its codes mean."""
+    source = written(tmp_path / "a.safetensors", (T5.format(0), WIDE_T5), outputs)
+    target = str(tmp_path / "b.safetensors")
+    if titles:
+        with pytest.raises(quant.Refused, match="core drops the scales of a T5-XL"):
+            quant.convert(source, target, format)
+    quant.convert(source, target, Request(format, unsupported=bool(titles)))
+    assert main(["inspect", target, "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)["core"]
+    assert len(said) == len(titles) and all(title in line for title, line in zip(titles, said, strict=True))
 
 
 def test_a_part_of_that_kind_stays_as_it_is(tmp_path):
