@@ -1,8 +1,10 @@
-"""Control LoRAs, which ComfyUI makes whole by a model's own weights, taken by name: they are given what those mean."""
+"""Control LoRAs, and control nets that are differences to a model: ComfyUI makes them whole by the model's own weights,
+taken by name. They are given what those mean."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from itertools import chain
 from typing import Any
 
@@ -10,17 +12,54 @@ import comfy.utils
 from comfy.controlnet import ControlBase, ControlLora
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
-from comfy.patcher_extension import WrappersMP
+from comfy.patcher_extension import CallbacksMP, WrappersMP
 from comfy.quant_ops import QuantizedTensor
+from torch import Tensor
 from torch.nn import Module
+
+from .plan import tensor_of
 
 KEY = "scaled_fp8_controls"
 
 
+class Served:
+    """Mixed in before a patcher's class: whoever reads a weight from its state dict, as ComfyUI does to make a control
+    net of a difference, reads what the codes mean."""
+
+    def model_state_dict(self, filter_prefix: str | None = None) -> dict[str, Tensor]:
+        patcher: Any = super()
+        return Meant(self, patcher.model_state_dict(filter_prefix))
+
+
+class Meant(dict[str, Tensor]):
+    """A model's state dict that answers with a layer's values for its codes, one layer at a time."""
+
+    def __init__(self, model: ModelPatcher, tensors: dict[str, Tensor]) -> None:
+        super().__init__(tensors)
+        self.model = model
+
+    def __getitem__(self, name: str) -> Tensor:
+        layer = name.removesuffix(".weight")
+        if f"{layer}.comfy_quant" not in self:
+            return super().__getitem__(name)
+        return values(self.model.get_model_object(layer))
+
+
+@cache
+def served_class(base: Any) -> type[ModelPatcher]:
+    return base if issubclass(base, Served) else type(f"Served{base.__name__}", (Served, base), {})
+
+
 def serve_controls(model: ModelPatcher) -> None:
-    """Have the control LoRAs that a model samples with get its weights, not their codes."""
+    """Have the control LoRAs that a model samples with, and the nets that are made of it, get its weights, not their
+    codes."""
+    kind: Any = type(model)
+    model.__class__ = served_class(kind)
     model.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
     model.add_wrapper_with_key(WrappersMP.CALC_COND_BATCH, KEY, served)
+    # ComfyUI clones into another class where it leaves dynamic VRAM
+    model.remove_callbacks_with_key(CallbacksMP.ON_CLONE, KEY)
+    model.add_callback_with_key(CallbacksMP.ON_CLONE, KEY, lambda model, clone: serve_controls(clone))
 
 
 def served(executor: Callable[..., Any], model: BaseModel, conds: list[Any], *args: Any, **kwargs: Any) -> Any:
@@ -47,5 +86,13 @@ def give_values(control: ControlLora, diffusion_model: Module) -> None:
     for name, module in diffusion_model.named_modules():
         weight = getattr(module, "weight", None)
         if name in places and isinstance(weight, QuantizedTensor) and f"{name}.weight" not in own:
-            comfy.utils.set_attr_param(net, f"{name}.weight", weight.dequantize())
+            comfy.utils.set_attr_param(net, f"{name}.weight", values(module))
     setattr(net, KEY, True)
+
+
+def values(layer: Module) -> Tensor:
+    """What a layer's codes mean, with the smoothing that core's own layers keep beside them."""
+    weight: Any = tensor_of(layer)
+    smooth = layer._parameters.get("pre_quant_scale")
+    found: Tensor = weight.dequantize()
+    return found if smooth is None else found * smooth.to(found)

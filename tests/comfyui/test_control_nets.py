@@ -35,9 +35,9 @@ def test_a_control_net_is_no_diffusion_model(found, name, dialect):
 
 
 @pytest.mark.parametrize("kind", BOUNDS)
-@pytest.mark.parametrize("net", ["net", "lora"])
+@pytest.mark.parametrize("net", ["net", "lora", "difference"])
 def test_a_quantized_model_samples_with_one_as_the_bf16_model_does(found, figure, kind, net):
-    """Core makes the net of a control LoRA of the weights of the model."""
+    """Core makes the net of a control LoRA, and of a difference, of the weights of the model."""
     got = found["beside"][f"{kind}, {net}"]
     figure(
         f"SD15 {kind}, sampled with a control {net}: {got['error']} from bf16, whose own effect is {got['effect']:.2f}"

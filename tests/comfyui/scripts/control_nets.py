@@ -128,8 +128,18 @@ def lora_net(tensors: StateDict) -> StateDict:
     return found
 
 
+def difference_net(tensors: StateDict, net: StateDict) -> StateDict:
+    """A control net that is stored as what it adds to the model that it is used with."""
+    generator = torch.Generator().manual_seed(4)
+    stored = {
+        name: torch.randn(tensor.shape, generator=generator) * tensor.std() / 8 if name in tensors else tensor
+        for name, tensor in net.items()
+    }
+    return {"difference": torch.tensor([]), **{f"control_model.{name}": tensor for name, tensor in stored.items()}}
+
+
 def beside_models() -> dict:
-    """Latents with a control net and with a control LoRA, of each kind of model beside the one that it means."""
+    """Latents with each kind of control, of each kind of model beside the one that it means."""
     with told("SD15"):
         model, _ = built("SD15")
         tensors = {name: tensor.clone() for name, tensor in model.diffusion_model.state_dict().items()}
@@ -138,20 +148,26 @@ def beside_models() -> dict:
         put("sd-meant.safetensors", meant, folder=MODELS)
         net = tensors_of(NETS["SD15"][1]())
         plain, lora = put("net.safetensors", net), put("lora.safetensors", lora_net(net))
+        put("difference.safetensors", difference_net(tensors, net))
         how = {"method": "int8", "granularity": "default", "keep": ""}
         models = {
             "loaded": (fp8("sd-ltx.safetensors", compute="upcast")[0], unet("sd-meant.safetensors")),
             "quantized": (call("QuantizeModel", model=unet("sd.safetensors"), **how)[0], unet("sd.safetensors")),
         }
-        nets = {"net": comfy.controlnet.load_controlnet(plain), "lora": comfy.controlnet.load_controlnet(lora)}
+        loaded = {"net": comfy.controlnet.load_controlnet(plain), "lora": comfy.controlnet.load_controlnet(lora)}
+        nets = {which: lambda model, net=net: net for which, net in loaded.items()} | {"difference": by_difference}
         return {
             f"{kind}, {which}": {
-                "error": attempt(ours, used, want := sampled(reference, used)),
+                "error": attempt(ours, net_of(ours), want := sampled(reference, net_of(reference))),
                 "effect": error(want, sampled(reference, None)),
             }
             for kind, (ours, reference) in models.items()
-            for which, used in nets.items()
+            for which, net_of in nets.items()
         }
+
+
+def by_difference(model):
+    return call("DiffControlNetLoader", model=model, control_net_name="difference.safetensors")[0]
 
 
 def attempt(model, net, want: torch.Tensor) -> float | str:
