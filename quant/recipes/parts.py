@@ -21,8 +21,12 @@ if TYPE_CHECKING:
 
 # What names without such a prefix say, where no family is recognised.
 SIGNS: tuple[tuple[str, str], ...] = (
+    # first, for Whisper has an encoder.conv1 as Wan's VAE has
+    (
+        r"^(text_model|transformer\.resblocks|encoder\.(block|layer|embed_positions)|layers\.\d+\.self_attn|visual)\b",
+        "encoder",
+    ),
     (r"^(encoder|decoder)\.(conv_in|conv1|conv_out|mid|mid_block|up_blocks|down_blocks)\b", "vae"),
-    (r"^(text_model|transformer\.resblocks|encoder\.block|encoder\.layer|layers\.\d+\.self_attn|visual)\b", "encoder"),
 )
 
 

@@ -1,4 +1,4 @@
-"""What ComfyUI core 0.33 builds without operations that know scales: it takes codes for weights, and says nothing."""
+"""What ComfyUI core 0.33 builds without operations that know scales: it takes codes for weights, mostly in silence."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Unscaled:
 
     signs: each a set of patterns that all match some name without its prefix, any set will do; absent: pattern of what
     core does read; outputs: of the layers that are looked at, where names alone do not tell; node: of this pack, which
-    reads it, "" for none; instead: what else can be done.
+    reads it, "" for none; instead: what else can be done; silent: not so where core refuses a file that has scales.
     """
 
     title: str
@@ -26,6 +26,7 @@ class Unscaled:
     absent: str = r"(?!)"
     outputs: int | None = None
     instead: str = "leave it as it is"
+    silent: bool = True
 
     def fits(self, shapes: Shapes) -> bool:
         names = [name for name, shape in shapes.items() if self.outputs is None or shape[:1] == (self.outputs,)]
@@ -33,21 +34,30 @@ class Unscaled:
         return found and not found_in(names, self.absent)
 
     @property
+    def fate(self) -> str:
+        """What core does with it."""
+        return f"drops the scales of {self.title}" if self.silent else f"does not load {self.title} that has scales"
+
+    @property
     def kept(self) -> str:
         """Why a part of this kind stays as it is in a conversion."""
-        return f"kept: ComfyUI core drops the scales of {self.title}"
+        return f"kept: ComfyUI core {self.fate}"
 
     @property
     def refusal(self) -> str:
         """Why a file that is nothing else is not quantized, and what to do."""
         here = f", or say --allow-unsupported: {self.node} loads it" if self.node else ""
-        return f"ComfyUI core drops the scales of {self.title}, without an error; {self.instead}{here}."
+        return f"ComfyUI core {self.fate}{self.silence}; {self.instead}{here}."
 
     @property
     def warning(self) -> str:
         """What somebody should know who has such a file."""
         read = f"{self.node} reads them" if self.node else "scaled-fp8 convert --format bfloat16 makes what it reads"
-        return f"ComfyUI core drops the scales of {self.title}, without an error; {read}."
+        return f"ComfyUI core {self.fate}{self.silence}; {read}."
+
+    @property
+    def silence(self) -> str:
+        return ", without an error" if self.silent else ""
 
 
 ENCODER, MODEL = "Load FP8 Text Encoder", "Load FP8 Checkpoint"
@@ -66,6 +76,24 @@ UNSCALED = (
     # T5-XXL, which core reads with its scales, has 10240
     Unscaled("a T5-XL", ((r"^encoder\.block\.23\.layer\.1\.DenseReluDense\.wi_1$",),), ENCODER, outputs=5120),
     Unscaled("a T5Gemma", ((r"(^|\.)encoder\.layers\.0\.pre_self_attn_layernorm$",),), ENCODER),
+    # not the tower of a language model, which core reads with its scales
+    Unscaled("an image encoder", (
+        (r"^vision_model\.encoder\.layers\.0\.mlp\.fc1$",),
+        (r"^encoder\.layer\.0\.layer_scale1\b",),
+        (r"^layer\.0\.attention\.o_proj$",),
+    ), absent=r"^layers\.0\."),
+    Unscaled("an audio encoder", (
+        (r"^(wav2vec2\.)?feature_projection\.projection$",), (r"^encoder\.embed_positions$",),
+    )),
+    Unscaled("a GLIGEN", ((r"^position_net\.null_positive_feature$",),)),
+    Unscaled("a LoRA", ((r"[._]lora(_up|_down|_A|_B|\.up|\.down|_linear_layer\.up)(\.default)?$",),)),
+    Unscaled("a style model", ((r"^redux_down$",), (r"^style_embedding$",)), silent=False),
+    Unscaled("a model patch", (
+        (r"^lllite_conditioning1\.conv1$",),
+        (r"^feature_embedder\.mid_layer_norm\b",),
+        (r"^controlnet_patch_embedding$",),
+        (r"^audio_proj\.proj1$",),
+    ), absent=r"^patch_embedding$", silent=False),
     Unscaled("embedders of numbers", ((r"(^|\.)seconds_(start|total)\.embedder\.",),), MODEL),
     Unscaled("a model with diffusers' names, which it renames", (
         (r"^x_embedder$", r"^context_embedder$", r"^transformer_blocks\.0\.attn\.add_q_proj$"),
