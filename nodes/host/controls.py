@@ -1,5 +1,5 @@
-"""Control LoRAs, and control nets that are differences to a model: ComfyUI makes them whole by the model's own weights,
-taken by name. They are given what those mean."""
+"""Control LoRAs, control nets that are differences to a model, and those of SD 3.5: ComfyUI makes them whole by the
+model's own weights, taken by name. They are given what those mean."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any
 
 import comfy.utils
-from comfy.controlnet import ControlBase, ControlLora
+from comfy.controlnet import ControlBase, ControlLora, ControlNetSD35
 from comfy.model_base import BaseModel
 from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import CallbacksMP, WrappersMP
@@ -51,8 +51,7 @@ def served_class(base: Any) -> type[ModelPatcher]:
 
 
 def serve_controls(model: ModelPatcher) -> None:
-    """Have the control LoRAs that a model samples with, and the nets that are made of it, get its weights, not their
-    codes."""
+    """Have the controls that a model samples with, and nets that are made of it, get its weights, not their codes."""
     kind: Any = type(model)
     model.__class__ = served_class(kind)
     model.remove_wrappers_with_key(WrappersMP.CALC_COND_BATCH, KEY)
@@ -67,6 +66,8 @@ def served(executor: Callable[..., Any], model: BaseModel, conds: list[Any], *ar
         # ComfyUI makes its net anew before each sampling
         if isinstance(control, ControlLora) and not hasattr(control.control_model, KEY):
             give_values(control, model.diffusion_model)
+        elif isinstance(control, ControlNetSD35):
+            give_embedder(control.control_model, model.diffusion_model)
     return executor(model, conds, *args, **kwargs)
 
 
@@ -88,6 +89,15 @@ def give_values(control: ControlLora, diffusion_model: Module) -> None:
         if name in places and isinstance(weight, QuantizedTensor) and f"{name}.weight" not in own:
             comfy.utils.set_attr_param(net, f"{name}.weight", values(module))
     setattr(net, KEY, True)
+
+
+def give_embedder(net: Module, diffusion_model: Module) -> None:
+    """Put the dequantized weights of the embedder that ComfyUI has copied, over its codes."""
+    ours, theirs = ("orig_y_embedder", "y_embedder") if net.double_y_emb else ("x_embedder", "x_embedder")
+    target = net.get_submodule(ours)
+    for name, layer in diffusion_model.get_submodule(theirs).named_modules():
+        if isinstance(getattr(layer, "weight", None), QuantizedTensor):
+            comfy.utils.copy_to_param(target, f"{name}.weight", values(layer))
 
 
 def values(layer: Module) -> Tensor:

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-NETS = ("SD15", "SDXL", "FLUX of XLabs", "SD 3.5", "Qwen-Image of InstantX", "Qwen-Image Fun")
+NETS = (
+    "SD15",
+    "SDXL",
+    "FLUX of XLabs",
+    "SD 3.5",
+    "SD 3.5 with the model's embedder",
+    "Qwen-Image of InstantX",
+    "Qwen-Image Fun",
+)
+MADE_OF_THE_MODEL = ("lora", "difference")
 # rounded weights once; INT8 rounds weights and activations
 BOUNDS = {"loaded": 0.005, "quantized": 0.02}
 
@@ -35,12 +44,12 @@ def test_a_control_net_is_no_diffusion_model(found, name, dialect):
 
 
 @pytest.mark.parametrize("kind", BOUNDS)
-@pytest.mark.parametrize("net", ["net", "lora", "difference"])
-def test_a_quantized_model_samples_with_one_as_the_bf16_model_does(found, figure, kind, net):
-    """Core makes the net of a control LoRA, and of a difference, of the weights of the model."""
-    got = found["beside"][f"{kind}, {net}"]
-    figure(
-        f"SD15 {kind}, sampled with a control {net}: {got['error']} from bf16, whose own effect is {got['effect']:.2f}"
-    )
+@pytest.mark.parametrize("control", [*NETS, *MADE_OF_THE_MODEL, "T2I adapter"])
+def test_a_quantized_model_samples_with_one_as_the_bf16_model_does(found, figure, kind, control):
+    """Core makes a control LoRA, a difference and a part of SD 3.5's nets of the weights of the model."""
+    got = found["beside"][f"{kind}, {control}"]
+    figure(f"{control}, beside a model {kind}: {got['error']} from bf16, where its own effect is {got['effect']:.2f}")
     assert got["error"] <= BOUNDS[kind]
     assert got["effect"] > 0.1
+    # and nothing of it is left in a net that the bf16 model samples with next
+    assert got["again"] == 0

@@ -92,11 +92,11 @@ IMAGES = {
         "model_dim": 2560, "axes_dims": (32, 48, 48), "rope_scale_factor": (1.0, 1.0, 1.0), "visual_embed_dim": 64,
     }, (1, 16, 1, 8, 8), more={"y": (1, 32)}),
     "SD3": Small({
-        "in_channels": 16, "patch_size": 2, "out_channels": 16, "depth": 2, "input_size": None, "adm_in_channels": 64,
+        "in_channels": 16, "patch_size": 2, "out_channels": 16, "depth": 2, "input_size": None, "adm_in_channels": 2048,
         "context_embedder_config": {"target": "torch.nn.Linear", "params": {"in_features": 64, "out_features": 128}},
         "num_patches": 64, "pos_embed_max_size": 8, "pos_embed_scaling_factor": None, "x_block_self_attn_layers": [0],
         "qk_norm": "rms",
-    }, more={"y": (1, 64)}),
+    }, more={"y": (1, 2048)}),
     "AuraFlow": Small({
         "max_seq": 64, "cond_seq_dim": 2048, "n_double_layers": 1, "n_layers": 2, "dim": 256, "n_heads": 2,
         "global_conddim": 256,
