@@ -14,8 +14,10 @@ NETS = (
     "Qwen-Image Fun",
 )
 MADE_OF_THE_MODEL = ("lora", "difference")
-# rounded weights once; INT8 rounds weights and activations
-BOUNDS = {"loaded": 0.005, "quantized": 0.02}
+# core copies the model's embedder before anything else runs: codes of one byte for two weights do not fit there
+PACKED = ("smoothed", "SD 3.5 with the model's embedder")
+# rounded weights once, FP8 and NVFP4 with smoothed activations; INT8 rounds weights and activations
+BOUNDS = {"loaded": 0.005, "smoothed": 0.005, "quantized": 0.02}
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +45,10 @@ def test_a_control_net_is_no_diffusion_model(found, name, dialect):
     assert said.startswith("Refused: ") and "is a control net, no diffusion model" in said and "\n" not in said
 
 
-@pytest.mark.parametrize("kind", BOUNDS)
-@pytest.mark.parametrize("control", [*NETS, *MADE_OF_THE_MODEL, "T2I adapter"])
+CASES = [(kind, control) for kind in BOUNDS for control in (*NETS, *MADE_OF_THE_MODEL, "T2I adapter")]
+
+
+@pytest.mark.parametrize(("kind", "control"), [case for case in CASES if case != PACKED])
 def test_a_quantized_model_samples_with_one_as_the_bf16_model_does(found, figure, kind, control):
     """Core makes a control LoRA, a difference and a part of SD 3.5's nets of the weights of the model."""
     got = found["beside"][f"{kind}, {control}"]
@@ -53,3 +57,9 @@ def test_a_quantized_model_samples_with_one_as_the_bf16_model_does(found, figure
     assert got["effect"] > 0.1
     # and nothing of it is left in a net that the bf16 model samples with next
     assert got["again"] == 0
+
+
+def test_an_embedder_of_packed_codes_is_an_error_in_core(found):
+    """Where this fails, core has learnt it: then PACKED goes."""
+    kind, control = PACKED
+    assert "size mismatch for mlp.0.weight" in found["beside"][f"{kind}, {control}"]["error"]

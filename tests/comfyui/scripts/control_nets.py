@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import replace
 
 import comfy.cldm.cldm
 import comfy.cldm.dit_embedder
@@ -23,6 +24,8 @@ from small_models import SMALL, built, told
 torch.set_num_threads(1)
 pack()
 ENGINE = next(name for name in sys.modules if name.endswith("scaled-fp8.quant"))
+quant = importlib.import_module(ENGINE)
+native_tensors = importlib.import_module(f"{ENGINE}.weights.native").native_tensors
 convert = importlib.import_module(f"{ENGINE}.conversion.converter").convert
 FOLDER = BASE / "models" / "controlnet"
 FOLDER.mkdir(exist_ok=True)
@@ -180,6 +183,19 @@ MADE = {"lora": ("SD15", lora_net), "difference": ("SD15", difference_net), "T2I
 CONTROLS = {name: (family, net_of) for name, (family, _) in NETS.items()} | MADE
 
 
+def smoothed(tensors: StateDict) -> tuple[StateDict, StateDict]:
+    """A file in core's NVFP4 whose activations are smoothed, and the weights that it means."""
+    stored, meant = dict(tensors), dict(tensors)
+    for name in sorted(matrices(tensors)):
+        weight = tensors[name].float()
+        smooth = 0.5 + torch.rand(weight.shape[1], generator=torch.Generator().manual_seed(8))
+        made = quant.quantize(weight / smooth, quant.FORMATS["nvfp4"])
+        del stored[name]
+        stored |= native_tensors(replace(made, smooth=smooth), name.removesuffix("weight"))
+        meant[name] = (made.dequantize().float() * smooth).to(tensors[name].dtype)
+    return stored, meant
+
+
 def models_of(family: str) -> tuple[StateDict, dict]:
     """A model's tensors, and by what was done to it the model and the one that it means."""
     model, _ = built(family)
@@ -187,8 +203,11 @@ def models_of(family: str) -> tuple[StateDict, dict]:
     stored, header, meant = written("ltx", tensors, matrices(tensors))
     put("plain.safetensors", tensors, folder=MODELS), put("ltx.safetensors", stored, header, MODELS)
     put("meant.safetensors", meant, folder=MODELS)
+    stored, meant = smoothed(tensors)
+    put("smooth.safetensors", stored, folder=MODELS), put("smooth-meant.safetensors", meant, folder=MODELS)
     how = {"method": "int8", "granularity": "default", "keep": ""}
     return tensors, {
+        "smoothed": (fp8("smooth.safetensors", compute="upcast")[0], unet("smooth-meant.safetensors")),
         "loaded": (fp8("ltx.safetensors", compute="upcast")[0], unet("meant.safetensors")),
         "quantized": (call("QuantizeModel", model=unet("plain.safetensors"), **how)[0], unet("plain.safetensors")),
     }
