@@ -49,8 +49,15 @@ def changed(target: Target) -> set[Path]:
 def check_source(source: Source, files: Iterable[Path]) -> None:
     own = belongings(source)
     for path in files:
-        if path.exists() and any(file.exists() and path.samefile(file) for file in own):
+        if any(is_same(path, file) for file in own):
             raise Refused(f"{path}: is a file of what is converted; {AWAY}.")
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Whether both are there and one file; another run may delete a shard of its own at any time."""
+    with suppress(FileNotFoundError):
+        return path.samefile(other)
+    return False
 
 
 def belongings(source: Source) -> set[Path]:

@@ -195,8 +195,8 @@ def test_runs_at_once_on_one_target_both_end_well(
         monkeypatch.delattr(os, "O_TMPFILE")
     source = save_model(tmp_path / "m.safetensors")
     target = tmp_path / ("out.safetensors.index.json" if options.shard_size else "out.safetensors")
-    with ThreadPoolExecutor(4) as pool:
-        for run in [pool.submit(convert, source, target, "float16", options) for _ in range(8)]:
+    with ThreadPoolExecutor(6) as pool:
+        for run in [pool.submit(convert, source, target, "float16", options) for _ in range(16)]:
             run.result()
     named = {path.name for path in sets.named_by(target)}
     assert set(files(tmp_path)) == {"m.safetensors", target.name} | named
