@@ -41,8 +41,8 @@ class CalibrateModel(io.ComfyNode):
                 io.Boolean.Input(
                     "sensitivity",
                     default=True,
-                    tooltip="Once, after the first sampling: it is repeated, with a step more for each layer, to see "
-                    "how much each layer matters.",
+                    tooltip="Once, after the first sampling: two more of other noise, with a step more for each layer, "
+                    "to see how much each layer matters.",
                 ),
             ],
             outputs=[io.Model.Output(display_name="MODEL", tooltip="For the sampler, and for Save Calibration.")],

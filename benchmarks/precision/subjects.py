@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scaled_fp8.quant import read_checkpoint
-from scaled_fp8.quant.calibration.disturbance import LATE, Shares, distance, nearest
+from scaled_fp8.quant.calibration.disturbance import LATE, Shares, fed, image_error
 from scaled_fp8.quant.calibration.moments import Moments
 from scaled_fp8.quant.calibration.store import Facts, Record, sample_of, save_calibration
 from scaled_fp8.quant.calibration.watching import Watch
@@ -22,12 +22,14 @@ from torch import Tensor, nn
 
 from ..comfyui import ROOT, make_base, run
 
-SEEN, SENSED, JUDGED = 100, 200, 7  # seeds: of what is calibrated on, of layers one by one, of what is measured
+# seeds: of what is calibrated on, of the sampling behind it, of layers one by one, of what is measured
+SEEN, UNSEEN, SENSED, JUDGED = 100, 150, 200, 7
 DATA = ROOT / "tests" / "data"
 LONGEST = 7200.0
+DIGITS = "0123456789012345"
 CONDITIONINGS = 2  # the demo draws with guidance: each image twice in a batch
 
-IN_COMFYUI = "in ComfyUI on the CPU, latents of 8 images of 4 steps, calibrated on 16 others of 12"
+IN_COMFYUI = "in ComfyUI on the CPU, latents of 16 images of 4 steps, calibrated on 48 others"
 
 
 @dataclass
@@ -51,7 +53,7 @@ class Digits:
 
     def watch(self, path: Path, layers: list[str]) -> None:
         """Calibrate on other noise than is judged by."""
-        more = {"work": "watch", "out": str(path), "layers": layers, "digits": "0123456789012345", "steps": 12}
+        more = {"work": "watch", "out": str(path), "layers": layers, "digits": 3 * DIGITS}
         self.ask("watch", self.request(SEEN) | more)
 
     def errors(self, files: Iterable[Path], seed: int = JUDGED) -> dict[str, float]:
@@ -92,7 +94,7 @@ class Digits:
     def request(self, seed: int) -> dict:
         return {
             "base": str(self.models.parents[1]), "device": "cpu", "threads": 1, "file": self.file.name, "seed": seed,
-            "steps": 4, "digits": "01234567", "latent": list(self.latent),
+            "steps": 4, "digits": DIGITS, "latent": list(self.latent),
             "conditioning": str(DATA / f"{self.conditioning}.safetensors"),
             "latents": str(self.folder / f"latents-{seed}.safetensors"),
         }  # fmt: skip
@@ -133,11 +135,11 @@ class Demo:
         modules = {name: self.linears[name] for name in layers}
         watch = Watch({name: linear.in_features for name, linear in modules.items()})
         with watch.listening(modules, CONDITIONINGS):
-            want = self.draw(SEEN)
-        differences = {name: nearest(linear.weight, name) for name, linear in modules.items()}
-        shares = Shares(differences.__getitem__, layers, layers, int(LATE * self.steps))
-        local = {name: watch.moments[name].lost_on_seen(one, modules[name].weight) for name, one in differences.items()}
-        factors = shares.factors(distance(self.draw(SEEN, shares), want), local)
+            self.draw(SEEN)
+        rounded = {name: fed(linear.weight.data, watch.moments[name], name) for name, linear in modules.items()}
+        shares = Shares(rounded.__getitem__, layers, layers, int(LATE * self.steps))
+        want = self.draw(UNSEEN)
+        factors = shares.factors(image_error(self.draw(UNSEEN, shares), want))
         records = {name: record(self.linears[name], moments, factors[name]) for name, moments in watch.moments.items()}
         save_calibration(path, records, Facts(self.steps, 1))
 

@@ -10,8 +10,7 @@ from comfy.model_patcher import ModelPatcher
 from comfy.patcher_extension import WrapperExecutor, WrappersMP
 from torch import Tensor
 
-from ...quant.calibration.disturbance import DISTURBED_BY, added, nearest
-from ...quant.calibration.watching import Watch
+from ...quant.calibration.disturbance import DISTURBED_BY, added
 from ...quant.nn.component import already
 from ...quant.recipes.policy import Policy, recognise
 from .calibrations import plain
@@ -49,9 +48,3 @@ def disturbed(model: ModelPatcher, groups: str) -> list[list[str]]:
 def weight_of(model: ModelPatcher, name: str) -> Tensor:
     """A layer's weight without LoRA, float32 ``[out, in]`` on the model's device."""
     return plain(base_weight(model, PREFIX + name)).to(model.load_device)
-
-
-def local_error(model: ModelPatcher, watch: Watch, name: str) -> float:
-    """Relative error of a layer's output once it is rounded to nearest, by what the layer was fed."""
-    weight = weight_of(model, name)
-    return watch.moments[name].lost_on_seen(nearest(weight, name), weight)

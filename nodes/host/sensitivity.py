@@ -22,7 +22,7 @@ from comfy.model_patcher import ModelPatcher
 from torch import Tensor
 
 from ...quant.calibration.candidates import USUAL
-from ...quant.calibration.disturbance import DISTURBED_BY, distance, fed, level, nearest, spread
+from ...quant.calibration.disturbance import DISTURBED_BY, Rounded, fed, image_error, level, nearest, spread
 from ...quant.calibration.store import Calibration, Factored, read_calibration, write_calibration
 from ...quant.errors import Refused
 from ...quant.files.atomic import write_whole
@@ -133,7 +133,7 @@ class Measurement:
     def knows(self, name: str) -> bool:
         return name in (self.watch.moments if self.watch else self.before or {})
 
-    def rounded(self, name: str, format: Format) -> tuple[Tensor, float]:
+    def rounded(self, name: str, format: Format) -> Rounded:
         """What is added to a layer's weight ``[out, in]``, and the relative error of its output."""
         weight, dtype = weight_of(self.model, name), activation_dtype(self.model)
         if self.before is not None:
@@ -143,12 +143,12 @@ class Measurement:
         difference = nearest(weight, name)
         return difference.to(dtype), self.watch.moments[name].lost_on_seen(difference, weight)
 
-    def lost(self, rounded: Mapping[str, tuple[Tensor, float]], want: Tensor) -> float:
+    def lost(self, rounded: Mapping[str, Rounded], want: Tensor) -> float:
         """Relative error of the image with these layers disturbed."""
         if not rounded:
             return 0.0
         differences = {name: difference for name, (difference, _) in rounded.items()}
-        found = distance(self.trial.run(disturbing(unwatched(self.model), differences)), want)
+        found = image_error(self.trial.run(disturbing(unwatched(self.model), differences)), want)
         if not isfinite(found):
             raise Refused(
                 f"With {', '.join(rounded)} disturbed this model samples NaN or infinity; keep it in high precision."

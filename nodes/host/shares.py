@@ -1,20 +1,21 @@
-"""Behind the first watched sampling the same once more, with disturbed layers: how much does each one matter?"""
+"""Behind the first watched sampling two of other noise, one with disturbed layers: how much does each one matter?"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import comfy.model_management
 from comfy.model_patcher import ModelPatcher
 from torch import Tensor
+from torch.nn import Module
 
-from ...quant.calibration.disturbance import LATE, Shares, distance, nearest, spread
+from ...quant.calibration.disturbance import LATE, Rounded, Shares, fed, image_error, spread
 from ...quant.calibration.store import read_calibration
-from ...quant.calibration.watching import Watch
+from ...quant.calibration.watching import Call, Watch
 from ...quant.errors import Refused
-from .disturbance import disturbed, local_error, weight_of
+from .disturbance import disturbed, weight_of
 from .plan import activation_dtype
 from .watch import Sampled, weights
 
@@ -22,20 +23,17 @@ from .watch import Sampled, weights
 def measure_shares(path: Path, model: ModelPatcher, watch: Watch, sampled: Sampled) -> None:
     """Give watch the factor of each layer; nothing where they are known, or where the image says nothing.
 
-    path: of the calibration that this adds to.
+    Layers are disturbed by the rounding that plans make, which is fitted to the noise that was watched: of that, images
+    would show too little of it. path: of the calibration that this adds to.
     """
     layers = [name for group in disturbed(model, "layer") for name in group if name in watch.moments]
     if watch.factors or known(path) or not layers or not sampled.image.any():
         return
-    logging.info("Scaled FP8: %d steps for the sensitivity of %d layers.", sampled.calls + len(layers), len(layers))
-    shares = Shares(differences(model), layers, held(model, layers), int(LATE * sampled.calls))
-    watch.shares = shares
-    try:
-        lost = distance(sampled.again().float(), sampled.image.float())
-    finally:
-        watch.shares = None
-    local = {name: local_error(model, watch, name) for name in shares.alone}
-    watch.factors = shares.factors(lost, local)
+    steps = 2 * sampled.calls + 1 + len(layers)
+    logging.info("Scaled FP8: %d steps for the sensitivity of %d layers, each rounded once.", steps, len(layers))
+    want = unwatched(watch, sampled, undisturbed)
+    shares = Shares(rounded(model, watch), layers, held(model, layers), int(LATE * sampled.calls))
+    watch.factors = shares.factors(image_error(unwatched(watch, sampled, shares.call), want))
 
 
 def known(path: Path) -> bool:
@@ -46,14 +44,28 @@ def known(path: Path) -> bool:
         return True
 
 
-def differences(model: ModelPatcher) -> Callable[[str], Tensor]:
-    """Layer -> what disturbs it; raises where the user has asked to stop."""
+def unwatched(watch: Watch, sampled: Sampled, call: Call) -> Tensor:
+    """Latents of other noise."""
+    watch.instead = call
+    try:
+        return sampled.other().float()
+    finally:
+        watch.instead = None
 
-    def difference(name: str) -> Tensor:
+
+def undisturbed(forward: Callable[[], Tensor], modules: Mapping[str, Module]) -> Tensor:
+    return forward()
+
+
+def rounded(model: ModelPatcher, watch: Watch) -> Callable[[str], Rounded]:
+    """Layer -> what disturbs it, and its output's error; raises where the user has asked to stop."""
+
+    def found(name: str) -> Rounded:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        return nearest(weight_of(model, name), name).to(activation_dtype(model))
+        difference, error = fed(weight_of(model, name), watch.moments[name], name)
+        return difference.to(activation_dtype(model)), error
 
-    return difference
+    return found
 
 
 def held(model: ModelPatcher, layers: list[str]) -> list[str]:

@@ -24,9 +24,9 @@ class Trial:
     groups: str = "layer"
 
     def run(self, model: ModelPatcher) -> Tensor:
-        """Latents, flattened, float32 on the CPU."""
+        """Latents ``[images, numbers]``, float32 on the CPU."""
         found = sample(model, self.request, self.request.samples(model), 0, None)
-        return torch.cat([part.flatten() for part in parts(found)])
+        return torch.cat([part.flatten(1) for part in parts(found)], 1)
 
     def key(self, model: ModelPatcher) -> str:
         """What tells this measurement from others: the model's weights, its LoRAs and everything that is sampled."""

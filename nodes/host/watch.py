@@ -24,6 +24,7 @@ Conditions = dict[str, list[dict[str, Any]]]
 KEY = "scaled_fp8_watch"
 KINDS = (WrappersMP.APPLY_MODEL, WrappersMP.OUTER_SAMPLE)
 PREFIX = "diffusion_model."
+OTHER_SEED = 0x0F8
 QUIET = (None, True)  # callback and disable_pbar, the sixth and seventh of what a sampling is given
 
 
@@ -37,11 +38,11 @@ class Watched:
 
 @dataclass(frozen=True)
 class Sampled:
-    """A sampling that was watched. image: its latents; calls: of the model; again: the same once more, unseen."""
+    """A sampling that was watched. image: its latents; calls: of the model; other: what it makes of other noise."""
 
     image: Tensor
     calls: int
-    again: Callable[[], Tensor]
+    other: Callable[[], Tensor]
 
 
 After = Callable[[ModelPatcher, Watch, Sampled], None]
@@ -85,8 +86,8 @@ def with_watch(model: ModelPatcher, watch: Watch, after: After | None = None) ->
         options = options_of(*args, **kwargs)
         if is_compiled(options):
             return executor(*args, **kwargs)
-        if watch.shares is not None:
-            return watch.shares.call(lambda: executor(*args, **kwargs), running(executor.class_obj))
+        if watch.instead is not None:
+            return watch.instead(lambda: executor(*args, **kwargs), running(executor.class_obj))
         with watch.listening(running(executor.class_obj), len(options.get("cond_or_uncond", (0,)))):
             return executor(*args, **kwargs)
 
@@ -96,8 +97,8 @@ def with_watch(model: ModelPatcher, watch: Watch, after: After | None = None) ->
         try:
             found = executor(*args, **kwargs)
             if after is not None:
-                again = repeated(executor, conditions, args, kwargs)
-                after(model, watch, Sampled(found, watch.facts.steps - calls, again))
+                other = of_other_noise(executor, conditions, args, kwargs)
+                after(model, watch, Sampled(found, watch.facts.steps - calls, other))
         except BaseException:
             watch.clear()
             raise
@@ -110,17 +111,23 @@ def with_watch(model: ModelPatcher, watch: Watch, after: After | None = None) ->
     return clone
 
 
-def repeated(executor: WrapperExecutor, conditions: Conditions, args: Any, kwargs: Any) -> Callable[[], Tensor]:
-    """The same sampling once more, without previews; random numbers go on as if it had not been."""
+def of_other_noise(executor: WrapperExecutor, conditions: Conditions, args: Any, kwargs: Any) -> Callable[[], Tensor]:
+    """The same sampling of other noise, without previews; random numbers go on as if it had not been."""
     noise, latent, *others = args
     others[3:5] = QUIET[: len(others) - 3]
 
-    def again() -> Tensor:
+    def other() -> Tensor:
         executor.class_obj.conds = copied(conditions)
         with torch.random.fork_rng(devices=[noise.device] if noise.is_cuda else []):
-            return executor(noise.clone(), latent.clone(), *others, **kwargs)
+            return executor(other_noise(noise), latent.clone(), *others, **kwargs)
 
-    return again
+    return other
+
+
+def other_noise(noise: Tensor) -> Tensor:
+    """As loud as this, and in no second moment like it: its negative, or its tokens in another order, would be."""
+    found = torch.randn(noise.shape, generator=torch.Generator().manual_seed(OTHER_SEED))
+    return (found * noise.float().std().cpu()).to(noise)
 
 
 def copied(conditions: Conditions) -> Conditions:

@@ -13,6 +13,7 @@ from math import isfinite, sqrt
 from threading import Lock
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn import Module
@@ -25,30 +26,35 @@ from .rounding import calibrated
 DISTURBED_BY = FORMATS["nvfp4"]  # an error as large as the largest that is planned with
 LATE = 0.6  # of a sampling: the call whose shares are nearest to the image's
 HELD = 1 << 30  # bytes of all differences that are kept while the whole run is disturbed
+FEW = 4  # images, of which none can be told to stand out
+OTHER = 4.0  # times the median error: an image that became another one
+Rounded = tuple[Tensor, float]
 
 
 @dataclass
 class Shares:
     """One run of a model with some of its layers disturbed.
 
-    difference: layer -> what is added to its weight ``[out, in]``; layers: those whose share is wanted; together: those
-    that are disturbed all along; at: the call, from 0, at which each layer is disturbed alone.
+    rounded: layer -> what is added to its weight ``[out, in]``, and the relative error of the layer's output; layers:
+    those whose share is wanted; together: those that are disturbed all along; at: the call, from 0, at which each layer
+    is disturbed alone.
     """
 
-    difference: Callable[[str], Tensor]
+    rounded: Callable[[str], Rounded]
     layers: Sequence[str]
     together: Sequence[str]
     at: int
     alone: dict[str, float] = field(default_factory=dict)
+    local: dict[str, float] = field(default_factory=dict)
     all: float = 0.0
 
     def __post_init__(self) -> None:
-        self.held = {name: self.difference(name) for name in self.together}
+        self.held = {name: self.rounded(name) for name in self.together}
         self.calls, self.lock = 0, Lock()
 
     def call(self, forward: Callable[[], Tensor], modules: Mapping[str, Module]) -> Tensor:
         """What the disturbed model puts out; modules: layer -> the module in its place."""
-        with added({modules[name]: difference for name, difference in self.held.items()}):
+        with added({modules[name]: difference for name, (difference, _) in self.held.items()}):
             found = forward()
         with self.lock:
             here, self.calls = self.calls == self.at, self.calls + 1
@@ -60,18 +66,18 @@ class Shares:
         want = forward()
         self.all = distance(together, want)
         for name in self.layers:
-            with added({modules[name]: self.difference(name)}):
+            difference, self.local[name] = self.held.get(name) or self.rounded(name)
+            with added({modules[name]: difference}):
                 self.alone[name] = distance(forward(), want)
 
-    def factors(self, image: float, local: Mapping[str, float]) -> dict[str, float]:
-        """Relative error of the image for each unit of a layer's output error.
+    def factors(self, image: float) -> dict[str, float]:
+        """Relative error of the image for each unit of a layer's output error; image: what the run's lost, relative.
 
-        image: what the run's image lost, relative; local: relative error of each layer's output as it was disturbed.
         Layers whose disturbance reached nothing, or broke the model, are left out.
         """
         if not (self.all > 0 and isfinite(image / self.all)):
             return {}
-        known = ((name, image / self.all * share / max(local[name], 1e-12)) for name, share in self.alone.items())
+        known = ((name, image / self.all * share / max(self.local[name], 1e-12)) for name, share in self.alone.items())
         return {name: factor for name, factor in known if factor > 0 and isfinite(factor)}
 
 
@@ -89,6 +95,18 @@ def distance(got: Tensor, want: Tensor) -> float:
     return float((got - want).norm() / want.norm())
 
 
+def image_error(got: Tensor, want: Tensor) -> float:
+    """Relative error of images ``[images, ...]``, without those that became another one.
+
+    Errors of layers add in squares while they are small. An image that tips over, into another digit say, is as far off
+    for a small error as for a large one, and would outweigh all the others.
+    """
+    each = (got - want).flatten(1).norm(dim=1) / want.flatten(1).norm(dim=1)
+    usual = each.median()
+    kept = each <= OTHER * usual if len(want) >= FEW and usual > 0 else torch.ones_like(each, dtype=torch.bool)
+    return distance(got[kept], want[kept])
+
+
 ##### What disturbs a layer, and how much
 
 
@@ -97,7 +115,7 @@ def nearest(weight: Tensor, name: str = "weight") -> Tensor:
     return quantize(weight, DISTURBED_BY, name=name).dequantize() - weight
 
 
-def fed(weight: Tensor, moments: Moments, name: str = "weight", format: Format = DISTURBED_BY) -> tuple[Tensor, float]:
+def fed(weight: Tensor, moments: Moments, name: str = "weight", format: Format = DISTURBED_BY) -> Rounded:
     """What rounding by moments adds to a weight ``[out, in]``, and the relative error of the output on images held out.
 
     To be seen on other images than moments are of. They show a seventh more of it than of as large an error by

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from math import inf
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,9 +13,8 @@ from torch import Tensor, nn
 from .moments import Moments, block_size, features, joined, moments_of, no_moments, stored_bytes
 from .store import Facts
 
-if TYPE_CHECKING:
-    from .disturbance import Shares
-
+# forward of a model, and layer -> the module in its place -> what the model puts out
+Call = Callable[[Callable[[], Tensor], Mapping[str, nn.Module]], Tensor]
 LAYERS, REST = 8, 15 * 10**8  # bytes of moments: so many times the largest layer in bf16, and so many
 
 
@@ -41,7 +39,7 @@ class Watch:
         """Forget all, as after it was saved."""
         self.moments: dict[str, Moments] = {}
         self.factors: dict[str, float] = {}
-        self.shares: Shares | None = None  # while a run is disturbed, in which nothing is watched
+        self.instead: Call | None = None  # of watching, while the model runs for another reason
         self.facts = Facts()
 
     @property

@@ -41,8 +41,8 @@ def test_the_first_sampling_tells_how_much_each_layer_matters(figures, figure):
     ratios = figures["predicted"].values()
     figure(f"calibration: image's error of single layers, predicted / measured: {min(ratios):.2f} to {max(ratios):.2f}")
     assert figures["factors"] == 14
-    # three steps, the same three disturbed, one more undisturbed and one for each layer; the next time none of them
-    assert figures["calls"] == [3 + 3 + 1 + 14, 3 + 3 + 1 + 14 + 3]
+    # three steps, three of other noise, the same disturbed, one more undisturbed and one for each layer; then no more
+    assert figures["calls"] == [3 * 3 + 1 + 14, 3 * 3 + 1 + 14 + 3]
     assert all(0.6 < ratio < 1.6 for ratio in ratios), figures["predicted"]
     assert figures["hooks after it"] == 0
     assert "of 14 layers" in figures["sensed"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import comfy.model_management
@@ -92,19 +93,13 @@ for digits in ("0123", "03"):
     moments = save(guided)[0][LAYER].moments
     figures["held out"][digits] = [moments.rows, moments.held_out is not None]
 
-##### How much each layer matters, in passing, beside layers whose weights are really others
+##### How much each layer matters, in passing, beside models of which one layer is quantized
 
 LAYERS = (LAYER, "double_blocks.0.img_mlp.2", "single_blocks.0.linear1", "single_blocks.2.linear2")
 
 
-def with_weight(layer: str, weight: torch.Tensor):
-    clone = base.clone()
-    clone.add_object_patch(f"diffusion_model.{layer}.weight", torch.nn.Parameter(weight, requires_grad=False))
-    return clone
-
-
-def drawn(model, steps: int = 3) -> torch.Tensor:
-    return sample(model, steps, "03", 100)
+def drawn(model, steps: int = 3, seed: int = 100) -> torch.Tensor:
+    return sample(model, steps, "0123", seed)
 
 
 sensed, calls = watching(base, "sensed", sensitivity=True), []
@@ -117,14 +112,15 @@ drawn(sensed)
 figures["calls"].append(len(calls))
 figures["factors"] = sum(told[name].factor is not None for name in told)
 figures["predicted"] = {}
+unseen = drawn(base, seed=101)
 for layer in LAYERS:
-    own, known = base.get_model_object(f"diffusion_model.{layer}.weight").data.float(), told[layer]
-    step = own.abs().amax(1, keepdim=True) / 7
-    moved = (own / step).round() * step
-    moments = known.moments
-    local = (moments.energy(moved - own) / moments.energy(own)) ** 0.5
-    measured = float((drawn(with_weight(layer, moved)) - sketch).norm() / sketch.norm())
-    figures["predicted"][layer] = known.factor * local / measured
+    keep = "|".join(re.escape(name) for name in told if name != layer)
+    alone, _ = call(
+        "QuantizeModel", model=base, method="budget", granularity="default", keep=keep, budget="5 bits",
+        formats="nvfp4", calibration=told,
+    )  # fmt: skip
+    measured = float((drawn(alone, seed=101) - unseen).norm() / unseen.norm())
+    figures["predicted"][layer] = alone.get_attachment("scaled_fp8_plan")[1].error / measured
 figures["same"]["after it"] = identical(drawn(base), sketch)
 figures["hooks after it"] = hooks(base)
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from math import sqrt
+from math import isnan, sqrt
 
 import pytest
 import torch
-from scaled_fp8.quant.calibration.disturbance import Shares, added, distance, fed, level, nearest, spread
+from scaled_fp8.quant.calibration.disturbance import (
+    Shares,
+    added,
+    distance,
+    fed,
+    image_error,
+    level,
+    nearest,
+    spread,
+)
 from scaled_fp8.quant.calibration.moments import moments_of
 from torch import Tensor, nn
 
@@ -55,6 +64,13 @@ def alone(model: nn.Module, name: str, difference: Tensor) -> Tensor:
         return sampled(model)
 
 
+def shares_of(
+    differences: dict[str, Tensor], layers: list[str], some: list[str], at: int, local: float = 1.0
+) -> Shares:
+    """Of layers whose own error is local: of 1.0, a factor is the image's error itself."""
+    return Shares(lambda name: (differences[name], local), layers, some, at)
+
+
 def run(model: nn.Module, shares: Shares) -> Tensor:
     return sampled(lambda x: shares.call(lambda: model(x), layers(model)))
 
@@ -62,38 +78,33 @@ def run(model: nn.Module, shares: Shares) -> Tensor:
 def test_shares_are_those_of_a_run_for_each_layer(model: nn.Module, differences: dict[str, Tensor]) -> None:
     want = sampled(model)
     truth = {name: distance(alone(model, name, one), want) for name, one in differences.items()}
-    shares = Shares(differences.__getitem__, [*differences], [*differences], 6)
+    shares = shares_of(differences, [*differences], [*differences], 6)
     lost = distance(run(model, shares), want)
-    # every local error is one, so that a factor is the image's error itself
-    found = shares.factors(lost, dict.fromkeys(differences, 1.0))
+    found = shares.factors(lost)
     assert found == pytest.approx(truth, rel=0.15)
     assert sqrt(sum(error**2 for error in found.values())) == pytest.approx(lost, rel=0.1)
 
 
 def test_few_layers_tell_the_level_of_all(model: nn.Module, differences: dict[str, Tensor]) -> None:
     want = sampled(model)
-    all_of_them, few = (
-        Shares(differences.__getitem__, [*differences], some, 6) for some in ([*differences], ["layers.1"])
-    )
-    found = [
-        one.factors(distance(run(model, one), want), dict.fromkeys(differences, 1.0)) for one in (all_of_them, few)
-    ]
+    all_of_them, few = (shares_of(differences, [*differences], some, 6) for some in ([*differences], ["layers.1"]))
+    found = [one.factors(distance(run(model, one), want)) for one in (all_of_them, few)]
     assert found[1] == pytest.approx(found[0], rel=0.15)
 
 
 def test_local_errors_are_divided_by(model: nn.Module, differences: dict[str, Tensor]) -> None:
-    shares = Shares(differences.__getitem__, ["layers.1"], ["layers.1"], 0)
+    shares = shares_of(differences, ["layers.1"], ["layers.1"], 0, local=0.1)
     run(model, shares)
-    assert shares.factors(0.3, {"layers.1": 0.1}) == pytest.approx({"layers.1": 3.0})
+    assert shares.factors(0.3) == pytest.approx({"layers.1": 3.0})
 
 
 def test_what_reaches_nothing_or_breaks_has_no_factor(model: nn.Module, differences: dict[str, Tensor]) -> None:
     differences |= {"layers.0": torch.zeros(32, 32), "layers.2": torch.full((32, 32), torch.nan)}
-    shares = Shares(differences.__getitem__, [*differences], ["layers.1"], 0)
+    shares = shares_of(differences, [*differences], ["layers.1"], 0)
     run(model, shares)
-    assert set(shares.factors(0.1, dict.fromkeys(differences, 1.0))) == {"layers.1", "layers.3"}
-    assert shares.factors(float("nan"), {}) == {}
-    assert Shares(differences.__getitem__, [*differences], ["layers.1"], STEPS).factors(0.1, {}) == {}
+    assert set(shares.factors(0.1)) == {"layers.1", "layers.3"}
+    assert shares.factors(float("nan")) == {}
+    assert shares_of(differences, [*differences], ["layers.1"], STEPS).factors(0.1) == {}
 
 
 def test_an_added_difference_is_another_weight_and_leaves_nothing(model: nn.Module, differences) -> None:
@@ -103,6 +114,25 @@ def test_an_added_difference_is_another_weight_and_leaves_nothing(model: nn.Modu
         moved = first(x)
     torch.testing.assert_close(moved, x @ (first.weight + differences["layers.0"]).T)
     assert torch.equal(sampled(model), want)
+
+
+@pytest.mark.parametrize(("images", "kept"), [(3, 3), (4, 3), (9, 8)])
+def test_an_image_that_became_another_is_left_out_where_others_tell(images: int, kept: int) -> None:
+    torch.manual_seed(0)
+    want = torch.randn(images, 2, 50)
+    got = want + 0.01 * torch.randn_like(want)
+    got[0] = torch.randn(2, 50)
+    truth = distance(got[images - kept :], want[images - kept :])
+    assert image_error(got, want) == pytest.approx(truth)
+
+
+def test_errors_of_few_images_and_of_broken_ones_are_whole() -> None:
+    want = torch.ones(5, 10)
+    got = want.clone()
+    assert image_error(got, want) == 0
+    got[0] += 0.1
+    assert image_error(got, want) == pytest.approx(distance(got, want))
+    assert isnan(image_error(got * torch.nan, want))
 
 
 @pytest.mark.parametrize(("limit", "count"), [(1000, 10), (50, 5), (35, 3), (1, 1)])
