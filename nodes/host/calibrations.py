@@ -46,7 +46,7 @@ def saved(name: str) -> Calibration:
 
 
 def promises(known: Calibration, names: Iterable[str]) -> tuple[str, ...]:
-    """That errors by these moments promise too much: rounding was fitted to the very images that tell its error.
+    """That errors by these moments may promise too much: rounding was fitted to the very images that tell its error.
 
     Most of all with few tokens: what they do not show is rounded as if it never came.
     """
@@ -57,12 +57,12 @@ def promises(known: Calibration, names: Iterable[str]) -> tuple[str, ...]:
     thin = [name for name in seen if int(known.part(name, "rows")) < int(known.part(name, "shape")[1])]
     if not thin:
         return (
-            "The calibration held out no image: the predicted error is too low, by a third or so; calibrate with a "
-            "batch of four images or more.",
+            "The calibration held out no image: the predicted error may be too low, by a third or so; calibrate with "
+            "a batch of four images or more.",
         )
     return (
         f"{len(thin)} of {len(seen)} layers, {thin[0]} first, saw fewer tokens than they have inputs: the predicted "
-        "error is too low; calibrate with more or larger images, in a batch of four or more.",
+        "error may be too low; calibrate with more or larger images, in a batch of four or more.",
     )
 
 
