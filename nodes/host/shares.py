@@ -31,9 +31,19 @@ def measure_shares(path: Path, model: ModelPatcher, watch: Watch, sampled: Sampl
         return
     steps = 2 * sampled.calls + 1 + len(layers)
     logging.info("Scaled FP8: %d steps for the sensitivity of %d layers, each rounded once.", steps, len(layers))
+    try:
+        watch.factors = measured(layers, model, watch, sampled)
+    except RuntimeError as error:
+        if not comfy.model_management.is_oom(error):
+            raise
+        # the image is drawn: it is not lost for this
+        logging.warning("Scaled FP8: too little memory to tell how much each layer matters; budgets guess it by names.")
+
+
+def measured(layers: list[str], model: ModelPatcher, watch: Watch, sampled: Sampled) -> dict[str, float]:
     want = unwatched(watch, sampled, undisturbed)
     shares = Shares(rounded(model, watch), layers, held(model, layers), int(LATE * sampled.calls))
-    watch.factors = shares.factors(image_error(unwatched(watch, sampled, shares.call), want))
+    return shares.factors(image_error(unwatched(watch, sampled, shares.call), want))
 
 
 def known(path: Path) -> bool:

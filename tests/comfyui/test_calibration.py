@@ -48,6 +48,10 @@ def test_the_first_sampling_tells_how_much_each_layer_matters(figures, figure):
     assert "of 14 layers" in figures["sensed"]
 
 
+def test_without_memory_for_the_sensitivity_all_else_is_kept(figures):
+    assert figures["without memory"] == [3, True, 0]
+
+
 def test_memory_is_bounded_and_the_report_says_how(figures):
     assert "in blocks of 256 inputs" in figures["blocks"]
     assert figures["bytes"] <= 0.012e9

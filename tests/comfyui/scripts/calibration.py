@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shutil
+import sys
 
 import comfy.model_management
 import torch
@@ -123,6 +125,25 @@ for layer in LAYERS:
     figures["predicted"][layer] = alone.get_attachment("scaled_fp8_plan")[1].error / measured
 figures["same"]["after it"] = identical(drawn(base), sketch)
 figures["hooks after it"] = hooks(base)
+
+##### Without memory for it the image is not lost
+
+
+def too_large(*args):
+    raise torch.OutOfMemoryError("no room")
+
+
+poor = watching(base, "poor", sensitivity=True)
+shares = importlib.import_module(next(name for name in sys.modules if name.endswith("scaled-fp8.nodes.host.shares")))
+shares.fed, rounding = too_large, shares.fed
+figures["same"]["without memory for sensitivity"] = identical(drawn(poor), sketch)
+shares.fed = rounding
+seen = save(poor)[0]
+figures["without memory"] = [
+    seen.facts.steps,
+    list(seen) == list(told),
+    sum(seen[name].factor is not None for name in seen),
+]
 
 ##### Under LoRAs, patches and other quantizations; what quantizes drops the watch
 
