@@ -32,6 +32,8 @@ from scaled_fp8.quant.conversion.result import Conversion
 from scaled_fp8.quant.files.sets import named_by
 
 CALLS = ("open", "pwrite", "fsync", "link", "replace", "unlink")
+WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+MOST = 64  # of such calls that a run makes
 ENDED = "ended before the kill"
 # kind of run -> what it writes
 TARGETS = {
@@ -124,12 +126,13 @@ def started(run: Callable[..., None], *arguments: object) -> ForkServerProcess:
 
 
 def kill_at_call(count: int) -> None:
-    """Make this process kill itself at its count-th call of CALLS."""
-    left = iter(range(count))
+    """Make this process kill itself at its count-th call of CALLS; those that open a file to read do not count."""
+    left, opened = iter(range(count)), os.open
 
     def counted(call: Callable[..., object]) -> Callable[..., object]:
         def counting(*args: object, **kwargs: object) -> object:
-            if next(left, None) is None:
+            reads = call is opened and not args[1] & WRITES
+            if not reads and next(left, None) is None:
                 os.kill(os.getpid(), signal.SIGKILL)
             return call(*args, **kwargs)
 
@@ -240,7 +243,7 @@ def killed_often(folder: Path, kind: str, arguments: argparse.Namespace) -> None
     while counts.total() - counts[ENDED] < arguments.count:
         chance = random.Random(f"{arguments.at} {kind} {number}")
         number += 1
-        moment = chance.uniform(0, duration) if arguments.at == "time" else chance.randrange(50)
+        moment = chance.uniform(0, duration) if arguments.at == "time" else chance.randrange(MOST)
         counts[one(folder, kind, chance.choice((old, absent)), new, moment, arguments.at)] += 1
         if not number % 50:
             sys.stderr.write(f"{kind}, {arguments.at}: the next is --first {number}: {dict(counts)}\n")
