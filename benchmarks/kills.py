@@ -20,6 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -130,7 +131,7 @@ def kill_at_call(count: int) -> None:
     left, opened = iter(range(count)), os.open
 
     def counted(call: Callable[..., object]) -> Callable[..., object]:
-        def counting(*args: object, **kwargs: object) -> object:
+        def counting(*args: Any, **kwargs: Any) -> object:
             reads = call is opened and not args[1] & WRITES
             if not reads and next(left, None) is None:
                 os.kill(os.getpid(), signal.SIGKILL)
