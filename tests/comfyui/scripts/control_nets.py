@@ -229,14 +229,10 @@ def beside_model(path: str, family: str, ours, reference) -> dict[str, float | s
     # the same net with one model after the other, but for what is made of a model while it is loaded
     net = comfy.controlnet.load_controlnet(path, reference)
     want = sampled(reference, net, family)
-    own = comfy.controlnet.load_controlnet(path, ours) if is_difference(path) else net
+    own = comfy.controlnet.load_controlnet(path, ours) if "difference" in comfy.utils.load_torch_file(path) else net
     got = attempt(ours, own, want, family)
     again = error(sampled(reference, net, family), want)
     return {"error": got, "effect": error(want, sampled(reference, None, family)), "again": again}
-
-
-def is_difference(path: str) -> bool:
-    return "difference" in comfy.utils.load_torch_file(path)
 
 
 def attempt(model, net, want: torch.Tensor, family: str) -> float | str:
