@@ -41,9 +41,9 @@ def measure_shares(path: Path, model: ModelPatcher, watch: Watch, sampled: Sampl
 
 
 def measured(layers: list[str], model: ModelPatcher, watch: Watch, sampled: Sampled) -> dict[str, float]:
-    want = unwatched(watch, sampled, undisturbed)
+    want = drawn_by(watch, sampled, undisturbed)
     shares = Shares(rounded(model, watch), layers, held(model, layers), int(LATE * sampled.calls))
-    return shares.factors(image_error(unwatched(watch, sampled, shares.call), want))
+    return shares.factors(image_error(drawn_by(watch, sampled, shares.call), want))
 
 
 def known(path: Path) -> bool:
@@ -54,8 +54,8 @@ def known(path: Path) -> bool:
         return True
 
 
-def unwatched(watch: Watch, sampled: Sampled, call: Call) -> Tensor:
-    """Latents of other noise."""
+def drawn_by(watch: Watch, sampled: Sampled, call: Call) -> Tensor:
+    """Latents of other noise, by what is called instead of watching."""
     watch.instead = call
     try:
         return sampled.other().float()
